@@ -1,0 +1,479 @@
+"""Reading images and labels, and writing masks, so that every part of the package sees the same voxels.
+
+Volumes are NIfTI files (`.nii`, `.nii.gz`), frames are pictures (`.png`, `.jpg`, `.tif`, `.bmp`). Arrays keep
+the order of the file: [X, Y, Z] as nibabel gives it (affine to RAS+, mm), [W, H] or [W, H, 3] for frames (the
+picture transposed, as MONAI's ``PILReader`` gives it). Whatever is wrong with a file is a
+:class:`~monai_ext.errors.UserError` of one sentence. :class:`CaseReader` brings the same functions to MONAI.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import math
+import os
+import struct
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import nibabel as nib
+import numpy as np
+from monai.data import ImageReader
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from PIL import Image, ImageOps
+
+from monai_ext.errors import UserError
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz")
+FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MAX_VOXELS = 2**31  # 8 GB as float32: a header that claims more is taken for damaged
+MAX_GZIP_RATIO = 1032  # deflate cannot compress better (https://zlib.net/zlib_tech.html)
+
+_EXIF_ORIENTATION = 0x0112
+_GEOMETRY_FIELDS = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_WRITE_ERRORS = (
+    *_NOT_WRITABLE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the pixels of a file lie.
+
+    Args:
+        shape: spatial shape, (X, Y, Z) of a volume or (W, H) of a frame.
+        affine: [4, 4], voxel indices to RAS+ millimetres; None for frames.
+        spacing: voxel size in mm along the array axes; None for frames.
+        is_frame: whether the file is a picture and not a volume.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray | None
+    spacing: tuple[float, ...] | None
+    is_frame: bool
+
+
+def is_frame(path: PathLike) -> bool:
+    """Tell by its suffix whether a file is a frame (True) or a volume (False).
+
+    Raises:
+        UserError: the suffix is neither.
+    """
+    name = Path(path).name.lower()
+    if name.endswith(FRAME_SUFFIXES):
+        return True
+    if name.endswith(VOLUME_SUFFIXES):
+        return False
+    readable = ", ".join(VOLUME_SUFFIXES + FRAME_SUFFIXES)
+    raise UserError(f"{path}: this kind of file cannot be read; convert it to one of {readable}")
+
+
+def read_geometry(path: PathLike) -> Geometry:
+    """Read shape, affine and spacing of an image or label from its header.
+
+    Only of pictures with an EXIF orientation are pixels read: formats disagree on which side is the width.
+
+    Raises:
+        UserError: the file is missing, is no image, or its header is not usable.
+    """
+    if is_frame(path):
+        with _open_frame(path) as picture:
+            turned = picture.getexif().get(_EXIF_ORIENTATION, 1) != 1
+            shape = _upright(picture).size if turned else picture.size
+        return Geometry(shape, None, None, True)
+    with _open_volume(path) as volume:
+        return _volume_geometry(volume)
+
+
+def read_image(path: PathLike) -> np.ndarray:
+    """Read the intensities of an image.
+
+    Volumes are scaled by the header's slope and intercept. Palette pictures become RGB, transparency is shown
+    over black, EXIF orientation is applied, 16-bit values are kept.
+
+    Returns:
+        float32 [X, Y, Z] of a volume; [W, H] or [W, H, 3] in the picture's own type of a frame.
+
+    Raises:
+        UserError: the file is missing, damaged, not 3-D (or one 2-D frame), or holds NaN or Inf.
+    """
+    image = _read_frame(path, label=False) if is_frame(path) else _read_volume(path, scaled=True)
+    bad = image.size - np.count_nonzero(np.isfinite(image))
+    if bad:
+        raise UserError(f"{path}: {bad} of {image.size} values are NaN or Inf; replace them before running")
+    return image
+
+
+def read_label(path: PathLike) -> np.ndarray:
+    """Read the values of a label map, scribble or mask.
+
+    Palette pictures give their indices, grey pictures stored as RGB give one channel, 1-bit pictures 0 and 1.
+
+    Returns:
+        int32 [X, Y, Z] of a volume, [W, H] of a frame.
+
+    Raises:
+        UserError: as :func:`read_image`, and for values that are not whole numbers.
+    """
+    label = _read_frame(path, label=True) if is_frame(path) else _read_volume(path, scaled=False)
+    if label.ndim == 3 and is_frame(path):
+        if (label != label[..., :1]).any():
+            raise UserError(f"{path}: a label has one channel, this is a colour picture; save it as grey")
+        label = label[..., 0]
+    return _as_integers(label, path)
+
+
+def write_mask(path: PathLike, mask: np.ndarray, like: PathLike) -> None:
+    """Write a mask in the geometry of the image that it belongs to.
+
+    Volumes keep sform, qform, their codes and the spacing bit by bit, and nothing else of the image's header
+    (which may name the patient). Frames are 8-bit grey, 16-bit where a value exceeds 255.
+
+    Args:
+        path: file to write, `.nii` or `.nii.gz` for volumes, `.png` (or another lossless picture) for frames.
+        mask: whole numbers >= 0 of the image's spatial shape, [X, Y, Z] or [W, H].
+        like: the image.
+
+    Raises:
+        UserError: the file cannot be written.
+        ValueError: the mask is not of the image's shape, or holds something else than whole numbers >= 0.
+    """
+    geometry = read_geometry(like)
+    if mask.shape != geometry.shape:
+        raise ValueError(f"{path}: the mask has shape {mask.shape}, the image {like} {geometry.shape}")
+    if is_frame(path) != geometry.is_frame or Path(path).suffix.lower() in (".jpg", ".jpeg"):
+        raise ValueError(f"{path}: a mask of {like} cannot be stored in this kind of file")
+    mask = _smallest_unsigned(mask)
+    if geometry.is_frame:
+        with atomic_path(path) as temporary:
+            Image.fromarray(np.ascontiguousarray(mask.T)).save(temporary)
+        return
+    with _open_volume(like) as volume:
+        header = _geometry_header(volume.header, mask.dtype)
+        mask = mask.reshape(volume.shape)  # the file may leave out or add axes of length 1
+        written = type(volume)(mask, None, header)
+    with atomic_path(path) as temporary:
+        nib.save(written, temporary)
+
+
+@contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Write a file completely or not at all.
+
+    Yields a temporary path in the same folder with the same suffixes (so that libraries choose the right
+    format), renamed to ``path`` when the block ends well and removed when it does not. The folder is made if
+    need be.
+
+    Raises:
+        UserError: the folder does not take the file (permission, space, name).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in _WRITE_ERRORS:
+            raise
+        raise UserError(f"cannot write {path}: {_reason(error)}; choose another --output_dir") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def ensure_writable_folder(path: PathLike) -> Path:
+    """Make a folder where there is none, and try before a long run whether it takes a file.
+
+    Returns:
+        The folder's absolute path.
+
+    Raises:
+        UserError: it cannot be made, or nothing can be written into it.
+    """
+    folder = Path(path).expanduser().absolute()
+    probe = folder / f".{uuid.uuid4().hex[:8]}-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {_reason(error)}; choose another --output_dir") from error
+    return folder
+
+
+class CaseReader(ImageReader):
+    """Reads NIfTI and frames through :func:`read_image` or :func:`read_label` for MONAI's ``LoadImaged``.
+
+    So the transforms see exactly what the checks saw. ``LoadImaged`` swallows what :meth:`read` raises and
+    tries its other readers instead, hence :meth:`read` only passes the path on and :meth:`get_data` opens the
+    file: a :class:`~monai_ext.errors.UserError` from there stays in the chain of causes.
+
+    Args:
+        label: read label values (nothing is scaled or converted to RGB) instead of intensities.
+    """
+
+    def __init__(self, label: bool = False) -> None:
+        super().__init__()
+        self.label = label
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Tell whether all files have a suffix of a volume or a frame."""
+        names = [str(name).lower() for name in ensure_tuple(filename)]
+        return all(name.endswith(VOLUME_SUFFIXES + FRAME_SUFFIXES) for name in names)
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Sequence[PathLike] | PathLike:
+        """Return the path as it is: see the class's docstring."""
+        return data
+
+    def get_data(self, img: Sequence[PathLike] | PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+        """Read one file.
+
+        Returns:
+            The array ([X, Y, Z], [W, H] or [W, H, 3]) and its meta data: ``affine`` and ``original_affine``
+            [4, 4] (identity for frames), ``space`` RAS, ``spatial_shape``, ``original_channel_dim`` (-1 or
+            "no_channel"), ``is_frame``.
+
+        Raises:
+            UserError: what :func:`read_image` and :func:`read_label` say.
+            ValueError: several files are asked for as one image.
+        """
+        paths = ensure_tuple(img)
+        if len(paths) != 1:
+            raise ValueError(f"CaseReader reads one file at a time, not {len(paths)}")
+        array = read_label(paths[0]) if self.label else read_image(paths[0])
+        geometry = read_geometry(paths[0])
+        affine = np.eye(4) if geometry.affine is None else geometry.affine
+        meta = {
+            MetaKeys.AFFINE: affine,
+            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.SPATIAL_SHAPE: np.asarray(geometry.shape),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel" if array.ndim == len(geometry.shape) else -1,
+            "is_frame": geometry.is_frame,
+        }
+        return array, meta
+
+
+# Volumes
+
+
+@contextmanager
+def _open_volume(path: PathLike) -> Iterator[nib.Nifti1Image]:
+    """Yield a NIfTI image whose header has been checked; its data can be read while the block lasts."""
+    try:
+        with _open_stream(path) as stream:
+            yield _parse_volume(stream, path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; check its path in the data list") from error
+    except gzip.BadGzipFile as error:
+        raise UserError(f"{path}: not a sound gzip file ({_first_line(error)}); copy it again") from error
+    except EOFError as error:
+        raise UserError(f"{path}: the file is truncated; copy or download it again") from error
+    except (OSError, ImageFileError, HeaderDataError, zlib.error) as error:
+        raise UserError(f"{path}: damaged or no NIfTI file ({_first_line(error)}); copy it again") from error
+
+
+def _open_stream(path: PathLike) -> io.BufferedIOBase:
+    return gzip.open(path, "rb") if str(path).lower().endswith(".gz") else open(path, "rb")
+
+
+def _parse_volume(stream: io.BufferedIOBase, path: PathLike) -> nib.Nifti1Image:
+    header = _read_header(stream, path)
+    _check_header(header, path)
+    stream.seek(0)
+    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    try:
+        volume = image_class.from_stream(stream)
+    except ValueError as error:  # a quaternion that is none
+        raise UserError(f"{path}: the header's qform is not usable ({error}); rewrite it") from error
+    if not np.isfinite(volume.affine).all():
+        raise UserError(f"{path}: the affine holds NaN or Inf; repair the sform and qform of the header")
+    return volume
+
+
+def _read_header(stream: io.BufferedIOBase, path: PathLike) -> nib.Nifti1Header:
+    """Read the header as it stands: nibabel's own loading would turn a spacing of 0 into 1 silently."""
+    block = stream.read(nib.Nifti2Header.sizeof_hdr)
+    for header_class in (nib.Nifti1Header, nib.Nifti2Header):
+        if header_class.may_contain_header(block):
+            return header_class(block[: header_class.sizeof_hdr], check=False)
+    raise UserError(f"{path}: this is no NIfTI file, whatever its name says; copy or convert it again")
+
+
+def _check_header(header: nib.Nifti1Header, path: PathLike) -> None:
+    """Refuse what cannot be read as one volume, before any memory is taken for it."""
+    shape = header.get_data_shape()
+    if any(length < 1 for length in shape) or len(shape) < 2:
+        raise UserError(f"{path}: the header claims the shape {_times(shape)}; this is no image")
+    if len(_spatial_shape(shape)) != 3:
+        raise UserError(
+            f"{path}: has {len(shape)} axes ({_times(shape)}), but a case is one 3-D volume; split it"
+        )
+    if math.prod(shape) > MAX_VOXELS:
+        raise UserError(f"{path}: the header claims {_times(shape)} voxels; it is damaged or too large")
+    try:
+        dtype = header.get_data_dtype()
+    except KeyError as error:
+        raise UserError(f"{path}: the header names no known value type ({error}); copy it again") from error
+    if dtype.kind not in "iuf":
+        raise UserError(f"{path}: holds colours or complex numbers ({dtype}); convert it to grey values")
+    size = os.path.getsize(path) * (MAX_GZIP_RATIO if str(path).lower().endswith(".gz") else 1)
+    if float(header["vox_offset"]) + math.prod(shape) * dtype.itemsize > size:
+        raise UserError(
+            f"{path}: truncated: the header claims {_times(shape)} voxels, more than the file can hold; "
+            "copy or download it again"
+        )
+    spacing = header["pixdim"][1:4][: len(shape)]
+    if header["sform_code"] == 0 and any(s == 0 and n > 1 for s, n in zip(spacing, shape, strict=False)):
+        raise UserError(f"{path}: the header's spacing is 0 mm on an axis ({_times(spacing)}); mend it")
+
+
+def _spatial_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Give a single slice its third axis, and drop trailing axes of length 1 after the third."""
+    shape = tuple(shape) + (1,) * (3 - len(shape))
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _volume_geometry(volume: nib.Nifti1Image) -> Geometry:
+    affine = np.array(volume.affine, dtype=np.float64)
+    spacing = tuple(float(s) for s in nib.affines.voxel_sizes(affine))
+    return Geometry(_spatial_shape(volume.shape), affine, spacing, False)
+
+
+def _read_volume(path: PathLike, scaled: bool) -> np.ndarray:
+    """Read [X, Y, Z], as float32 when ``scaled``, else in the type that the file's values need."""
+    with _open_volume(path) as volume:
+        data = volume.get_fdata(dtype=np.float32) if scaled else np.asanyarray(volume.dataobj)
+        _read_to_end(volume.file_map["image"].fileobj)
+        return data.reshape(_spatial_shape(volume.shape))
+
+
+def _read_to_end(stream: io.IOBase | None) -> None:
+    """Read what is left, so that gzip compares its checksum."""
+    while isinstance(stream, io.BufferedIOBase) and stream.read(2**20):
+        pass
+
+
+def _geometry_header(source: nib.Nifti1Header, dtype: np.dtype) -> nib.Nifti1Header:
+    """Make a new header from the fields that say where the voxels lie."""
+    header = type(source)()
+    header.set_data_shape(source.get_data_shape())
+    header.set_data_dtype(dtype)
+    for field in _GEOMETRY_FIELDS:
+        header[field] = source[field]
+    return header
+
+
+# Frames
+
+
+@contextmanager
+def _open_frame(path: PathLike) -> Iterator[Image.Image]:
+    """Yield a picture; its pixels can be read while the block lasts."""
+    try:
+        # from a stream: Pillow maps uncompressed TIFF by name, and then misreads it if it is to be turned
+        with open(path, "rb") as stream, Image.open(stream) as picture:
+            if getattr(picture, "n_frames", 1) != 1:
+                raise UserError(f"{path}: holds several pictures; save each as a file and a case of its own")
+            yield picture
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; check its path in the data list") from error
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: too large for a frame ({_first_line(error)}); make it smaller") from error
+    except (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error) as error:
+        raise UserError(f"{path}: damaged or no picture ({_first_line(error)}); copy it again") from error
+
+
+def _read_frame(path: PathLike, label: bool) -> np.ndarray:
+    """Read [W, H] or [W, H, channels], upright."""
+    with _open_frame(path) as picture:
+        upright = _upright(picture)
+        array = np.asarray(_label_picture(upright) if label else _visible_picture(upright))
+    return np.ascontiguousarray(np.swapaxes(array, 0, 1)).astype(array.dtype.newbyteorder("="))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says (Pillow turns TIFF itself when it loads the pixels)."""
+    picture.load()
+    return ImageOps.exif_transpose(picture)
+
+
+def _visible_picture(picture: Image.Image) -> Image.Image:
+    """Show the picture as grey (8, 16, 32 bit) or RGB, transparent parts over black."""
+    if picture.mode == "LA":
+        return Image.composite(picture.getchannel("L"), Image.new("L", picture.size), picture.getchannel("A"))
+    if picture.mode in ("RGBA", "PA") or (picture.mode == "P" and "transparency" in picture.info):
+        colours = picture.convert("RGBA")
+        black = Image.new("RGB", picture.size)
+        return Image.composite(colours.convert("RGB"), black, colours.getchannel("A"))
+    if picture.mode == "1":
+        return picture.convert("L")
+    return picture if picture.mode.startswith(("L", "I", "F")) else picture.convert("RGB")
+
+
+def _label_picture(picture: Image.Image) -> Image.Image:
+    """Leave the values as stored; only transparency is dropped."""
+    if picture.mode in ("LA", "PA"):
+        return picture.getchannel(0)
+    return picture.convert("RGB") if picture.mode == "RGBA" else picture
+
+
+# Values and words
+
+
+def _as_integers(label: np.ndarray, path: PathLike) -> np.ndarray:
+    """Convert to int32; a tolerance of 1e-4 allows for the rounding of scaled files."""
+    if label.dtype.kind == "f":
+        whole = np.rint(label)
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(label - whole) <= 1e-4)  # so NaN and Inf are wrong, too
+        if wrong.any():
+            raise UserError(f"{path}: label values must be whole numbers, found {label[wrong].flat[0]:g}")
+        label = whole
+    limits = np.iinfo(np.int32)
+    if label.size and (label.min() < limits.min or label.max() > limits.max):
+        raise UserError(f"{path}: label values must fit in 32 bits, found {label.min()} to {label.max()}")
+    return label.astype(np.int32)
+
+
+def _smallest_unsigned(mask: np.ndarray) -> np.ndarray:
+    if mask.dtype.kind not in "bui" or (mask.size and mask.min() < 0):
+        raise ValueError(f"a mask holds whole numbers >= 0, not {mask.dtype} from {mask.min()}")
+    return mask.astype(np.min_scalar_type(int(mask.max(initial=0))))
+
+
+def _times(values: Iterable[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _reason(error: OSError) -> str:
+    return "no write permission" if error.errno in _NOT_WRITABLE else error.strerror or str(error)

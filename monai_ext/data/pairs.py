@@ -1,0 +1,206 @@
+"""Pairs of an annotated reference and the images it serves: earlier and later visits of one patient."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES
+from monai_ext.data.manifest import Case, DataList, Visit, parse_visit
+from monai_ext.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+VisitLike: TypeAlias = int | float | str | datetime.date
+Pair: TypeAlias = dict[str, Any]
+
+_HIDDEN = ("label", "scribble")
+
+
+def pair_with_reference(
+    datalist: DataList, reference_visit: VisitLike | Sequence[VisitLike] | None = None
+) -> list[Pair]:
+    """Give each image the annotated image or images of the same patient that serve it.
+
+    The reference is the patient's earliest visit with a label, or the visit that ``reference_visit`` names;
+    the targets are all images of later visits. Several references (several visits named, or several
+    annotated images of one visit) serve together, and targets are then later than all of them. A case that
+    brings its own ``reference_image`` and ``reference_label`` is served by these. Patients without a later
+    visit are left out.
+
+    Args:
+        datalist: the cases.
+        reference_visit: a visit (number or ISO date) or several.
+
+    Returns:
+        One dictionary a target, in the order of the list: ``case``, ``patient``, ``visit``, ``dataset``,
+        ``modality``, ``image``, ``reference`` (names), ``reference_image`` and ``reference_label`` (files),
+        and the case's further keys. What is not known is ``""``, dates are ISO text. The target's own label
+        and scribble are never in it.
+
+    Raises:
+        UserError: a case has no patient or visit, a patient has no reference, or nothing is left to segment.
+    """
+    wanted = _parse_reference_visits(reference_visit)
+    served = {case.case: _own_references(case) for case in datalist.cases if case.reference_image}
+    for patient, cases in _patients(datalist.cases).items():
+        references = _references(patient, cases, wanted)
+        last = max(map(_time, references), default=math.inf)
+        targets = [case for case in cases if _time(case) > last]
+        if not targets:
+            logger.info("patient %s has no visit after its reference and is left out", patient)
+        for case in targets:
+            served[case.case] = _named_references(references)
+    if not served:
+        raise UserError(
+            f"{datalist.dataset}: no patient has an image of a visit later than its reference; "
+            "add a later visit or set --reference_visit to an earlier one"
+        )
+    return [_pair(case, datalist, served[case.case]) for case in datalist.cases if case.case in served]
+
+
+def with_labels(pairs: Sequence[Pair], datalist: DataList) -> list[Pair]:
+    """Bring back each target's own label, for metrics alone.
+
+    Returns:
+        Copies of the pairs with the file ``label``.
+
+    Raises:
+        UserError: a target has no label.
+    """
+    labels = {case.case: case.label for case in datalist.cases}
+    for pair in pairs:
+        if labels.get(pair["case"]) is None:
+            raise UserError(
+                f"case {pair['case']!r} has no 'label' to evaluate against; "
+                "add it to the data list, or run without evaluate.yaml"
+            )
+    return [{**pair, "label": labels[pair["case"]]} for pair in pairs]
+
+
+def _parse_reference_visits(value: VisitLike | Sequence[VisitLike] | None) -> list[Visit]:
+    if value is None:
+        return []
+    several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    try:
+        return list(dict.fromkeys(parse_visit(one) for one in several))
+    except ValueError as error:
+        raise UserError(f"reference_visit: {error}") from error
+
+
+def _patients(cases: Sequence[Case]) -> dict[str, list[Case]]:
+    """Sort the cases that have no reference of their own by patient."""
+    patients: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.reference_image:
+            continue
+        if case.patient is None:
+            raise UserError(
+                f"case {case.case!r} has neither 'patient', to find an earlier visit, nor 'reference_image' "
+                "and 'reference_label'; add one or the other to the data list"
+            )
+        patients.setdefault(case.patient, []).append(case)
+    for patient, theirs in patients.items():
+        missing = [case.case for case in theirs if case.visit is None]
+        if missing and len(theirs) > 1:
+            raise UserError(
+                f"patient {patient!r} has {len(theirs)} cases, but case {missing[0]!r} has no 'visit'; "
+                "add a number or a date to each, to tell which comes first"
+            )
+    return patients
+
+
+def _references(patient: str, cases: Sequence[Case], wanted: Sequence[Visit]) -> list[Case]:
+    """Choose the annotated cases of the wanted visits or the earliest; none for a patient with one case."""
+    if wanted:
+        return [case for visit in wanted for case in _annotated(patient, cases, visit)]
+    if len(cases) == 1:
+        return []
+    annotated = [case for case in cases if case.label is not None]
+    if not annotated:
+        raise UserError(f"patient {patient!r} has no case with a 'label' to be the reference; add one")
+    earliest = min(map(_time, annotated))
+    return [case for case in annotated if _time(case) == earliest]
+
+
+def _time(case: Case) -> float:
+    """Order the visits of one patient, which are all numbers or all dates."""
+    if isinstance(case.visit, datetime.date):
+        return case.visit.toordinal()
+    return -math.inf if case.visit is None else case.visit
+
+
+def _annotated(patient: str, cases: Sequence[Case], visit: Visit) -> list[Case]:
+    at_visit = [case for case in cases if case.visit == visit]
+    if not at_visit:
+        there = ", ".join(str(case.visit) for case in cases if case.visit is not None) or "none"
+        raise UserError(
+            f"patient {patient!r} has no visit {visit} to be the reference; its visits are: {there}"
+        )
+    annotated = [case for case in at_visit if case.label is not None]
+    if not annotated:
+        raise UserError(
+            f"case {at_visit[0].case!r} is the reference of patient {patient!r} (visit {visit}), "
+            "but has no 'label'; add it or choose another --reference_visit"
+        )
+    return annotated
+
+
+def _named_references(cases: Sequence[Case]) -> Pair:
+    return {
+        "reference": [case.case for case in cases],
+        "reference_image": [case.image for case in cases],
+        "reference_label": [case.label for case in cases],
+    }
+
+
+def _own_references(case: Case) -> Pair:
+    images = case.reference_image or []
+    return {
+        "reference": [_stem(file) for file in images],
+        "reference_image": list(images),
+        "reference_label": list(case.reference_label or []),
+    }
+
+
+def _stem(file: str) -> str:
+    name = Path(file).name
+    suffixes = sorted(VOLUME_SUFFIXES + FRAME_SUFFIXES, key=len, reverse=True)
+    suffix = next((s for s in suffixes if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def _pair(case: Case, datalist: DataList, references: Pair) -> Pair:
+    visit = case.visit.isoformat() if isinstance(case.visit, datetime.date) else case.visit
+    further = {k: v for k, v in case.extra.items() if v is not None and k.lower() not in _HIDDEN}
+    return {
+        **further,
+        "case": case.case,
+        "patient": case.patient or "",
+        "visit": "" if visit is None else visit,
+        "dataset": datalist.dataset,
+        "modality": case.modality or datalist.modality or "",
+        "image": case.image,
+        **references,
+    }
+
+
+def collate_case(cases: Sequence[Pair]) -> dict[str, Any]:
+    """Make a batch of one case: tensors get a batch axis, everything else a list around it.
+
+    MONAI's own collation would interleave lists of references.
+
+    Raises:
+        ValueError: for more than one case; they may differ in size.
+    """
+    if len(cases) != 1:
+        raise ValueError("cases are taken one by one: set batch_size to 1")
+    return {
+        key: value[None] if isinstance(value, torch.Tensor) else [value] for key, value in cases[0].items()
+    }

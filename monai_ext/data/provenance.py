@@ -1,0 +1,148 @@
+"""Where weights come from: a JSON file beside each checkpoint, and checks against the cases of a test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from monai_ext.data.images import PathLike, atomic_path
+from monai_ext.errors import UserError
+
+
+class TrainingData(BaseModel):
+    """What a set of weights has seen of one data set.
+
+    Args:
+        dataset: name of the data set, as in its data list.
+        patients: the patients, as in its data list.
+        labels: what was known of their images.
+        licence: licence of the data.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: str
+    patients: list[str] = []
+    labels: Literal["dense", "scribble", "none"]
+    licence: str
+
+
+class WeightRecord(BaseModel):
+    """Provenance of one checkpoint.
+
+    Args:
+        name: name of the weights.
+        variant: architecture that they fit, such as "vit_b" or "compact".
+        datasets: what they were trained on.
+        command: command that made them.
+        licence: licence of the weights.
+        sha256: checksum of the checkpoint.
+        notes: anything else.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    variant: str
+    datasets: list[TrainingData]
+    command: str
+    licence: str
+    sha256: str
+    notes: str = ""
+
+
+def record_path(checkpoint: PathLike) -> Path:
+    """Return where the record of a checkpoint lies: ``model.pt`` -> ``model.json``."""
+    return Path(checkpoint).with_suffix(".json")
+
+
+def read_record(checkpoint: PathLike) -> WeightRecord | None:
+    """Read the record beside a checkpoint; None where there is none.
+
+    Raises:
+        UserError: the record is not usable.
+    """
+    path = record_path(checkpoint)
+    if not path.is_file():
+        return None
+    try:
+        return WeightRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(
+            f"{path}: {key}: {first['msg'].lower()}; correct the record of these weights"
+        ) from error
+
+
+def write_record(checkpoint: PathLike, record: WeightRecord) -> None:
+    """Write the record beside a checkpoint.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with atomic_path(record_path(checkpoint)) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def check_overlap(
+    record: WeightRecord | None, dataset: str, patients: Iterable[str], allow_overlap: bool = False
+) -> list[str]:
+    """Refuse to evaluate weights on patients that they were trained on.
+
+    Args:
+        record: provenance of the weights; None for weights that bring no record.
+        dataset: name of the data set that is evaluated.
+        patients: its patients.
+        allow_overlap: return the overlap instead of refusing it.
+
+    Returns:
+        The patients in both, sorted.
+
+    Raises:
+        UserError: there are some, and ``allow_overlap`` is not set.
+    """
+    trained = [data for data in record.datasets if _same(data.dataset, dataset)] if record else []
+    overlap = sorted(set(patients) & {patient for data in trained for patient in data.patients})
+    if overlap and record and not allow_overlap:
+        raise UserError(
+            f"the weights {record.name!r} were trained on {len(overlap)} of the {dataset} patients to be "
+            f"evaluated ({', '.join(overlap)}); leave these out or set --allow_overlap true"
+        )
+    return overlap
+
+
+def sha256_of(path: PathLike) -> str:
+    """Return the SHA-256 checksum of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def verify_sha256(path: PathLike, expected: str) -> None:
+    """Check that a file is the one that was meant.
+
+    Raises:
+        UserError: its checksum is another, or there is no such file.
+    """
+    try:
+        actual = sha256_of(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); check the path of the weights"
+        ) from error
+    if actual != expected.strip().lower():
+        raise UserError(
+            f"{path}: the sha256 is {actual}, not {expected}; it is damaged or another file, "
+            "download it again"
+        )
+
+
+def _same(one: str, other: str) -> bool:
+    return one.strip().casefold() == other.strip().casefold()

@@ -1,0 +1,290 @@
+"""Interactive training of a promptable model (P²SAM §3.3 and Appendices A, B), as MONAI iteration functions.
+
+One training batch walks through SAM's interactive loop: a first prompt (nothing, points or a box), then points from
+the error region with the previous mask fed back, and iterations that see the previous mask alone. P²SAM's changes:
+the no-prompt case is trained, one exact mask is asked for throughout, and the not-a-point and no-mask embeddings
+get no gradient.
+
+Declared deviations:
+
+* With several structures on an image, the target of the no-prompt case is their union.
+* The first prompt is drawn once a batch, and so are the numbers of points, so that all prompts of a batch have one
+  length and decode together without padding.
+* Loss, error regions and prompts are taken at the decoder's resolution (a quarter of an embedding cell), on masks
+  averaged down to it, as SAM itself was trained; the authors' code upsamples to the input first.
+* The encoder learns from every iteration of the loop and the optimiser steps once a batch; the authors' code steps
+  after each iteration and shows the encoder the first one only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_ext.losses.promptable import DenseClassLoss, PromptableLoss
+from monai_ext.networks.sam import PromptableSam
+from monai_ext.prompts.sampling import centre_click, noisy_boxes, sample_correction, sample_points
+from monai_ext.transforms.augment import BatchAugment
+
+FIRST_PROMPTS = ("none", "points", "box")
+
+
+def autocast(device: torch.device, dtype: str | None) -> AbstractContextManager:
+    """Mixed precision on ``device`` in ``dtype`` ("bfloat16", "float16"), or full precision for None."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=getattr(torch, dtype))
+
+
+def stop_no_prompt_gradients(network: PromptableSam) -> None:
+    """Freeze the not-a-point and the no-mask embedding (P²SAM, Appendix B, modification 2)."""
+    network.prompt_encoder.not_a_point_embed.weight.requires_grad_(False)
+    network.prompt_encoder.no_mask_embed.weight.requires_grad_(False)
+
+
+def trained_parameters(network: PromptableSam, auxiliary: nn.Module | None = None) -> list[nn.Parameter]:
+    """Freeze what the paper freezes and return the parameters that the optimiser is to train."""
+    stop_no_prompt_gradients(network)
+    modules: list[nn.Module] = [network] if auxiliary is None else [network, auxiliary]
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+class InteractiveIteration:
+    """One batch of interactive training; give it to a MONAI ``SupervisedTrainer`` as ``iteration_update``.
+
+    Args:
+        loss: of logits, predicted IoU and mask.
+        iterations: length of the interactive loop; SAM has 11.
+        first_prompt: weight of each kind of first prompt; the paper's code draws uniformly.
+        first_points: most positive and most negative points of a first point prompt; SAM has one positive. The
+            compact model is trained with several at once, for that is how P²SAM will prompt it.
+        corrections: most points drawn from the error region in a follow-up.
+        near_border: see :func:`monai_ext.prompts.sampling.sample_points`.
+        objects: structures drawn from each image.
+        auxiliary: dense loss on the embedding, or None.
+        auxiliary_weight: its weight.
+        auxiliary_sources: indices of the sources whose labels are the auxiliary loss's classes.
+        dtype: precision of the encoder and decoder ("bfloat16"), or None.
+        augment: augmentation of the batch, or None.
+        clip: largest gradient norm, or None.
+        seed: seeds prompts and augmentation; iteration i depends on (seed, i) alone, so that a run can be resumed.
+    """
+
+    def __init__(
+        self,
+        loss: PromptableLoss,
+        iterations: int = 11,
+        first_prompt: Mapping[str, float] | None = None,
+        first_points: Sequence[int] = (1, 0),
+        corrections: int = 1,
+        near_border: float = 0.0,
+        objects: int = 1,
+        auxiliary: DenseClassLoss | None = None,
+        auxiliary_weight: float = 1.0,
+        auxiliary_sources: Sequence[int] = (0,),
+        dtype: str | None = None,
+        augment: BatchAugment | None = None,
+        clip: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        weights = first_prompt if first_prompt is not None else dict.fromkeys(FIRST_PROMPTS, 1.0)
+        if unknown := set(weights) - set(FIRST_PROMPTS):
+            raise ValueError(f"unknown first prompts {sorted(unknown)}: choose among {', '.join(FIRST_PROMPTS)}")
+        self.loss, self.iterations, self.objects = loss, iterations, objects
+        self.first_weights = torch.tensor([float(weights.get(kind, 0.0)) for kind in FIRST_PROMPTS])
+        self.first_points, self.corrections, self.near_border = first_points, corrections, near_border
+        self.auxiliary, self.auxiliary_weight = auxiliary, auxiliary_weight
+        self.auxiliary_sources = torch.tensor(auxiliary_sources)
+        self.dtype, self.augment, self.clip, self.seed = dtype, augment, clip, seed
+
+    def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, float]:
+        """Train on {"image": [B, 3, S, S], "label": [B, 1, S, S], "valid": [B, 1, S, S], "source": [B]}."""
+        trainer = cast(SupervisedTrainer, engine)
+        network = cast(PromptableSam, trainer.network)
+        device = network.pixel_mean.device
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + engine.state.iteration)
+        image, label, valid = (torch.as_tensor(batch[key]).to(device) for key in ("image", "label", "valid"))
+        if self.augment is not None:
+            image, label, valid = self.augment(image, label, valid, generator)
+        labels, inside = label[:, 0].round().long(), valid[:, 0] > 0.5
+
+        network.train()
+        trainer.optimizer.zero_grad(set_to_none=True)
+        with autocast(device, self.dtype):
+            features = network.encode(image).features
+        kind = FIRST_PROMPTS[int(torch.multinomial(self.first_weights, 1, generator=generator))]
+        owners, masks = draw_targets(labels, self.objects, kind == "none", generator)
+        total = self._interact(network, features, owners, masks, inside, kind, generator)
+        output = {"mask_loss": float(total.detach())}
+        if self.auxiliary is not None:
+            known = torch.isin(torch.as_tensor(batch["source"]), self.auxiliary_sources).to(device)
+            dense = self.auxiliary(features, labels, known)
+            output["auxiliary_loss"] = float(dense.detach())
+            total = total + self.auxiliary_weight * dense
+        total.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_((p for g in trainer.optimizer.param_groups for p in g["params"]), self.clip)
+        trainer.optimizer.step()
+        return output | {"loss": float(total.detach())}
+
+    def _interact(
+        self,
+        network: PromptableSam,
+        features: Tensor,
+        owners: Tensor,
+        masks: Tensor,
+        valid: Tensor,
+        kind: str,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Walk through the interactive loop; return the mean loss of its iterations."""
+        features = features[owners]
+        shares, cells, inside = to_decoder_grid(masks, valid[owners], 4 * network.grid)
+        pixels = masks.shape[-1] / cells.shape[-1]
+        points, labels, boxes = self._first(cells, inside, kind, generator)
+        alone = self._mask_only(generator)
+        previous: Tensor | None = None
+        total = features.new_zeros(())
+        for step in range(self.iterations):
+            given: tuple[Tensor, Tensor, Tensor | None] = (points[:, :0], labels[:, :0], None)
+            if step not in alone:
+                boxed = None if boxes is None else (boxes + 0.5) * pixels - 0.5
+                given = ((points + 0.5) * pixels - 0.5, labels, boxed)
+            with autocast(features.device, self.dtype):
+                logits, quality = network.decode_batch(features, *given, mask_input=previous)
+            logits = logits.float()
+            total = total + self.loss(logits, quality.float(), shares[:, None])
+            previous = logits.detach()
+            if step + 1 < self.iterations and step + 1 not in alone:
+                count = int(torch.randint(1, self.corrections + 1, (), generator=generator))
+                more = sample_correction(cells, previous[:, 0] > 0, count, generator)
+                points, labels = torch.cat([points, more[0]], dim=1), torch.cat([labels, more[1]], dim=1)
+        return total / self.iterations
+
+    def _first(
+        self, masks: Tensor, valid: Tensor, kind: str, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        positives = negatives = 0
+        if kind == "points":
+            positives = int(torch.randint(1, self.first_points[0] + 1, (), generator=generator))
+            negatives = int(torch.randint(0, self.first_points[1] + 1, (), generator=generator))
+        points, labels = sample_points(masks, valid, positives, negatives, generator, self.near_border)
+        return points, labels, noisy_boxes(masks, generator) if kind == "box" else None
+
+    def _mask_only(self, generator: torch.Generator) -> set[int]:
+        """Iterations that see the previous mask alone: the last, and in loops of 5 or more one random other."""
+        if self.iterations < 3:
+            return set()
+        alone = {self.iterations - 1}
+        if self.iterations >= 5:
+            alone.add(int(torch.randint(1, self.iterations - 1, (), generator=generator)))
+        return alone
+
+
+def draw_targets(
+    labels: Tensor, objects: int, union: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw the structures to segment from each image that holds any.
+
+    Args:
+        labels: [B, H, W] integer, 0 for background.
+        objects: structures drawn from each image, with replacement.
+        union: take all structures of the image together instead (the no-prompt case), once an image.
+        generator: source of randomness, on the CPU.
+
+    Returns:
+        The image of each target, [K], and the targets, [K, H, W] bool.
+    """
+    owners, masks = [], []
+    for index, label in enumerate(labels):
+        present = label.unique()
+        present = present[present > 0]
+        if not len(present):
+            continue
+        if union:
+            owners.append(index)
+            masks.append(label > 0)
+            continue
+        for pick in torch.randint(len(present), (objects,), generator=generator).tolist():
+            owners.append(index)
+            masks.append(label == present[pick])
+    if not masks:
+        raise ValueError("no image of the batch holds a structure")
+    return torch.tensor(owners, device=labels.device), torch.stack(masks)
+
+
+def to_decoder_grid(masks: Tensor, valid: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Average masks down to the decoder's grid.
+
+    Args:
+        masks: [K, S, S] bool, none empty.
+        valid: [K, S, S] bool, where there is image.
+        side: side of the decoder's masks, a divisor of S.
+
+    Returns:
+        The covered share of each cell [K, side, side]; the cells of the mask, bool: those covered by half, or by
+        anything where a mask is too small to cover half of any; the cells that hold image.
+    """
+    factor = masks.shape[-1] // side
+    shares = F.avg_pool2d(masks[:, None].float(), factor)[:, 0]
+    cells = shares >= 0.5
+    cells = torch.where(cells.flatten(1).any(dim=1)[:, None, None], cells, shares > 0)
+    return shares, cells, F.max_pool2d(valid[:, None].float(), factor)[:, 0] > 0.5
+
+
+class PromptedValidation:
+    """Dice of one click that knows the answer, and of no prompt; ``iteration_update`` of a ``SupervisedEvaluator``.
+
+    ``click_dice`` is the mean over slices and structures, with the click at the deepest point of the structure;
+    ``no_prompt_dice`` compares the promptless mask with the union of the structures. Slice-wise and in the input
+    frame: figures to steer a training by, not results.
+
+    Args:
+        dtype: see :class:`InteractiveIteration`.
+    """
+
+    def __init__(self, dtype: str | None = None) -> None:
+        self.dtype = dtype
+        self.scores: dict[str, list[float]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Collect over an epoch of ``engine`` and leave the means in ``engine.state.metrics``."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._clear)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+
+    def _clear(self, engine: Engine) -> None:
+        self.scores = {"click_dice": [], "no_prompt_dice": []}
+
+    def _finish(self, engine: Engine) -> None:
+        for name, values in self.scores.items():
+            engine.state.metrics[name] = sum(values) / max(len(values), 1)
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, Any]:
+        """Score one batch; its keys are those of :class:`InteractiveIteration`."""
+        network = cast(PromptableSam, cast(Any, engine).network)
+        device = network.pixel_mean.device
+        labels = torch.as_tensor(batch["label"])[:, 0].round().long().to(device)
+        network.eval()
+        with autocast(device, self.dtype):
+            features = network.encode(torch.as_tensor(batch["image"]).to(device)).features
+        owners = [(b, v) for b, label in enumerate(labels) for v in label.unique().tolist() if v > 0]
+        masks = torch.stack([labels[b] == v for b, v in owners])
+        clicks = torch.tensor([centre_click(m.cpu().numpy()) for m in masks], device=device).float()[:, None]
+        rows = torch.tensor([b for b, _ in owners], device=device)
+        self._score("click_dice", network, features[rows], clicks, masks)
+        self._score("no_prompt_dice", network, features, clicks.new_zeros(len(labels), 0, 2), labels > 0)
+        return {}
+
+    def _score(self, name: str, network: PromptableSam, features: Tensor, points: Tensor, masks: Tensor) -> None:
+        with autocast(features.device, self.dtype):
+            logits, _ = network.decode_batch(features, points, torch.ones_like(points[..., 0]))
+        predicted = network.to_image(logits.float(), (masks.shape[-2], masks.shape[-1]))[:, 0] > 0
+        overlap = (predicted & masks).sum((1, 2))
+        total = (predicted.sum((1, 2)) + masks.sum((1, 2))).clamp(min=1)
+        self.scores[name] += (2 * overlap / total).tolist()

@@ -1,0 +1,39 @@
+"""The one exception for what a user can mend, and how it reaches the terminal.
+
+MONAI wraps whatever a transform or a config expression raises, and `python -m monai.bundle run` would show a
+traceback of MONAI's own frames. :func:`report_user_errors` makes the sentence of a :class:`UserError` the last line
+on stderr instead, with exit code 1; every other exception keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: one sentence that names the case and the file, what is wrong, what to do."""
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """Return the first :class:`UserError` in the chain of causes and contexts of ``error``, or None."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, UserError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    user_error = find_user_error(error)
+    if user_error is None:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        print(f"error: {user_error}", file=sys.stderr)
+
+
+def report_user_errors() -> None:
+    """Show a :class:`UserError` that ends this process as one sentence on stderr (the exit code stays 1)."""
+    sys.excepthook = _excepthook

@@ -1,0 +1,1 @@
+"""From masks to numbers that can be rerun: rows per case, summaries over cases, comparisons of methods."""

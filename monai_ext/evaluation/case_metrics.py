@@ -1,0 +1,166 @@
+"""All metrics of one case, with a value for every undefined case: counted, never dropped.
+
+A structure that is missed, invented or not predicted at all gets the worst value (Dice and NSD 0, HD95 the
+diagonal of the image), so that a mean over cases cannot improve by failing. Only a structure that neither
+mask has stays without a value. The policy's name is :data:`UNDEFINED_POLICY`.
+
+=========  ==================  ==================  ==========  ==============
+reference  prediction          status              Dice, NSD   HD95
+=========  ==================  ==================  ==========  ==============
+present    present             ok                  value       value
+present    empty               pred_empty          0           image diagonal
+empty      present             ref_empty           0           image diagonal
+empty      empty               both_empty          none        none
+any        missing or failed   missing, failed     0           image diagonal
+=========  ==================  ==================  ==========  ==============
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from monai_ext.metrics.dice import dice, dice_slice_mean
+from monai_ext.metrics.surface import foreground_box, hd95_of, image_diagonal_mm, nsd_of, surface_distances
+from monai_ext.metrics.volume import volume_error_ml, volume_ml
+
+UNDEFINED_POLICY = "worst_value"
+UNDEFINED_POLICY_TEXT = (
+    "pred_empty, ref_empty, missing and failed count as Dice 0, NSD 0 and HD95 = image diagonal; "
+    "both_empty has no value, is counted and left out of means"
+)
+HD95_DEFINITION = (
+    "95th percentile of surface distances in each direction, then the larger one (MONAI's definition); "
+    "surface voxels by face neighbours, voxels on the image border count as surface"
+)
+
+KINDS = ("dice", "dice_slice_mean", "hd95", "nsd", "volume_ml", "volume_error_ml")
+
+MetricValue = tuple[str, str, float | None, str]
+
+
+def case_rows(
+    reference: np.ndarray,
+    prediction: np.ndarray | None,
+    labels: Mapping[str, int],
+    spacing: Sequence[float] | None,
+    *,
+    ignore: int | None = None,
+    nsd_tolerance_mm: float = 2.0,
+    slice_axis: int | None = None,
+    absent: Literal["missing", "failed"] = "missing",
+) -> list[MetricValue]:
+    """Measure every label of a case.
+
+    Per label, in this order: ``dice``; ``dice_slice_mean`` (mean of the per-slice Dice over the slices where
+    the reference is present); ``hd95_mm`` and ``nsd_<tolerance>mm``; for volumes ``volume_ml`` (of the
+    prediction) and ``volume_error_ml`` (predicted minus reference volume). Without spacing: ``hd95_px`` and
+    neither NSD nor volumes. A missing or failed prediction has the volume 0. A row of status ``both_empty``
+    has the value None throughout.
+
+    Args:
+        reference: integer mask [X, Y, Z] or [W, H], values as in ``labels``.
+        prediction: integer mask of the same shape, or boolean [L, X, Y, Z] or [L, W, H], one channel per
+            label in the order of ``labels`` where labels overlap; None: there is no prediction.
+        labels: value in the masks by name.
+        spacing: size of a voxel along each axis in mm, from the image's geometry; None for frames.
+        ignore: value of the reference whose voxels are left out of both masks.
+        nsd_tolerance_mm: tolerance of NSD in mm.
+        slice_axis: axis that counts slices; None: :func:`through_plane_axis`.
+        absent: status where ``prediction`` is None.
+
+    Returns:
+        (label, metric, value, status) for every label and metric.
+
+    Raises:
+        ValueError: where the shapes do not fit each other.
+    """
+    if slice_axis is None:
+        slice_axis = through_plane_axis(reference.shape, spacing)
+    names = metric_names(reference.ndim, spacing is not None, nsd_tolerance_mm)
+    known = None if ignore is None else reference != ignore
+    rows: list[MetricValue] = []
+    for channel, (label, value) in enumerate(labels.items()):
+        in_reference = reference == value
+        in_prediction = _channel(prediction, reference.shape, channel, value, len(labels))
+        if known is not None:
+            in_reference, in_prediction = in_reference & known, in_prediction & known
+        status = absent if prediction is None else _status(in_reference, in_prediction)
+        values = _values(in_reference, in_prediction, status, spacing, nsd_tolerance_mm, slice_axis)
+        rows += [(label, name, values[kind], status) for name, kind in names.items()]
+    return rows
+
+
+def through_plane_axis(shape: Sequence[int], spacing: Sequence[float] | None) -> int:
+    """Return the axis that counts slices: one of a single voxel, else the one with the largest spacing.
+
+    The rule of :func:`monai_ext.transforms.sam_input.choose_slice_axis` where no affine is known: of axes
+    within 1 % of the largest spacing it is the last.
+    """
+    sizes = np.ones(len(shape)) if spacing is None else np.asarray(spacing, dtype=float)
+    candidates = [axis for axis in range(len(shape)) if shape[axis] == 1] or list(range(len(shape)))
+    largest = max(sizes[axis] for axis in candidates)
+    return max(axis for axis in candidates if sizes[axis] >= 0.99 * largest)
+
+
+def _channel(
+    prediction: np.ndarray | None, shape: tuple[int, ...], channel: int, value: int, channels: int
+) -> np.ndarray:
+    if prediction is None:
+        return np.zeros(shape, dtype=bool)
+    if prediction.shape == shape:
+        return prediction == value
+    if prediction.shape == (channels, *shape):
+        return prediction[channel].astype(bool, copy=False)
+    raise ValueError(f"reference has shape {shape}, prediction {prediction.shape}, for {channels} labels")
+
+
+def metric_names(dimensions: int, has_spacing: bool, tolerance: float) -> dict[str, str]:
+    """Return the metrics of a case: name in ``metrics.csv`` -> kind."""
+    names = {
+        "dice": "dice",
+        "dice_slice_mean": "dice_slice_mean",
+        "hd95_mm" if has_spacing else "hd95_px": "hd95",
+    }
+    if has_spacing:
+        names[f"nsd_{tolerance:g}mm"] = "nsd"
+    if has_spacing and dimensions == 3:
+        names |= {"volume_ml": "volume_ml", "volume_error_ml": "volume_error_ml"}
+    return names
+
+
+def _status(reference: np.ndarray, prediction: np.ndarray) -> str:
+    if reference.any():
+        return "ok" if prediction.any() else "pred_empty"
+    return "ref_empty" if prediction.any() else "both_empty"
+
+
+def _values(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    status: str,
+    spacing: Sequence[float] | None,
+    tolerance: float,
+    slice_axis: int,
+) -> dict[str, float | None]:
+    """Return the value of every kind of metric for one label, given as two boolean masks."""
+    values: dict[str, float | None] = dict.fromkeys(KINDS)
+    if status == "both_empty":
+        return values
+    diagonal = image_diagonal_mm(reference.shape, spacing)
+    box = foreground_box(reference | prediction)
+    if box is not None:
+        reference, prediction = reference[box], prediction[box]
+    values |= {"dice": 0.0, "dice_slice_mean": 0.0, "hd95": diagonal, "nsd": 0.0}
+    if status == "ok":
+        distances = surface_distances(reference, prediction, spacing)
+        values["dice"] = dice(reference, prediction)
+        values["dice_slice_mean"] = dice_slice_mean(reference, prediction, slice_axis)
+        values["hd95"] = hd95_of(*distances)
+        values["nsd"] = nsd_of(*distances, tolerance)
+    if spacing is not None and reference.ndim == 3:
+        values["volume_ml"] = volume_ml(prediction, spacing)
+        values["volume_error_ml"] = volume_error_ml(reference, prediction, spacing)
+    return values

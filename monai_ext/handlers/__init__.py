@@ -1,0 +1,1 @@
+"""What a run writes to disk: small handlers for MONAI's engines."""

@@ -1,0 +1,157 @@
+"""Writes the numbers of an evaluation: ``metrics.csv``, ``summary.json``, and a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from monai_ext.data.images import Geometry, read_geometry
+from monai_ext.errors import UserError
+from monai_ext.evaluation.case_metrics import case_rows
+from monai_ext.evaluation.summary import format_table, summarise, write_summary
+from monai_ext.evaluation.table import Row, write_rows
+from monai_ext.handlers.mask_writer import decollated, label_masks
+from monai_ext.transforms.sam_input import find_layout
+
+
+class CaseTable:
+    """Measures every case of a ``SupervisedEvaluator`` on its original grid and writes the tables at the end.
+
+    After postprocessing it takes from ``engine.state.output`` (a list of dictionaries) ``pred`` as
+    :class:`~monai_ext.handlers.mask_writer.MaskWriter` does: an integer mask [1, X, Y, Z] or [1, W, H], or
+    one channel per label where labels overlap. From ``engine.state.batch`` it takes ``label`` [1, X, Y, Z] or
+    [1, W, H] as stored, ``image`` for the path in its meta, and the case's ``case``, ``patient``, ``visit``,
+    ``reference``, ``fold``. Spacing comes from the header of the image file, whatever happened to the
+    tensors. Nothing is written before the last case is measured.
+
+    Args:
+        output_dir: folder for ``metrics.csv`` and ``summary.json``.
+        labels: value in the masks by name.
+        dataset: column ``task``.
+        algorithm: column ``algorithm``.
+        ignore: value of the label whose voxels are left out of both masks.
+        run: column ``run``, numbers repeated runs.
+        fold: column ``fold``; None: each case's own ``fold``.
+        seed: of the bootstrap.
+        nsd_tolerance_mm: tolerance of the normalised surface Dice.
+        slice_axis: "R", "A" or "S" where the inferer was forced to cut slices orthogonal to it.
+
+    Raises:
+        UserError: (while running) where a case has no label, a mask is not on the image's grid, or no case
+            was run.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        labels: Mapping[str, int],
+        dataset: str,
+        algorithm: str,
+        ignore: int | None = None,
+        run: int = 0,
+        fold: int | None = None,
+        seed: int = 0,
+        nsd_tolerance_mm: float = 2.0,
+        slice_axis: str | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.labels = dict(labels)
+        self.dataset = dataset
+        self.algorithm = algorithm
+        self.ignore = ignore
+        self.run = run
+        self.fold = fold
+        self.seed = seed
+        self.nsd_tolerance_mm = nsd_tolerance_mm
+        self.slice_axis = slice_axis
+        self.rows: list[Row] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a MONAI evaluator; before a :class:`~monai_ext.handlers.run_record.RunRecord`."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure_batch)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.rows = []
+
+    def _measure_batch(self, engine: Engine) -> None:
+        for item, output in decollated(engine):
+            self.rows += self._measure(item, _array(output["pred"]))
+
+    def _write(self, engine: Engine) -> None:
+        if not self.rows:
+            raise UserError("no case was evaluated; give a data list with cases to evaluate")
+        summary = summarise(self.rows, seed=self.seed)
+        write_rows(self.output_dir / "metrics.csv", self.rows)
+        write_summary(self.output_dir / "summary.json", summary)
+        print(f"\n{format_table(self.rows, summary)}\n\nwritten to {self.output_dir}", flush=True)
+
+    def _measure(self, item: Mapping[str, Any], pred: np.ndarray) -> list[Row]:
+        case = _text(item.get("case"))
+        if item.get("label") is None:
+            raise UserError(f"case {case} has no label, so it cannot be evaluated; add one to the data list")
+        path = item["image"].meta["filename_or_obj"]
+        geometry = read_geometry(path)
+        reference = _array(item["label"])[0]
+        for what, shape in (("label", reference.shape), ("prediction", pred.shape[1:])):
+            if shape != tuple(geometry.shape):
+                raise UserError(
+                    f"case {case}: the {what} has shape {shape}, but the image {path} has shape "
+                    f"{tuple(geometry.shape)}; bring it back to the image's grid"
+                )
+        measured = case_rows(
+            reference,
+            np.stack(list(label_masks(pred, self.labels).values())),
+            self.labels,
+            geometry.spacing,
+            ignore=self.ignore,
+            nsd_tolerance_mm=self.nsd_tolerance_mm,
+            slice_axis=_stored_axis(geometry, self.slice_axis),
+        )
+        return [
+            Row(
+                task=self.dataset,
+                algorithm=self.algorithm,
+                case=case,
+                patient=_text(item.get("patient")),
+                visit=_text(item.get("visit")),
+                reference=_text(item.get("reference")),
+                fold=_text(item.get("fold") if self.fold is None else self.fold),
+                run=str(self.run),
+                label=label,
+                metric=metric,
+                value=value,
+                status=status,
+            )
+            for label, metric, value, status in measured
+        ]
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return tensor.detach().cpu().numpy() if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
+
+
+def _stored_axis(geometry: Geometry, slice_axis: str | None) -> int | None:
+    """Return the stored axis along which inferers cut slices: ``dice_slice_mean`` is of the same ones."""
+    if geometry.affine is None:
+        return None
+    return find_layout(geometry.shape, geometry.affine, slice_axis).order[2]
+
+
+def _text(value: Any) -> str:
+    """Return a cell from what collating and decollating left of a value: lists are joined by ``+``."""
+    if value is None:
+        return ""
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return "+".join(_text(part) for part in value)
+    return str(value)

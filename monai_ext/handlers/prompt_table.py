@@ -1,0 +1,68 @@
+"""Writes ``prompts.csv``: what a method chose for each structure on each slice, and how sure it was."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, Protocol
+
+from ignite.engine import Engine, Events
+
+from monai_ext.data.images import atomic_path
+from monai_ext.handlers.mask_writer import decollated
+
+COLUMNS = ("case", "label", "slice", "reference_slice", "status", "recovered", "n_pos", "n_neg", "distance", "margin")
+
+
+class Reporter(Protocol):
+    """An inferer that keeps the rows of its last call."""
+
+    rows: list[dict[str, Any]]
+
+
+class PromptTable:
+    """Collects the rows of an inferer and writes them when the run ends.
+
+    Columns: ``case, label, slice, reference_slice`` (along the slice axis of the input frame), ``status`` (see
+    :class:`monai_ext.inferers.follow_up.SliceResult`), ``recovered`` (1 where the reference's structure was too small
+    for the feature grid), the chosen counts ``n_pos, n_neg``, the Wasserstein ``distance`` and the ``margin`` to the
+    runner-up, and ``points``, "x y +" or "x y -" in input-frame pixels, separated by semicolons.
+
+    Args:
+        output_dir: folder of ``prompts.csv``.
+        inferer: whose ``rows`` are collected after each case.
+    """
+
+    def __init__(self, output_dir: str | Path, inferer: Reporter) -> None:
+        self.output_dir, self.inferer = Path(output_dir), inferer
+        self.rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach before handlers that draw ``rows``."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.rows = []
+
+    def _collect(self, engine: Engine) -> None:
+        for case, _ in decollated(engine):
+            self.rows += [{"case": case["case"], **row} for row in self.inferer.rows]
+
+    def _write(self, engine: Engine) -> None:
+        with atomic_path(self.output_dir / "prompts.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*COLUMNS, "points"])
+            for row in self.rows:
+                writer.writerow([_text(row.get(column)) for column in COLUMNS] + [_points(row.get("points", []))])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _points(points: list[list[float]]) -> str:
+    return "; ".join(f"{x:g} {y:g} {'+' if label else '-'}" for x, y, label in points)

@@ -1,0 +1,189 @@
+"""What all methods share that serve a follow-up image from a patient's reference: P²SAM and what it is compared with.
+
+A volume is taken slice by slice: match the reference slice, encode the target slice once, segment each structure.
+A method overrides one verb, :meth:`FollowUpInferer.segment_slice`. No label of the target reaches this module.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch import Tensor
+
+from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.slice_match import match_slices
+from monai_ext.networks.sam import PromptableSam
+
+BACKGROUND = -20.0
+"""Logit of pixels for which no mask was decoded."""
+
+
+@dataclass(frozen=True)
+class MatchedSlice:
+    """A slice of a reference that serves a slice of the target."""
+
+    reference: Reference
+    index: int
+
+    @property
+    def label(self) -> Tensor:
+        """[H, W] integer, in the reference's input frame."""
+        return self.reference.label[0, :, :, self.index]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Identity of the slice while its patient's references are loaded."""
+        return id(self.reference), self.index
+
+
+@dataclass(frozen=True)
+class TargetSlice:
+    """A slice to segment.
+
+    Attributes:
+        image: [C, H, W] in the input frame.
+        original_size: (h0, w0) of the slice before resampling.
+        index: along D.
+    """
+
+    image: Tensor
+    original_size: tuple[int, int]
+    index: int
+
+
+@dataclass
+class SliceResult:
+    """What a method says of one structure on one slice.
+
+    Attributes:
+        logits: [H, W] in the input frame, or None for background.
+        status: ``ok``, ``no_foreground`` (every candidate was empty), ``reference_absent`` (the structure is not on
+            the matched reference slice), ``outside_reference`` (no reference slice matches).
+        details: further columns of the prompt table: counts, distance, margin, points.
+    """
+
+    logits: Tensor | None
+    status: str
+    details: dict[str, Any]
+
+
+class FollowUpInferer(Inferer):
+    """Template of a training-free method with references.
+
+    Args:
+        labels: name -> value of the structures.
+        load_reference: loads references; see :class:`ReferenceLoader`.
+        slice_match: rule of :func:`monai_ext.inferers.slice_match.match_slices`.
+        reference_image: the reference of every call that brings none (MONAI Label hands over the image alone).
+        reference_label: its label.
+
+    After a call ``rows`` holds one dictionary for each structure and slice, for the prompt table and the overlays:
+    ``label, slice, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``.
+    """
+
+    def __init__(
+        self,
+        labels: dict[str, int],
+        load_reference: ReferenceLoader,
+        slice_match: str = "position",
+        reference_image: Paths | None = None,
+        reference_label: Paths | None = None,
+    ) -> None:
+        super().__init__()
+        self.labels, self.load_reference, self.slice_match = labels, load_reference, slice_match
+        self.reference_image, self.reference_label = reference_image, reference_label
+        self.rows: list[dict[str, Any]] = []
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: PromptableSam,
+        reference_image: Paths | None = None,
+        reference_label: Paths | None = None,
+        modality: Any = None,
+        oracle_slices: Any = None,
+        **extra: Any,
+    ) -> MetaTensor:
+        """Segment one case.
+
+        Args:
+            inputs: [1, C, H, W, D] in the input frame, with its affine and ``plane_size``.
+            network: the promptable model.
+            reference_image: path or paths of this patient's references.
+            reference_label: paths of their labels.
+            modality: of the case, for the references' intensity window.
+            oracle_slices: for ``slice_match: oracle_centre`` only.
+            extra: what a method takes besides.
+
+        Returns:
+            Logits [1, L, H, W, D], one channel a structure in the order of ``labels``.
+        """
+        image = _single_case(inputs)
+        references = self.load_reference(
+            reference_image if reference_image is not None else self.reference_image or [],
+            reference_label if reference_label is not None else self.reference_label or [],
+            _first(modality),
+        )
+        oracle = _range(oracle_slices)
+        matches = [
+            match_slices(image, r.image, self.slice_match, r.held_slices(), oracle) for r in references
+        ]
+        self.rows = []
+        height, width, depth = image.shape[1:]
+        logits = torch.full((len(self.labels), height, width, depth), BACKGROUND)
+        for k in range(depth):
+            matched = [MatchedSlice(r, m[k]) for r, m in zip(references, matches, strict=True) if m[k] is not None]  # type: ignore[arg-type]
+            target = TargetSlice(image[..., k].as_tensor(), tuple(image.meta["plane_size"]), k)
+            for channel, result in enumerate(self._results(network, target, matched, extra)):
+                if result.logits is not None:
+                    logits[channel, :, :, k] = result.logits.float().cpu()
+                self._note(channel, k, matched, result)
+        return MetaTensor(logits[None], affine=image.affine[None], meta=dict(image.meta))
+
+    def _results(
+        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], extra: dict[str, Any]
+    ) -> list[SliceResult]:
+        if not matched:
+            return [SliceResult(None, "outside_reference", {})] * len(self.labels)
+        return self.segment_slice(network, target, matched, **extra)
+
+    @abstractmethod
+    def segment_slice(
+        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
+    ) -> list[SliceResult]:
+        """Segment every structure of ``labels`` on one slice, from one or more reference slices."""
+
+    def _note(self, channel: int, k: int, matched: Sequence[MatchedSlice], result: SliceResult) -> None:
+        self.rows.append(
+            {
+                "label": list(self.labels)[channel],
+                "slice": k,
+                "reference_slice": "+".join(str(m.index) for m in matched),
+                "status": result.status,
+                **result.details,
+            }
+        )
+
+
+def _single_case(inputs: Tensor) -> MetaTensor:
+    if inputs.ndim != 5 or inputs.shape[0] != 1 or not isinstance(inputs, MetaTensor):
+        raise ValueError(f"inputs must be one case, a MetaTensor [1, C, H, W, D], not {tuple(inputs.shape)}")
+    return inputs[0]
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, (list, tuple)) and value else value
+
+
+def _range(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    flat = torch.as_tensor(value).flatten().tolist()
+    return int(flat[0]), int(flat[1])

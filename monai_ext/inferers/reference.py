@@ -1,0 +1,107 @@
+"""References: the annotated images of a patient, loaded once and encoded once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from monai_ext.errors import UserError
+from monai_ext.networks.sam import Embeddings, PromptableSam
+
+Paths = str | os.PathLike | Sequence[str]
+
+
+@dataclass
+class Reference:
+    """One annotated image in the input frame.
+
+    Attributes:
+        image: [C, H, W, D].
+        label: [1, H, W, D] integer.
+    """
+
+    image: MetaTensor
+    label: Tensor
+    _embeddings: dict[int, Embeddings] = field(default_factory=dict, repr=False)
+
+    def embed(self, network: PromptableSam, index: int) -> Embeddings:
+        """Encode slice ``index``, once."""
+        if index not in self._embeddings:
+            device = network.pixel_mean.device
+            self._embeddings[index] = network.encode(self.image[..., index][None].as_tensor().to(device))
+        return self._embeddings[index]
+
+    def held_slices(self) -> tuple[int, int]:
+        """Return the first and last slice that hold any structure."""
+        held = np.flatnonzero(np.asarray(self.label[0]).any(axis=(0, 1)))
+        return int(held[0]), int(held[-1])
+
+    @property
+    def file(self) -> str:
+        """The image's file, for messages."""
+        return str(self.image.meta.get("filename_or_obj", "the reference"))
+
+
+class ReferenceLoader:
+    """Loads a patient's references through the transforms of the targets and keeps those of the last patient.
+
+    Args:
+        transform: of {"image": path, "label": path} to the input frame: image [C, H, W, D], label [1, H, W, D].
+        labels: name -> value of the structures asked for.
+
+    ``loaded`` holds the references of the last call: another list object means another patient.
+    """
+
+    def __init__(self, transform: Callable[[dict[str, Any]], dict[str, Any]], labels: dict[str, int]) -> None:
+        self.transform, self.labels = transform, labels
+        self._paths: tuple[list[str], list[str]] | None = None
+        self.loaded: list[Reference] = []
+
+    def __call__(self, images: Paths, labels: Paths, modality: str | None = None) -> list[Reference]:
+        """Return the references of one patient.
+
+        Args:
+            images: one path or several.
+            labels: as many paths.
+            modality: of the patient's images, for their intensity window.
+
+        Raises:
+            UserError: if their numbers differ, or a structure is on none of the labels.
+        """
+        paths = (_as_list(images), _as_list(labels))
+        if len(paths[0]) != len(paths[1]) or not paths[0]:
+            raise UserError(f"{len(paths[0])} reference images but {len(paths[1])} reference labels: give each its own.")
+        if paths != self._paths:
+            self._paths = None
+            self.loaded = [self._load(i, m, modality) for i, m in zip(*paths, strict=True)]
+            self._refuse_empty(paths[1])
+            self._paths = paths
+        return self.loaded
+
+    def _load(self, image: str, label: str, modality: str | None) -> Reference:
+        item = self.transform({"image": image, "label": label, "modality": modality})
+        if item["image"].shape[1:] != item["label"].shape[1:]:
+            raise UserError(f"reference label {label} has another grid than its image {image}: resample the label.")
+        return Reference(item["image"], torch.as_tensor(item["label"]).round().long())
+
+    def _refuse_empty(self, files: list[str]) -> None:
+        for name, value in self.labels.items():
+            if not any(bool((r.label == value).any()) for r in self.loaded):
+                raise UserError(
+                    f"reference {', '.join(files)} holds no {name} (value {value}): annotate it there, or leave it out "
+                    "of --labels."
+                )
+
+
+def _as_list(paths: Any) -> list[str]:
+    """Flatten what MONAI's collation makes of one path or a list of paths."""
+    if isinstance(paths, (str, os.PathLike)):
+        return [os.fspath(paths)]
+    return [p for part in paths for p in _as_list(part)]

@@ -1,0 +1,136 @@
+"""Which slice of the reference serves which slice of the target.
+
+* ``position``: the reference slice nearest in scanner coordinates. Slices that the reference does not reach have none.
+* ``relative``: the slice at the same relative height of the volume, for visits whose coordinates do not agree.
+* ``oracle_centre``: the authors' rule for 4D-Lung, which aligns the centres of the two structures. It knows which
+  slices of the target hold the structure: oracle knowledge, only for repeating the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.data import MetaTensor
+
+from monai_ext.data.images import read_geometry, read_label
+from monai_ext.errors import UserError
+from monai_ext.transforms.sam_input import slice_positions, to_display
+
+RULES = ("position", "relative", "oracle_centre")
+LARGEST_TILT = 20.0
+"""Degrees between the slices of two visits above which positions are no longer comparable slice by slice."""
+
+
+def match_slices(
+    target: MetaTensor,
+    reference: MetaTensor,
+    rule: str = "position",
+    reference_slices: tuple[int, int] | None = None,
+    target_slices: tuple[int, int] | None = None,
+) -> list[int | None]:
+    """Give each slice of the target its slice of the reference.
+
+    Args:
+        target: [C, H, W, D] in the input frame, with its affine.
+        reference: likewise; D may differ.
+        rule: one of :data:`RULES`.
+        reference_slices: first and last slice of the reference that hold the structure (``oracle_centre``).
+        target_slices: first and last slice of the target that do (``oracle_centre``).
+
+    Returns:
+        For each target slice an index along the reference's D, or None where no reference slice corresponds.
+
+    Raises:
+        UserError: for an unknown rule, volumes apart in space or cut in different directions (``position``), or
+            missing oracle knowledge (``oracle_centre``).
+    """
+    depth, reference_depth = target.shape[-1], reference.shape[-1]
+    if rule == "relative" or (rule == "position" and depth == reference_depth == 1 and _is_frame(target)):
+        return [int((2 * k + 1) * reference_depth / (2 * depth)) for k in range(depth)]
+    if rule == "position":
+        return _by_position(target, reference)
+    if rule == "oracle_centre":
+        if reference_slices is None or target_slices is None:
+            raise UserError(
+                f"{_file(target)}: slice_match oracle_centre needs to know which slices of the target hold the "
+                "structure: give the case `oracle_slices` or choose --slice_match position."
+            )
+        return _by_centre(depth, reference_slices, target_slices)
+    raise UserError(f"slice_match {rule!r} is unknown: choose one of {', '.join(RULES)}.")
+
+
+def _by_position(target: MetaTensor, reference: MetaTensor) -> list[int | None]:
+    centres, normal = slice_positions(target)
+    reference_centres, reference_normal = slice_positions(reference)
+    tilt = np.degrees(np.arccos(np.clip(abs(normal @ reference_normal), 0, 1)))
+    if tilt > LARGEST_TILT:
+        raise UserError(
+            f"{_file(target)} is cut at {tilt:.0f} degrees to its reference {_file(reference)}: resample one onto the "
+            "other's grid, or choose --slice_match relative."
+        )
+    if not _overlap(target, reference):
+        raise UserError(
+            f"{_file(target)} and its reference {_file(reference)} do not overlap in space: check that both are of "
+            "this patient, or match slices by relative height with --slice_match relative."
+        )
+    heights = reference_centres @ reference_normal
+    reach = max(_thickness(reference), _thickness(target)) / 2 * 1.001
+    matches: list[int | None] = []
+    for height in centres @ reference_normal:
+        nearest = int(np.abs(heights - height).argmin())
+        matches.append(nearest if abs(heights[nearest] - height) <= reach else None)
+    if all(match is None for match in matches):
+        raise UserError(
+            f"no slice of {_file(target)} lies within the slices of its reference {_file(reference)}: match slices by "
+            "relative height with --slice_match relative."
+        )
+    return matches
+
+
+def _by_centre(depth: int, reference: tuple[int, int], target: tuple[int, int]) -> list[int | None]:
+    n_reference, n_target = reference[1] - reference[0] + 1, target[1] - target[0] + 1
+    matches: list[int | None] = [None] * depth
+    for k in range(n_target):
+        aligned = n_reference // 2 - (n_target // 2 - k)
+        matches[target[0] + k] = reference[0] + min(max(aligned, 0), n_reference - 1)
+    return matches
+
+
+def _thickness(image: MetaTensor) -> float:
+    return float(nib.affines.voxel_sizes(np.asarray(image.affine, float).reshape(4, 4))[2])
+
+
+def _overlap(target: MetaTensor, reference: MetaTensor) -> bool:
+    """Whether the reference's field of view, as a box in the target's axes, meets the target's."""
+    shape, reference_shape = np.array(target.shape[-3:]), np.array(reference.shape[-3:])
+    corners = np.array(np.meshgrid(*[[-0.5, s - 0.5] for s in reference_shape], indexing="ij")).reshape(3, -1)
+    to_target = np.linalg.inv(np.asarray(target.affine, float)) @ np.asarray(reference.affine, float)
+    box = to_target[:3, :3] @ corners + to_target[:3, 3:]
+    return bool(np.all(box.max(axis=1) > -0.5) and np.all(box.min(axis=1) < shape - 0.5))
+
+
+def _is_frame(image: MetaTensor) -> bool:
+    return image.meta.get("slice_axis") == ""
+
+
+def _file(image: MetaTensor) -> str:
+    return str(image.meta.get("filename_or_obj", "the image"))
+
+
+def with_oracle_slices(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Add ``oracle_slices``, the first and last slice that hold any structure, read from each target's label.
+
+    For evaluations that repeat the authors' 4D-Lung protocol; needs ``label`` in each pair, so no inference config
+    can call it.
+    """
+    known = []
+    for pair in pairs:
+        label = to_display(read_label(pair["label"]), read_geometry(pair["label"]).affine)
+        held = np.flatnonzero(label.any(axis=(0, 1)))
+        if not len(held):
+            raise UserError(f"case {pair['case']}: {pair['label']} is empty, so it has no structure to centre on.")
+        known.append({**pair, "oracle_slices": [int(held[0]), int(held[-1])]})
+    return known

@@ -1,0 +1,1 @@
+"""What has weights: promptable segmentation models and the parts they are made of."""

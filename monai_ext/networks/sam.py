@@ -1,0 +1,390 @@
+"""Promptable segmentation models: Segment Anything and a compact model under SAM's own prompt encoder and decoder.
+
+The only module that imports `segment_anything`. :class:`PromptableSam` is all that the inferers know of a backbone:
+
+* :meth:`~PromptableSam.encode`: images in the input frame -> :class:`Embeddings`
+* :meth:`~PromptableSam.decode`: embeddings and prompts -> low-resolution logits and predicted IoU
+* :meth:`~PromptableSam.to_image`: low-resolution logits -> the input frame
+
+The *input frame* is what :class:`monai_ext.transforms.sam_input.SamInputd` makes: [C, H, W] in [0, 255] with
+max(H, W) = ``image_size``. Normalisation and padding to a square happen in here, after SAM (Kirillov et al. 2023).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_ext.errors import UserError
+from monai_ext.networks.compact_encoder import CompactImageEncoder
+from monai_ext.prompts.prompt import Prompt
+
+try:
+    from segment_anything import sam_model_registry
+    from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+except (ImportError, RuntimeError) as error:  # a torch without its torchvision: "operator torchvision::nms ..."
+    raise ImportError(
+        "segment_anything could not be imported because torch and torchvision do not fit together: install both from "
+        "the same place, `pip install --force-reinstall torch torchvision`"
+    ) from error
+
+CHECKPOINTS = {
+    "vit_b": (
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    "vit_l": (
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    "vit_h": (
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+}
+"""Official checkpoints: variant -> (url, sha256)."""
+
+VARIANTS = ("compact", *CHECKPOINTS)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Image embeddings with the frame they were made in.
+
+    Attributes:
+        features: [B, C, g, g], one vector for each cell of ``image_size / g`` pixels of the padded square.
+        size: (H, W) of the images before padding, in input-frame pixels; cells beyond it are padding.
+    """
+
+    features: Tensor
+    size: tuple[int, int]
+
+    def __getitem__(self, index: int | slice) -> Embeddings:
+        """Return the embeddings of some of the images; the batch axis stays."""
+        if isinstance(index, int):
+            index = slice(index, index + 1)
+        return Embeddings(self.features[index], self.size)
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+
+class _PairedMaskDecoder(MaskDecoder):
+    """SAM's mask decoder with one embedding for each set of prompts, so that several images decode at once.
+
+    SAM repeats a single image's embedding for all its prompts; the weights and the arithmetic are the same.
+    """
+
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        batch = sparse_prompt_embeddings.shape[0]
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([output_tokens.expand(batch, -1, -1), sparse_prompt_embeddings], dim=1)
+        source = image_embeddings + dense_prompt_embeddings
+        tokens, source = self.transformer(source, image_pe.expand(batch, -1, -1, -1), tokens)
+        mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
+        source = source.transpose(1, 2).reshape(image_embeddings.shape)
+        upscaled = self.output_upscaling(source)
+        weights = torch.stack(
+            [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        )
+        masks = torch.einsum("bmc,bchw->bmhw", weights, upscaled)
+        return masks, self.iou_prediction_head(tokens[:, 0])
+
+
+class PromptableSam(nn.Module):
+    """A promptable segmentation model in SAM's three parts (Kirillov et al. 2023; P²SAM paper, Eq. 4).
+
+    The attribute names are those of `segment_anything.modeling.Sam`, so an official state dict loads strictly.
+
+    Args:
+        image_encoder: [B, 3, S, S] -> [B, C, g, g]; has ``img_size`` = S.
+        prompt_encoder: SAM's prompt encoder for the same S and g.
+        mask_decoder: SAM's mask decoder of width C.
+        pixel_mean: mean of each channel that normalises images in [0, 255].
+        pixel_std: standard deviation of each channel.
+    """
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        mask_decoder.__class__ = _PairedMaskDecoder  # same parameters, paired with images instead of repeated
+        self.mask_decoder = mask_decoder
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the padded square the encoder takes, in pixels."""
+        return int(self.image_encoder.img_size)  # type: ignore[arg-type]
+
+    @property
+    def grid(self) -> int:
+        """Number g of embedding cells along one side."""
+        return int(self.prompt_encoder.image_embedding_size[0])
+
+    @property
+    def stride(self) -> int:
+        """Input-frame pixels along one side of an embedding cell."""
+        return self.image_size // self.grid
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Normalise and pad: [B, 1 or 3, H, W] in [0, 255] -> [B, 3, S, S], zero-padded at the bottom and right."""
+        height, width = images.shape[-2:]
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or max(height, width) > self.image_size:
+            raise ValueError(
+                f"images must be [B, 1 or 3, H, W] with H and W at most {self.image_size}, not {tuple(images.shape)}"
+            )
+        images = (images.expand(-1, 3, -1, -1) - self.pixel_mean) / self.pixel_std
+        return F.pad(images, (0, self.image_size - width, 0, self.image_size - height))
+
+    def encode(self, images: Tensor) -> Embeddings:
+        """Encode images of the input frame, [B, 1 or 3, H, W] in [0, 255]."""
+        features = self.image_encoder(self.preprocess(images)).float()
+        return Embeddings(features, (images.shape[-2], images.shape[-1]))
+
+    def decode_batch(
+        self,
+        features: Tensor,
+        points: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode prompts of one size, each with its own embedding.
+
+        No points and no box is the paper's no-prompt case: the not-a-point and the no-mask embedding
+        (P²SAM, Appendix B); the authors' code feeds an empty sequence of tokens instead.
+
+        Args:
+            features: [K, C, g, g].
+            points: [K, N, 2] (x, y) in input-frame pixels, N may be 0.
+            labels: [K, N], 1 for a point inside, 0 for one outside.
+            boxes: [K, 4] (x0, y0, x1, y1) in input-frame pixels.
+            mask_input: [K, 1, 4g, 4g] logits of an earlier mask.
+            multimask: return SAM's three ambiguous masks instead of the one.
+
+        Returns:
+            Logits [K, M, 4g, 4g] and predicted IoU [K, M], M = 3 with ``multimask`` else 1.
+        """
+        count = features.shape[0]
+        given = None if boxes is not None and points.shape[1] == 0 else (points, labels)
+        sparse, dense = self.prompt_encoder(points=given, boxes=boxes, masks=mask_input)
+        return self.mask_decoder(
+            image_embeddings=features,
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse.expand(count, -1, -1),
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+        )
+
+    def decode(
+        self,
+        embeddings: Embeddings,
+        prompts: Sequence[Prompt],
+        mask_input: Tensor | None = None,
+        multimask: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode prompts of different lengths, in groups of equal length.
+
+        Padding prompts to one length with SAM's "not a point" label changes the masks, so it is not done.
+
+        Args:
+            embeddings: of one image for all prompts, or of one image a prompt.
+            prompts: K prompts in input-frame pixels.
+            mask_input: [K, 1, 4g, 4g] logits of earlier masks, or None.
+            multimask: see :meth:`decode_batch`.
+
+        Returns:
+            Logits [K, M, 4g, 4g] and predicted IoU [K, M], in the order of the prompts.
+        """
+        if len(embeddings) not in (1, len(prompts)):
+            raise ValueError(f"{len(embeddings)} embeddings for {len(prompts)} prompts: give one, or one a prompt")
+        groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
+        for k, prompt in enumerate(prompts):
+            groups[len(prompt.points), prompt.box is not None].append(k)
+        masks: list[Tensor] = [torch.empty(0)] * len(prompts)
+        quality: list[Tensor] = [torch.empty(0)] * len(prompts)
+        features, device = embeddings.features, embeddings.features.device
+        for (_, boxed), members in groups.items():
+            chosen = [prompts[k] for k in members]
+            logits, iou = self.decode_batch(
+                features[members] if len(embeddings) > 1 else features.expand(len(members), -1, -1, -1),
+                torch.stack([p.points for p in chosen]).to(device),
+                torch.stack([p.labels for p in chosen]).to(device),
+                torch.stack([p.box for p in chosen if p.box is not None]).to(device) if boxed else None,
+                None if mask_input is None else mask_input[members],
+                multimask,
+            )
+            for k, mask, score in zip(members, logits, iou, strict=True):
+                masks[k], quality[k] = mask, score
+        return torch.stack(masks), torch.stack(quality)
+
+    def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Map logits [K, M, 4g, 4g] of the padded square back to the input frame: [K, M, H, W] (bilinear)."""
+        full = F.interpolate(logits, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
+        return full[..., : size[0], : size[1]]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Segment without a prompt: [B, 1 or 3, H, W] in [0, 255] -> logits [B, 1, H, W]."""
+        embeddings = self.encode(images)
+        nothing = embeddings.features.new_zeros(len(embeddings), 0, 2)
+        logits, _ = self.decode_batch(embeddings.features, nothing, nothing[..., 0])
+        return self.to_image(logits, embeddings.size)
+
+
+def build_compact(
+    image_size: int = 256,
+    stride: int = 8,
+    channels: Sequence[int] = (32, 64, 128, 256),
+    blocks: Sequence[int] = (2, 2, 2),
+    width: int = 128,
+) -> PromptableSam:
+    """Build the compact model with random weights.
+
+    Args:
+        image_size: side of the padded input square in pixels.
+        stride: pixels of an embedding cell.
+        channels: see :class:`CompactImageEncoder`.
+        blocks: see :class:`CompactImageEncoder`.
+        width: channels of the embedding and of SAM's transformer; a multiple of 8.
+    """
+    grid = image_size // stride
+    return PromptableSam(
+        CompactImageEncoder(image_size, stride, channels, blocks, width),
+        PromptEncoder(
+            embed_dim=width,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=4 * width, num_heads=8),
+            transformer_dim=width,
+            iou_head_depth=3,
+            iou_head_hidden_dim=width,
+        ),
+    )
+
+
+def build_sam(variant: str = "compact", checkpoint: str | os.PathLike | None = None, **compact: int) -> PromptableSam:
+    """Build a promptable model and load its weights strictly.
+
+    Args:
+        variant: ``compact``, or SAM's ``vit_b``, ``vit_l``, ``vit_h``.
+        checkpoint: a plain state dict (``.pt``, ``.pth``) of that variant: SAM's official files, MedSAM's, or one
+            that our training wrote. None leaves the weights random.
+        **compact: sizes of the compact model, see :func:`build_compact`.
+
+    Raises:
+        UserError: for an unknown variant, a missing file, or weights of another variant.
+    """
+    if variant not in VARIANTS:
+        raise UserError(f"sam_variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
+    if variant == "compact":
+        model = build_compact(**compact)
+    else:
+        sam = sam_model_registry[variant](checkpoint=None)
+        model = PromptableSam(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)
+    if checkpoint is not None:
+        load_weights(model, checkpoint, variant)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) -> None:
+    """Load a plain state dict into ``model``: every key and every shape must fit.
+
+    Raises:
+        UserError: if the file is missing, holds more than tensors, or belongs to another variant.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist: give the path of a {variant} state dict.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"checkpoint {path} is not a plain state dict of tensors (torch.save(model.state_dict(), ...)): "
+            "it cannot be read, or not without running code stored in it, and was refused."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"checkpoint {path} is not a plain state dict: save model.state_dict() alone.")
+    expected = model.state_dict()
+    wrong = sorted(set(expected) ^ set(state)) or sorted(
+        k for k, v in state.items() if v.shape != expected[k].shape
+    )
+    if wrong:
+        raise UserError(
+            f"checkpoint {path} does not hold {variant} weights ({len(wrong)} parameters differ, the first is "
+            f"{wrong[0]}): give the checkpoint of this variant or set --sam_variant."
+        )
+    model.load_state_dict(state, strict=True)
+
+
+def fetch_checkpoint(variant: str, folder: str | os.PathLike | None = None) -> Path:
+    """Return SAM's official checkpoint, downloaded once with a progress bar and checked by sha256.
+
+    Args:
+        variant: ``vit_b``, ``vit_l`` or ``vit_h``.
+        folder: where checkpoints are kept; default ``checkpoints`` in torch.hub's folder.
+
+    Raises:
+        UserError: if it is not there and cannot be fetched, or its sha256 is not the official one.
+    """
+    if variant not in CHECKPOINTS:
+        raise UserError(f"there is no official checkpoint of {variant!r}: choose one of {', '.join(CHECKPOINTS)}.")
+    url, sha256 = CHECKPOINTS[variant]
+    path = Path(folder or Path(torch.hub.get_dir()) / "checkpoints") / url.rsplit("/", 1)[1]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        try:
+            torch.hub.download_url_to_file(url, str(partial), progress=True)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise UserError(
+                f"SAM's checkpoint could not be fetched from {url} ({error}): download it elsewhere and put it at "
+                f"{path}, or give its path with --checkpoint."
+            ) from error
+        _check_sha256(partial, sha256, url)
+        os.replace(partial, path)
+    else:
+        _check_sha256(path, sha256, url)
+    return path
+
+
+def _check_sha256(path: Path, expected: str, url: str) -> None:
+    import hashlib
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != expected:
+        path.unlink()
+        raise UserError(
+            f"{path.name} from {url} has sha256 {digest.hexdigest()[:12]}..., not {expected[:12]}...: the file was "
+            "incomplete or altered and has been deleted; run again to fetch it anew."
+        )

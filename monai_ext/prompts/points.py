@@ -1,0 +1,149 @@
+"""Point prompts where a target looks like a part of the reference (P²SAM §3.2, Eq. 2).
+
+All points are ``(x, y)`` in input-frame pixels with pixel centres at integers, as segment_anything expects
+them (its prompt encoder adds 0.5). Equal similarities: the first cell or pixel, row by row, is taken.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_maps(parts: Tensor, features: Tensor) -> Tensor:
+    """Similarity of each part to each cell, S^c_ij (Eq. 2).
+
+    Args:
+        parts: ``[n, C]`` part-level features P_R^c of the reference.
+        features: ``[C, g, g]`` features F_T of the target.
+
+    Returns:
+        ``[n, g, g]`` float32 in [-1, 1]; 0 where a feature is the zero vector.
+    """
+    cells = F.normalize(features.float().flatten(1), dim=0)
+    return (F.normalize(parts.float(), dim=1) @ cells).unflatten(1, features.shape[1:])
+
+
+def argmax_points(
+    maps: Tensor, stride: int, valid: Tensor | None = None, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Place one point a map at the centre of the cell with the highest similarity (mode ``paper``).
+
+    Args:
+        maps: ``[n, g, g]`` similarities.
+        stride: side of a cell in pixels.
+        valid: ``[g, g]`` bool, the cells to choose from (those that hold image); None: all.
+        size: height and width of the image in the input frame: a cell centre beyond it is moved onto its last
+            row or column; None: not moved.
+
+    Returns:
+        ``[n, 2]`` float32 ``(x, y)``.
+
+    Raises:
+        ValueError: if no cell is valid.
+    """
+    if valid is not None:
+        if not bool(valid.any()):
+            raise ValueError("no cell is valid: there is nowhere to place a point")
+        maps = maps.masked_fill(~valid.to(maps.device), float("-inf"))
+    points = _argmax_xy(maps) * stride + (stride - 1) / 2
+    if size is None:
+        return points
+    height, width = size
+    return points.minimum(points.new_tensor([width - 1, height - 1]))
+
+
+def lowest_point(
+    maps: Tensor, stride: int, valid: Tensor | None = None, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Place the single negative point of natural images: the lowest value of the average map (after PerSAM).
+
+    Args:
+        maps: ``[n, g, g]`` similarities to the foreground parts.
+        stride: as in :func:`argmax_points`.
+        valid: as in :func:`argmax_points`.
+        size: as in :func:`argmax_points`.
+
+    Returns:
+        ``[1, 2]`` float32 ``(x, y)``.
+    """
+    return argmax_points(-maps.mean(dim=0, keepdim=True), stride, valid, size)
+
+
+def official_points(
+    maps: Tensor, image_size: int, input_size: tuple[int, int], original_size: tuple[int, int]
+) -> Tensor:
+    """Place one point a map at the highest similarity in the original image, as the authors' code does.
+
+    The maps are brought to the original grid first, in SAM's steps (x4, to the padded square, crop, to the
+    original size, each bilinear): that is not the same as the best cell, and may lie far from it.
+
+    Args:
+        maps: ``[n, g, g]`` similarities.
+        image_size: side of the padded square in pixels.
+        input_size: height and width of the image in the input frame.
+        original_size: height and width of the original image.
+
+    Returns:
+        ``[n, 2]`` float32 ``(x, y)`` in the input frame: whole pixels of the original image, scaled as
+        ``ResizeLongestSide.apply_coords`` does.
+    """
+    # one map at a time: many candidates at the size of a large original would take gigabytes
+    points = torch.cat(
+        [_argmax_xy(_to_original(m[None], image_size, input_size, original_size)) for m in maps]
+    )
+    scale = [input_size[1] / original_size[1], input_size[0] / original_size[0]]
+    return points * points.new_tensor(scale)
+
+
+def official_lowest_point(
+    maps: Tensor, image_size: int, input_size: tuple[int, int], original_size: tuple[int, int]
+) -> Tensor:
+    """Place the single negative point of natural images on the original grid; see :func:`official_points`.
+
+    Args:
+        maps: ``[n, g, g]`` similarities to the foreground parts.
+        image_size: as in :func:`official_points`.
+        input_size: as in :func:`official_points`.
+        original_size: as in :func:`official_points`.
+
+    Returns:
+        ``[1, 2]`` float32 ``(x, y)`` in the input frame.
+    """
+    return official_points(-maps.mean(dim=0, keepdim=True), image_size, input_size, original_size)
+
+
+def deduplicate(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out points that repeat an earlier one with the same label: to SAM each is one more token.
+
+    Args:
+        points: ``[N, 2]``.
+        labels: ``[N]``.
+
+    Returns:
+        The remaining points and labels, in their order.
+    """
+    first_seen: dict[tuple[float, ...], int] = {}
+    for index, (point, label) in enumerate(zip(points.tolist(), labels.tolist(), strict=True)):
+        first_seen.setdefault((*point, label), index)
+    kept = torch.tensor(list(first_seen.values()), dtype=torch.long, device=points.device)
+    return points[kept], labels[kept]
+
+
+def _argmax_xy(maps: Tensor) -> Tensor:
+    index = maps.flatten(1).argmax(dim=1)
+    columns = maps.shape[2]
+    return torch.stack([index % columns, index // columns], dim=1).float()
+
+
+def _to_original(
+    maps: Tensor, image_size: int, input_size: tuple[int, int], original_size: tuple[int, int]
+) -> Tensor:
+    low_resolution = (4 * maps.shape[1], 4 * maps.shape[2])
+    square = _bilinear(_bilinear(maps, low_resolution), (image_size, image_size))
+    return _bilinear(square[:, : input_size[0], : input_size[1]], original_size)
+
+
+def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]

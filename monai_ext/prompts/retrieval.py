@@ -1,0 +1,213 @@
+"""Distribution-guided retrieval (P²SAM §3.2, Eq. 3; Appendix F, Eq. 5) of one among several masks.
+
+Each candidate mask selects a set of target features; the one with the smallest Wasserstein distance to the
+reference's foreground features is taken. Eq. 5 as printed minimises transported *similarity* and would reward
+dissimilarity: the cost ``"cosine"`` is 1 - cos, a declared deviation. ``"sqeuclidean"`` on raw features is
+what the authors' code computes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import ot
+import torch.nn.functional as F
+from torch import Tensor
+
+from monai_ext.prompts.parts import foreground_features
+
+Cost = Literal["cosine", "sqeuclidean"]
+
+# POT's network simplex stops at 1e5 iterations by default: not always exact for some thousand tokens
+_MAX_ITERATIONS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What :func:`retrieve` found.
+
+    Attributes:
+        index: the chosen candidate, or None where all are empty (``no_foreground``).
+        distances: one a candidate: its Wasserstein distance, ``inf`` where it is empty, None where pruning
+            showed that it is neither the best nor the runner-up.
+        margin: distance of the nearest *different* candidate minus that of the chosen one, exact with and
+            without pruning; None where there is no different one. Candidates with the same tokens are no
+            rivals.
+    """
+
+    index: int | None
+    distances: list[float | None]
+    margin: float | None
+
+    @property
+    def distance(self) -> float | None:
+        """Distance of the chosen candidate, None where all are empty."""
+        return None if self.index is None else self.distances[self.index]
+
+
+def cost_matrix(a: Tensor, b: Tensor, cost: Cost = "cosine") -> np.ndarray:
+    """Pairwise cost of two sets of tokens, in double precision (distances of candidates can be close).
+
+    Args:
+        a: ``[n, C]``.
+        b: ``[m, C]``.
+        cost: ``"cosine"``: 1 - cos, in [0, 2]; ``"sqeuclidean"``: squared Euclidean on raw features.
+
+    Returns:
+        ``[n, m]`` float64, not negative.
+
+    Raises:
+        ValueError: for an unknown cost, or features that are not finite.
+    """
+    a, b = (tokens.detach().cpu().double() for tokens in (a, b))
+    if cost == "cosine":
+        matrix = 1 - F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
+    elif cost == "sqeuclidean":
+        matrix = a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2 * a @ b.T
+    else:
+        raise ValueError(f'cost must be "cosine" or "sqeuclidean", got {cost!r}')
+    if not bool(matrix.isfinite().all()):
+        raise ValueError("features hold NaN or infinity: no distance is defined")
+    return matrix.clamp_(min=0).numpy()
+
+
+def wasserstein(a: Tensor, b: Tensor, cost: Cost = "cosine") -> float:
+    r"""Exact Wasserstein distance of two sets of tokens with uniform weights (Eq. 5).
+
+    .. math:: D_w(a, b) = \min_{T \ge 0} \sum_{ij} T_{ij} c_{ij}
+        \quad \text{with} \quad \sum_j T_{ij} = 1/n, \; \sum_i T_{ij} = 1/m
+
+    Args:
+        a: ``[n, C]``.
+        b: ``[m, C]``.
+        cost: as in :func:`cost_matrix`; the result has its unit.
+
+    Raises:
+        ValueError: if one set is empty.
+    """
+    if len(a) == 0 or len(b) == 0:
+        raise ValueError("the distance to an empty set of tokens is not defined")
+    return _transport(cost_matrix(a, b, cost))
+
+
+def lower_bound(cost: np.ndarray) -> float:
+    """Bound the transport cost from below: every token at least pays its cheapest partner.
+
+    Args:
+        cost: ``[n, m]`` of :func:`cost_matrix`.
+
+    Returns:
+        max(mean row minimum, mean column minimum), never above the Wasserstein distance.
+    """
+    return float(max(cost.min(axis=1).mean(), cost.min(axis=0).mean()))
+
+
+def retrieve(
+    reference_tokens: Tensor,
+    candidates: Sequence[Tensor | None],
+    cost: Cost = "cosine",
+    prune: bool = True,
+    keys: Sequence[Hashable] | None = None,
+) -> Retrieval:
+    """Choose the candidate nearest to the reference (Eq. 3); of equally near ones the first.
+
+    Pruning goes through the candidates by their lower bound and stops where it passes the second-smallest
+    distance so far (not the smallest, so that the margin is exact too): same choice, same margin, less work.
+
+    Args:
+        reference_tokens: ``[n, C]`` foreground features F_R^f of the reference.
+        candidates: ``[m, C]`` foreground features F_T^f(n) each; None or no rows: an empty mask, never
+            chosen.
+        cost: as in :func:`cost_matrix`.
+        prune: False computes every distance.
+        keys: one a candidate; equal keys promise equal tokens, which are computed once. None: the tokens
+            themselves are compared.
+
+    Raises:
+        ValueError: if the reference has no tokens.
+    """
+    _require_tokens(reference_tokens)
+    empty = [tokens is None or len(tokens) == 0 for tokens in candidates]
+    if keys is None:
+        keys = [None if tokens is None else _contents(tokens) for tokens in candidates]
+    owners = _first_with_same_key(keys, empty)
+    costs = {
+        owner: cost_matrix(reference_tokens, tokens, cost)
+        for owner in dict.fromkeys(owners.values())
+        if (tokens := candidates[owner]) is not None
+    }
+    return _nearest(costs, owners, len(candidates), prune)
+
+
+def retrieve_masks(
+    reference_tokens: Tensor, features: Tensor, masks: Tensor, cost: Cost = "cosine", prune: bool = True
+) -> Retrieval:
+    """Do what :func:`retrieve` does for candidates that are masks on one target's feature grid.
+
+    They overlap, so the cost of each cell below any of them is computed once.
+
+    Args:
+        reference_tokens: ``[n, C]`` foreground features F_R^f of the reference.
+        features: ``[C, g, g]`` features F_T of the target.
+        masks: ``[K, g, g]`` bool, foreground cells of each candidate; may be empty.
+        cost: as in :func:`cost_matrix`.
+        prune: as in :func:`retrieve`.
+
+    Raises:
+        ValueError: if the reference has no tokens.
+    """
+    _require_tokens(reference_tokens)
+    union = masks.any(dim=0)
+    members = masks[:, union].cpu().numpy()
+    owners = _first_with_same_key([row.tobytes() for row in members], [not row.any() for row in members])
+    shared = cost_matrix(reference_tokens, foreground_features(features, union), cost)
+    costs = {owner: shared[:, members[owner]] for owner in dict.fromkeys(owners.values())}
+    return _nearest(costs, owners, len(masks), prune)
+
+
+def _require_tokens(reference_tokens: Tensor) -> None:
+    if len(reference_tokens) == 0:
+        raise ValueError("the reference has no foreground tokens to compare with")
+
+
+def _contents(tokens: Tensor) -> bytes:
+    return tokens.detach().cpu().float().numpy().tobytes()
+
+
+def _first_with_same_key(keys: Sequence[Hashable], empty: Sequence[bool]) -> dict[int, int]:
+    """Map each candidate that is not empty to the first one with the same key."""
+    first: dict[Hashable, int] = {}
+    return {
+        index: first.setdefault(key, index)
+        for index, (key, is_empty) in enumerate(zip(keys, empty, strict=True))
+        if not is_empty
+    }
+
+
+def _nearest(
+    costs: Mapping[int, np.ndarray], owners: Mapping[int, int], count: int, prune: bool
+) -> Retrieval:
+    bounds = {index: lower_bound(cost) for index, cost in costs.items()}
+    found: dict[int, float] = {}
+    runner_up = math.inf
+    for index in sorted(costs, key=lambda index: (bounds[index], index)):
+        # the slack is for rounding alone: a bound can equal the distance, and so may two distances
+        if prune and bounds[index] > runner_up * (1 + 1e-9) + 1e-12:
+            break
+        found[index] = _transport(costs[index])
+        runner_up = sorted(found.values())[1] if len(found) > 1 else math.inf
+    distances = [found.get(owners[i]) if i in owners else math.inf for i in range(count)]
+    if not found:
+        return Retrieval(None, distances, None)
+    best = min(found, key=lambda index: (found[index], index))
+    return Retrieval(best, distances, runner_up - found[best] if len(found) > 1 else None)
+
+
+def _transport(cost: np.ndarray) -> float:
+    n, m = cost.shape
+    weights = np.full(n, 1 / n), np.full(m, 1 / m)
+    return float(ot.emd2(*weights, np.ascontiguousarray(cost), numItermax=_MAX_ITERATIONS, numThreads=1))

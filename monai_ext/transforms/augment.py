@@ -1,0 +1,106 @@
+"""Augmentation of whole batches of slices.
+
+MONAI's dictionary transforms work slice by slice and cost more than a small network's training step; a batch
+needs one resampling and a few tensor operations here. Draws come from a given generator, so a run can be
+resumed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class BatchAugment:
+    """Random geometry and grey values for a batch; every slice draws its own.
+
+    Args:
+        rotation: largest angle in degrees.
+        scale: smallest and largest magnification.
+        shear: largest shear.
+        shift: largest shift as a share of the side.
+        flip: probability of mirroring.
+        gamma: smallest and largest exponent of the grey-value curve (log-uniform).
+        contrast: largest relative change of contrast and, in units of 255, of brightness.
+        bias: largest relative strength of a smooth multiplicative field (MR's bias field).
+        noise: largest standard deviation of Gaussian noise, in units of 255.
+        blur: probability of a 3 x 3 blur.
+        intensity: probability of each of the grey-value changes.
+    """
+
+    rotation: float = 180.0
+    scale: Sequence[float] = (0.75, 1.4)
+    shear: float = 0.1
+    shift: float = 0.08
+    flip: float = 0.5
+    gamma: Sequence[float] = (0.6, 1.6)
+    contrast: float = 0.25
+    bias: float = 0.4
+    noise: float = 0.06
+    blur: float = 0.15
+    intensity: float = 0.5
+
+    def __call__(
+        self, image: Tensor, label: Tensor, valid: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Augment a batch.
+
+        Args:
+            image: [B, C, S, S] in [0, 255].
+            label: [B, 1, S, S] integer values (nearest neighbour is used).
+            valid: [B, 1, S, S], 1 where there is image.
+            generator: source of randomness, on the CPU.
+
+        Returns:
+            The three, with the same shapes; outside the image everything is 0.
+        """
+        grid = self._grid(image, generator)
+        image = F.grid_sample(image, grid, mode="bilinear", align_corners=False)
+        exact = torch.cat([label.float(), valid.float()], dim=1)
+        label, valid = F.grid_sample(exact, grid, mode="nearest", align_corners=False).split(1, dim=1)
+        return self._intensities(image / 255, generator).mul(255) * valid, label, valid
+
+    def _grid(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        count = len(image)
+        angle = _uniform(count, -1, 1, generator) * math.radians(self.rotation)
+        size = torch.exp(_uniform(count, math.log(self.scale[0]), math.log(self.scale[1]), generator))
+        shear = _uniform(count, -self.shear, self.shear, generator)
+        mirror = 1 - 2 * (torch.rand(count, generator=generator) < self.flip).float()
+        cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
+        shift = _uniform(2 * count, -2 * self.shift, 2 * self.shift, generator).view(count, 2)
+        rows = torch.stack(
+            [mirror * cos, -sin + shear * cos, shift[:, 0], mirror * sin, cos + shear * sin, shift[:, 1]]
+        )
+        theta = rows.T.reshape(count, 2, 3).to(image)
+        return F.affine_grid(theta, list(image.shape), align_corners=False)
+
+    def _intensities(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        count, device = len(image), image.device
+
+        def chosen() -> Tensor:
+            return (torch.rand(count, generator=generator) < self.intensity).float()
+
+        log_gamma = _uniform(count, math.log(self.gamma[0]), math.log(self.gamma[1]), generator) * chosen()
+        image = image.clamp(0, 1).pow(torch.exp(log_gamma).view(-1, 1, 1, 1).to(device))
+        scale = 1 + _uniform(count, -self.contrast, self.contrast, generator) * chosen()
+        offset = _uniform(count, -self.contrast, self.contrast, generator) * chosen() / 2
+        image = (image - 0.5) * scale.view(-1, 1, 1, 1).to(device) + 0.5 + offset.view(-1, 1, 1, 1).to(device)
+        field = torch.rand(count, 1, 4, 4, generator=generator) * 2 - 1
+        field = 1 + self.bias * chosen().view(-1, 1, 1, 1) * field
+        image = image * F.interpolate(field.to(device), image.shape[-2:], mode="bilinear", align_corners=True)
+        blurred = torch.rand(count, generator=generator) < self.blur
+        if bool(blurred.any()):
+            image[blurred] = F.avg_pool2d(image[blurred], 3, stride=1, padding=1, count_include_pad=False)
+        strength = _uniform(count, 0, self.noise, generator) * chosen()
+        noise = torch.randn(image.shape[0], 1, *image.shape[2:], generator=generator).to(device)
+        return (image + strength.view(-1, 1, 1, 1).to(device) * noise).clamp(0, 1)
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator)

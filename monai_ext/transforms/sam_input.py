@@ -1,0 +1,354 @@
+"""From the grid of a file to the frame the promptable network sees, and back.
+
+A volume ``[C, X, Y, Z]`` in any stored orientation, or a frame ``[C, W, H]``, becomes ``[C, H, W, D]``: D
+upright slices of H x W pixels that are square in mm, the longer side ``image_size`` pixels long. Three
+patient frames are possible, named after the axis closest to the slice normal (:data:`DISPLAY_DIRECTIONS`).
+They have one handedness, and a stack whose normal lies between right and back, as the heart's short axis
+does, looks the same whether it counts as sagittal or as coronal. Pixel grids are aligned by their field of
+view (the outer edges of the corner pixels coincide, ``align_corners=False``), never by the centres of the
+corner pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
+from monai.transforms import InvertibleTransform, MapTransform
+from monai.utils import TraceKeys, ensure_tuple_rep
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from monai_ext.errors import UserError
+
+DISPLAY_DIRECTIONS = {"S": "PLS", "A": "ILP", "R": "IPR"}
+"""Slice axis -> patient directions in which H, W and D grow, as a radiologist looks at the picture.
+
+Axial ("S"): anterior on top, patient right on the left, slices from the feet upwards. Coronal ("A"): head on
+top, patient right on the left, slices from front to back. Sagittal ("R"): head on top, the patient looks to
+the left, slices from patient left to right.
+"""
+
+SAME_SPACING = 0.01
+"""Relative difference below which two spacings count as one when the slice axis is looked for."""
+
+_DIRECTION = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a stored grid is turned, without any resampling, into upright slices ``[H, W, D]``.
+
+    Args:
+        order: the stored axes that become H, W and D.
+        flips: whether H, W and D run against their stored axis.
+        slice_axis: "R", "A" or "S", the patient axis closest to the slice normal; "" for a frame.
+    """
+
+    order: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    slice_axis: str
+
+    @property
+    def directions(self) -> str:
+        """Letters of the patient directions in which H, W and D grow; "" for a frame."""
+        return DISPLAY_DIRECTIONS.get(self.slice_axis, "")
+
+    def to_stored_index(self, stored_shape: Sequence[int]) -> np.ndarray:
+        """Matrix 4x4: index [h, w, d, 1] -> stored index [x, y, z, 1] of a grid of this shape."""
+        matrix = np.zeros((4, 4))
+        matrix[3, 3] = 1
+        for display_axis, (stored_axis, flip) in enumerate(zip(self.order, self.flips, strict=True)):
+            matrix[stored_axis, display_axis] = -1 if flip else 1
+            matrix[stored_axis, 3] = stored_shape[stored_axis] - 1 if flip else 0
+        return matrix
+
+
+FRAME_LAYOUT = Layout(order=(1, 0, 2), flips=(False, False, False), slice_axis="")
+"""A frame stored as [W, H, 1]: only W and H change places."""
+
+
+def choose_slice_axis(spacing: Sequence[float], shape: Sequence[int]) -> str:
+    """Choose the patient axis along which a volume is cut into slices.
+
+    An axis of a single voxel is the slice axis; otherwise the one with the largest spacing. Of several that
+    are within :data:`SAME_SPACING` of the largest it is the last in the order R, A, S: an isotropic volume is
+    cut axially.
+
+    Args:
+        spacing: mm along R, A and S.
+        shape: voxels along R, A and S.
+    """
+    candidates = [axis for axis in range(3) if shape[axis] == 1] or [0, 1, 2]
+    largest = max(spacing[axis] for axis in candidates)
+    return "RAS"[max(axis for axis in candidates if spacing[axis] >= (1 - SAME_SPACING) * largest)]
+
+
+def find_layout(shape: Sequence[int], affine: np.ndarray, slice_axis: str | None = None) -> Layout:
+    """Find the upright layout of a volume: closest canonical orientation, slices cut along one axis.
+
+    Args:
+        shape: stored shape (X, Y, Z).
+        affine: 4x4, stored index -> RAS mm.
+        slice_axis: "R", "A" or "S" to force it, None for :func:`choose_slice_axis`.
+
+    Raises:
+        UserError: the affine is not finite or flattens an axis.
+    """
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise UserError("the affine is singular or not finite; repair the image header (sform/qform)")
+    orientation = nib.orientations.io_orientation(affine)
+    stored_axis = {int(patient_axis): axis for axis, (patient_axis, _) in enumerate(orientation)}
+    order_ras = [stored_axis[patient_axis] for patient_axis in range(3)]
+    if slice_axis is None:
+        spacing = nib.affines.voxel_sizes(affine)
+        slice_axis = choose_slice_axis([spacing[a] for a in order_ras], [shape[a] for a in order_ras])
+    wanted = [_DIRECTION[letter] for letter in DISPLAY_DIRECTIONS[slice_axis]]
+    order = [stored_axis[patient_axis] for patient_axis, _ in wanted]
+    flips = [bool(orientation[stored_axis[patient_axis], 1] != sign) for patient_axis, sign in wanted]
+    return Layout((order[0], order[1], order[2]), (flips[0], flips[1], flips[2]), slice_axis)
+
+
+def to_display(array: np.ndarray, affine: np.ndarray | None, slice_axis: str | None = None) -> np.ndarray:
+    """Turn a stored array upright without resampling: the slices of :class:`SamInputd` on the stored grid.
+
+    Args:
+        array: volume [X, Y, Z] or frame [W, H].
+        affine: 4x4, stored index -> RAS mm; not used for a frame.
+        slice_axis: as in :func:`find_layout`.
+
+    Returns:
+        View [H, W, D] of ``array``, D = 1 for a frame.
+    """
+    if array.ndim == 2:
+        return array.T[:, :, None]
+    if affine is None:
+        raise ValueError("a volume needs its affine")
+    layout = find_layout(array.shape, affine, slice_axis)
+    return np.flip(array.transpose(layout.order), tuple(axis for axis in range(3) if layout.flips[axis]))
+
+
+def display_spacing(
+    shape: Sequence[int], affine: np.ndarray | None, slice_axis: str | None = None
+) -> np.ndarray:
+    """Spacing [3] of :func:`to_display`'s H, W and D in mm; ones (pixels) for a frame's shape (W, H)."""
+    if len(shape) == 2 or affine is None:
+        return np.ones(3)
+    return nib.affines.voxel_sizes(affine)[list(find_layout(shape, affine, slice_axis).order)]
+
+
+def slice_positions(image: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Where the slices of an input-frame image lie in scanner coordinates.
+
+    Args:
+        image: [C, H, W, D] as :class:`SamInputd` leaves it (its affine: [h, w, d] -> RAS mm).
+
+    Returns:
+        Centres [D, 3] of the slices in RAS mm and their common unit normal [3], which points to the next
+        slice. For a frame the unit is the frame's own pixel.
+    """
+    affine = np.asarray(image.affine, dtype=np.float64).reshape(4, 4)
+    height, width, depth = image.shape[-3:]
+    index = np.stack(
+        [np.full(depth, (height - 1) / 2), np.full(depth, (width - 1) / 2), np.arange(depth), np.ones(depth)]
+    )
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    normal *= np.sign(normal @ affine[:3, 2]) / np.linalg.norm(normal)
+    return (affine @ index)[:3].T, normal
+
+
+def plane_size(image: MetaTensor) -> tuple[int, int]:
+    """Return (h0, w0), the pixels of a slice before :class:`SamInputd` resampled it."""
+    height, width = image.meta["plane_size"]
+    return int(height), int(width)
+
+
+def input_plane_size(size: Sequence[int], spacing: Sequence[float], image_size: int) -> tuple[int, int]:
+    """Return the (H, W) of square pixels that cover a plane, the longer side ``image_size`` pixels long.
+
+    Args:
+        size: pixels (h0, w0) of the plane as stored.
+        spacing: mm (or any one unit) a pixel along h and w.
+        image_size: pixels of the longer side.
+    """
+    extent = [size[0] * spacing[0], size[1] * spacing[1]]
+    pixel = max(extent) / image_size
+    height, width = (max(1, int(side / pixel + 0.5)) for side in extent)
+    return height, width
+
+
+def resize_planes(image: Tensor, size: tuple[int, int], mode: str, antialias: bool) -> Tensor:
+    """Resample every plane of ``image`` [C, H, W, D] to ``size``, grids aligned by field of view.
+
+    Args:
+        mode: "bilinear" (float32 result) or "nearest" (the value of the pixel whose area holds the new
+            centre; any dtype, kept).
+        antialias: widen the bilinear kernel where pixels get larger.
+    """
+    if tuple(image.shape[1:3]) == size:
+        return image.float() if mode == "bilinear" else image
+    if mode == "nearest":
+        for axis, new in enumerate(size, start=1):
+            old = image.shape[axis]
+            source = (2 * torch.arange(new, device=image.device) + 1) * old // (2 * new)
+            image = image.index_select(axis, source)
+        return image
+    slices = image.permute(3, 0, 1, 2).float()
+    resized = interpolate(slices, size, mode="bilinear", align_corners=False, antialias=antialias)
+    return resized.permute(1, 2, 3, 0)
+
+
+def _scale_index(old: Sequence[int], new: Sequence[int]) -> np.ndarray:
+    """Matrix 4x4 that takes an index on the resampled planes to the index before, by field of view."""
+    matrix = np.eye(4)
+    for axis in range(2):
+        step = old[axis] / new[axis]
+        matrix[axis, axis] = step
+        matrix[axis, 3] = 0.5 * step - 0.5
+    return matrix
+
+
+class SamInputd(MapTransform, InvertibleTransform):
+    """Bring images (and labels) to the input frame ``[C, H, W, D]`` of the promptable network; invertible.
+
+    Volumes are turned to the closest canonical orientation and cut into upright slices (:func:`find_layout`),
+    so that the same anatomy stored in two orientations gives the same array; the planes are then resampled to
+    pixels that are square in mm (bilinear, with antialiasing where pixels get larger), the longer side
+    ``image_size``. Frames have square pixels. Nothing is padded: the network pads.
+
+    Physical positions are maintained: ``affine`` of the result takes [h, w, d] to RAS mm. ``meta`` also gets
+    ``plane_size`` = (h0, w0), the pixels of a slice before resampling, and ``slice_axis`` ("R", "A", "S"; ""
+    for a frame).
+
+    The inverse, through :class:`monai.transforms.Invertd`, takes any channel count: logits [L, H, W, D] are
+    sampled at the stored pixel centres (bilinear without antialiasing, as segment_anything's
+    ``postprocess_masks`` does; nearest for mode "nearest" or ``nearest_interp=True``) and turned back to [L,
+    X, Y, Z] or [L, W, H], so that a mask thresholded afterwards lies on the grid of the file. ``Invertd``
+    needs the prediction as a MetaTensor.
+
+    Args:
+        keys: items to transform, each [C, X, Y, Z] or [C, W, H] with its affine in RAS mm.
+        image_size: pixels of the longer side of a slice.
+        mode: "bilinear" for images (float32 result) or "nearest" for labels (dtype kept), one for all or one
+            a key.
+        slice_axis: "R", "A" or "S" to cut slices orthogonal to it; None: :func:`choose_slice_axis`.
+        allow_missing_keys: do not raise for a key that is absent.
+
+    Raises:
+        UserError: an unknown option; an image with a broken affine (names the file).
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_size: int,
+        mode: str | Sequence[str] = "bilinear",
+        slice_axis: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_size = int(image_size)
+        self.mode = ensure_tuple_rep(mode, len(self.keys))
+        self.slice_axis = slice_axis
+        if self.image_size < 1:
+            raise UserError(f"image_size is {image_size}; give the pixels of the longer side, 1 or more")
+        if unknown := set(self.mode) - {"bilinear", "nearest"}:
+            raise UserError(
+                f"SamInputd mode {sorted(unknown)[0]!r} is unknown; choose 'bilinear' or 'nearest'"
+            )
+        if slice_axis is not None and slice_axis not in DISPLAY_DIRECTIONS:
+            raise UserError(f"slice_axis {slice_axis!r} is unknown; choose 'R', 'A', 'S' or null")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key, mode in self.key_iterator(d, self.mode):
+            d[key] = self._to_input_frame(d[key], mode)
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self._to_stored_grid(d[key])
+        return d
+
+    def _to_input_frame(self, image: Tensor, mode: str) -> MetaTensor:
+        image = image if isinstance(image, MetaTensor) else MetaTensor(image)
+        if image.ndim not in (3, 4):
+            raise UserError(
+                f"{_file(image)}: expected [C, X, Y, Z] or [C, W, H], got shape {tuple(image.shape)}"
+            )
+        stored_affine = image.affine.numpy()
+        affine = to_affine_nd(3, stored_affine)
+        is_frame = image.ndim == 3
+        volume = image.as_tensor()[..., None] if is_frame else image.as_tensor()
+        shape = tuple(volume.shape[1:])
+        layout = FRAME_LAYOUT if is_frame else self._volume_layout(image, affine)
+
+        upright = volume.permute(0, *(axis + 1 for axis in layout.order))
+        upright = upright.flip([axis + 1 for axis in range(3) if layout.flips[axis]])
+        old_size = (upright.shape[1], upright.shape[2])
+        spacing = np.ones(3) if is_frame else nib.affines.voxel_sizes(affine)[list(layout.order)]
+        new_size = input_plane_size(old_size, spacing[:2].tolist(), self.image_size)
+        planes = resize_planes(upright, new_size, mode, antialias=True)
+
+        out = MetaTensor(
+            planes, meta=deepcopy(image.meta), applied_operations=deepcopy(image.applied_operations)
+        )
+        out.affine = torch.as_tensor(
+            affine @ layout.to_stored_index(shape) @ _scale_index(old_size, new_size)
+        )
+        out.meta["plane_size"] = old_size
+        out.meta["slice_axis"] = layout.slice_axis
+        return self.push_transform(
+            out,
+            orig_size=tuple(image.shape[1:]),
+            extra_info={
+                "mode": mode,
+                "order": layout.order,
+                "flips": tuple(int(flip) for flip in layout.flips),
+                "plane_size": old_size,
+                "is_frame": int(is_frame),
+                "stored_affine": torch.as_tensor(stored_affine.copy()),
+            },
+        )
+
+    def _volume_layout(self, image: MetaTensor, affine: np.ndarray) -> Layout:
+        try:
+            return find_layout(image.shape[1:], affine, self.slice_axis)
+        except UserError as error:
+            raise UserError(f"{_file(image)}: {error}") from None
+
+    def _to_stored_grid(self, image: MetaTensor) -> MetaTensor:
+        applied = self.pop_transform(image)[TraceKeys.EXTRA_INFO]
+        order = [int(axis) for axis in applied["order"]]
+        flips = [axis + 1 for axis in range(3) if int(applied["flips"][axis])]
+        height, width = (int(side) for side in applied["plane_size"])
+        upright = resize_planes(image.as_tensor(), (height, width), applied["mode"], antialias=False)
+        volume = upright.flip(flips).permute(0, *(order.index(axis) + 1 for axis in range(3)))
+        if int(applied["is_frame"]):
+            volume = volume[..., 0]
+
+        meta = {
+            name: value
+            for name, value in image.meta.items()
+            if name not in ("affine", "plane_size", "slice_axis")
+        }
+        out = MetaTensor(
+            volume.contiguous(),
+            affine=torch.as_tensor(applied["stored_affine"]),
+            meta=deepcopy(meta),
+            applied_operations=image.applied_operations,
+        )
+        return out
+
+
+def _file(image: MetaTensor) -> str:
+    return str(image.meta.get("filename_or_obj", "image"))

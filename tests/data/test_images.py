@@ -1,0 +1,481 @@
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from PIL import Image
+
+from monai_ext.data.images import (
+    CaseReader,
+    atomic_path,
+    ensure_writable_folder,
+    is_frame,
+    read_geometry,
+    read_image,
+    read_label,
+    write_mask,
+)
+from monai_ext.errors import UserError, find_user_error
+
+
+def oblique_affine() -> np.ndarray:
+    """A rotation about two axes, anisotropic spacing, first axis flipped."""
+    c, s = np.cos(0.3), np.sin(0.3)
+    about_x = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    about_z = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = about_z @ about_x @ np.diag([-1.2, 1.3, 8.0])
+    affine[:3, 3] = 13.7, -40.25, 99.1
+    return affine
+
+
+def counting(shape: tuple[int, ...]) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+
+
+def save_volume(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    nib.save(nib.Nifti1Image(data, oblique_affine() if affine is None else affine), path)
+    return path
+
+
+def save_header(path: Path, header: nib.Nifti1Header, data: bytes = b"") -> Path:
+    """Write a header as it stands, which nibabel's own saving would repair."""
+    header["vox_offset"] = header.single_vox_offset
+    raw = header.binaryblock.ljust(header.single_vox_offset, b"\0") + data
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return path
+
+
+# Volumes
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "with space é.nii.gz", "new\nline.nii", "V.NII.GZ"])
+def test_volume_keeps_voxel_order_and_affine(tmp_path: Path, name: str) -> None:
+    path = save_volume(tmp_path / name, counting((2, 3, 4)))
+    geometry = read_geometry(path)
+    np.testing.assert_array_equal(read_image(path), counting((2, 3, 4)))
+    np.testing.assert_array_equal(read_label(path), counting((2, 3, 4)))
+    assert (geometry.shape, geometry.is_frame) == ((2, 3, 4), False)
+    np.testing.assert_allclose(geometry.affine, oblique_affine(), atol=1e-5)
+    np.testing.assert_allclose(geometry.spacing, (1.2, 1.3, 8.0), rtol=1e-6)
+
+
+def test_image_is_scaled_and_label_values_are_whole(tmp_path: Path) -> None:
+    scaled = nib.Nifti1Image(np.arange(8, dtype=np.float64).reshape(2, 2, 2) * 3 - 5, np.eye(4))
+    scaled.set_data_dtype(np.uint8)
+    nib.save(scaled, tmp_path / "scaled.nii")
+    assert nib.load(tmp_path / "scaled.nii").dataobj.slope != 1
+    np.testing.assert_allclose(read_image(tmp_path / "scaled.nii"), scaled.get_fdata(), atol=0.1)
+    assert read_image(tmp_path / "scaled.nii").dtype == np.float32
+    whole = save_volume(tmp_path / "whole.nii", np.full((2, 2, 2), 3.0, np.float32))
+    assert read_label(whole).dtype == np.int32
+    half = save_volume(tmp_path / "half.nii", np.full((2, 2, 2), 0.5, np.float32))
+    with pytest.raises(UserError, match=r"half\.nii: label values must be whole numbers, found 0\.5"):
+        read_label(half)
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"), [((4, 3), (4, 3, 1)), ((4, 3, 2, 1), (4, 3, 2)), ((4, 3, 1), (4, 3, 1))]
+)
+def test_axes_of_length_one(tmp_path: Path, stored: tuple[int, ...], read: tuple[int, ...]) -> None:
+    path = save_volume(tmp_path / "v.nii.gz", counting(stored))
+    assert read_geometry(path).shape == read_image(path).shape == read_label(path).shape == read
+    write_mask(tmp_path / "m.nii.gz", read_label(path), like=path)
+    assert nib.load(tmp_path / "m.nii.gz").shape == stored
+
+
+def test_four_axes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"v\.nii: has 4 axes \(4 x 3 x 2 x 5\)"):
+        read_geometry(save_volume(tmp_path / "v.nii", counting((4, 3, 2, 5))))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    data = np.zeros((4, 4, 4), np.float32)
+    data[1, 2, 3] = value
+    path = save_volume(tmp_path / "v.nii", data)
+    with pytest.raises(UserError, match="1 of 64 values are NaN or Inf"):
+        read_image(path)
+    with pytest.raises(UserError, match="whole numbers"):
+        read_label(path)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, -300, -5])
+def test_truncated_gzip_is_refused(tmp_path: Path, keep: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 1000, (10, 10, 10), dtype=np.int16)
+    path = save_volume(tmp_path / "v.nii.gz", noise)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"v\.nii\.gz: .*(truncated|no NIfTI)") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_volume_is_refused(tmp_path: Path) -> None:
+    path = save_volume(tmp_path / "v.nii", counting((10, 10, 10)))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"v\.nii: truncated"):
+        read_geometry(path)
+
+
+def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
+    path = save_volume(tmp_path / "v.nii.gz", np.random.default_rng(0).normal(size=(10, 10, 10)))
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # in the checksum
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"v\.nii\.gz: not a sound gzip file"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_damaged_header_is_read_or_refused(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    path = save_volume(tmp_path / "v.nii", counting((4, 3, 2)))
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(200):
+        damaged = whole.copy()
+        damaged[rng.integers(0, 352, 4)] = rng.integers(0, 256, 4)
+        path.write_bytes(damaged.tobytes())
+        with suppress(UserError):
+            assert read_image(path).shape == read_geometry(path).shape
+
+
+def test_what_is_no_nifti_is_refused(tmp_path: Path) -> None:
+    plain = save_volume(tmp_path / "v.nii", counting((2, 2, 2)))
+    plain.rename(tmp_path / "v.nii.gz")
+    with pytest.raises(UserError, match="not a sound gzip file"):
+        read_geometry(tmp_path / "v.nii.gz")
+    (tmp_path / "text.nii").write_text("no image " * 100)
+    with pytest.raises(UserError, match="no NIfTI file"):
+        read_geometry(tmp_path / "text.nii")
+    with pytest.raises(UserError, match="there is no such file"):
+        read_image(tmp_path / "missing.nii.gz")
+    with pytest.raises(UserError, match=r"cannot be read; convert it to one of \.nii, \.nii\.gz, \.png"):
+        read_image(tmp_path / "slice.dcm")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_absurd_size_is_refused_before_allocation(tmp_path: Path, suffix: str) -> None:
+    header = nib.Nifti2Header()
+    header.set_data_shape((100_000,) * 3)
+    with pytest.raises(UserError, match="claims 100000 x 100000 x 100000 voxels"):
+        read_image(save_header(tmp_path / f"huge{suffix}", header))
+    header.set_data_shape((1000,) * 3)
+    with pytest.raises(UserError, match="truncated: the header claims 1000 x 1000 x 1000 voxels"):
+        read_image(save_header(tmp_path / f"large{suffix}", header))
+
+
+def test_spacing_of_zero_is_refused(tmp_path: Path) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_shape((2, 2, 2))
+    header.set_data_dtype(np.uint8)
+    header["pixdim"][3] = 0
+    with pytest.raises(UserError, match=r"spacing is 0 mm on an axis \(1 x 1 x 0\)"):
+        read_geometry(save_header(tmp_path / "v.nii", header, bytes(8)))
+
+
+def test_unusable_affine_is_refused(tmp_path: Path) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_shape((2, 2, 2))
+    header.set_data_dtype(np.uint8)
+    header["qform_code"], header["quatern_b"] = 1, 5
+    with pytest.raises(UserError, match="qform is not usable"):
+        read_geometry(save_header(tmp_path / "q.nii", header, bytes(8)))
+    header["sform_code"], header["srow_x"] = 1, np.nan
+    with pytest.raises(UserError, match="affine holds NaN"):
+        read_geometry(save_header(tmp_path / "s.nii", header, bytes(8)))
+
+
+def test_colour_volume_is_refused(tmp_path: Path) -> None:
+    rgb = np.zeros((2, 2, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    with pytest.raises(UserError, match="colours or complex"):
+        read_image(save_volume(tmp_path / "v.nii", rgb))
+
+
+# Frames
+
+
+def asymmetric_picture() -> np.ndarray:
+    """[H, W] = [3, 5], every pixel another value."""
+    return np.arange(15, dtype=np.uint8).reshape(3, 5)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".PNG"])
+def test_frame_is_transposed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"frame{suffix}"
+    Image.fromarray(asymmetric_picture()).save(path)
+    np.testing.assert_array_equal(read_image(path), asymmetric_picture().T)
+    np.testing.assert_array_equal(read_label(path), asymmetric_picture().T)
+    geometry = read_geometry(path)
+    assert (geometry.shape, geometry.affine, geometry.spacing, geometry.is_frame) == (
+        (5, 3),
+        None,
+        None,
+        True,
+    )
+
+
+def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
+    values = asymmetric_picture().astype(np.uint16) * 4000
+    Image.fromarray(values).save(tmp_path / "frame.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "frame.png"), values.T)
+
+
+def test_palette_gives_colours_to_images_and_indices_to_labels(tmp_path: Path) -> None:
+    picture = Image.fromarray(asymmetric_picture()).convert("P")
+    palette = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
+    picture.putpalette(palette.tobytes())
+    picture.save(tmp_path / "frame.png")
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "frame.png"), palette[asymmetric_picture()].swapaxes(0, 1)
+    )
+    np.testing.assert_array_equal(read_label(tmp_path / "frame.png"), asymmetric_picture().T)
+
+
+def test_transparency_is_shown_over_black(tmp_path: Path) -> None:
+    rgba = np.full((3, 5, 4), 200, np.uint8)
+    rgba[..., 3] = np.where(asymmetric_picture() < 5, 0, 255)
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    expected = np.where(asymmetric_picture() < 5, 0, 200).T
+    np.testing.assert_array_equal(read_image(tmp_path / "rgba.png"), np.stack([expected] * 3, -1))
+    Image.fromarray(rgba[..., 2:]).save(tmp_path / "la.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "la.png"), expected)
+    assert (read_label(tmp_path / "rgba.png") == 200).all()
+
+
+def test_label_may_be_grey_in_three_channels_but_not_colour(tmp_path: Path) -> None:
+    grey = np.stack([asymmetric_picture()] * 3, -1)
+    Image.fromarray(grey).save(tmp_path / "label.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "label.png"), asymmetric_picture().T)
+    grey[0, 0, 1] = 7
+    Image.fromarray(grey).save(tmp_path / "colour.png")
+    with pytest.raises(UserError, match=r"colour\.png: a label has one channel"):
+        read_label(tmp_path / "colour.png")
+
+
+def test_one_bit_picture(tmp_path: Path) -> None:
+    Image.fromarray(asymmetric_picture() > 7).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "mask.png"), (asymmetric_picture() > 7).T)
+    np.testing.assert_array_equal(read_image(tmp_path / "mask.png"), 255 * (asymmetric_picture() > 7).T)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.png", {}), ("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"})]
+)
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, -2), (6, -1), (8, -3)])
+def test_exif_orientation_is_applied_and_masks_fit_it(
+    tmp_path: Path, name: str, options: dict[str, str], orientation: int, turns: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(asymmetric_picture()).save(tmp_path / name, exif=exif, **options)
+    shown = np.rot90(asymmetric_picture(), turns)
+    image = read_image(tmp_path / name)
+    np.testing.assert_array_equal(image, shown.T)
+    assert read_geometry(tmp_path / name).shape == image.shape
+    write_mask(tmp_path / "mask.png", image.astype(int), like=tmp_path / name)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), shown)
+
+
+def test_unreadable_pictures_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50), dtype=np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    whole = (tmp_path / "a.png").read_bytes()
+    for name, content in {"cut.png": whole[:-500], "text.png": b"no picture", "empty.jpg": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name}: damaged or no picture"):
+            read_image(tmp_path / name)
+    with pytest.raises(UserError, match="there is no such file"):
+        read_label(tmp_path / "missing.png")
+    pages = [Image.fromarray(asymmetric_picture()) for _ in range(2)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match="several pictures"):
+        read_geometry(tmp_path / "pages.tif")
+
+
+def test_infinite_frame_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((3, 3), np.inf, np.float32)).save(tmp_path / "frame.tif")
+    with pytest.raises(UserError, match="9 of 9 values"):
+        read_image(tmp_path / "frame.tif")
+
+
+# Writing
+
+
+@pytest.mark.parametrize("codes", [(1, 4), (0, 2), (3, 0), (0, 0)])
+@pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])
+def test_mask_keeps_sform_qform_and_codes(tmp_path: Path, codes: tuple[int, int], image_class: type) -> None:
+    image = image_class(counting((4, 3, 2)), None)
+    image.header["descrip"] = b"name of the patient"
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_qform(oblique_affine(), 1)
+    image.set_sform(np.diag([2.0, -3, 4, 1]), 1)
+    image.header["qform_code"], image.header["sform_code"] = codes
+    nib.save(image, tmp_path / "image.nii.gz")
+    mask = (counting((4, 3, 2)) % 3).astype(np.int64)
+    write_mask(tmp_path / "mask.nii.gz", mask, like=tmp_path / "image.nii.gz")
+    source, written = nib.load(tmp_path / "image.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(written.affine, source.affine)
+    for field in ("qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_y", "pixdim", "xyzt_units"):
+        np.testing.assert_array_equal(written.header[field], source.header[field])
+    np.testing.assert_array_equal(np.asanyarray(written.dataobj), mask)
+    assert written.get_data_dtype() == np.uint8
+    assert bytes(written.header["descrip"]).strip(b"\0") == b""
+    np.testing.assert_array_equal(read_label(tmp_path / "mask.nii.gz"), mask)
+
+
+@pytest.mark.parametrize(
+    ("highest", "dtype"), [(1, np.uint8), (255, np.uint8), (256, np.uint16), (70000, np.uint32)]
+)
+def test_mask_takes_the_smallest_type(tmp_path: Path, highest: int, dtype: type) -> None:
+    image = save_volume(tmp_path / "image.nii", counting((2, 2, 2)))
+    write_mask(tmp_path / "mask.nii", np.full((2, 2, 2), highest), like=image)
+    assert nib.load(tmp_path / "mask.nii").get_data_dtype() == dtype
+    assert (read_label(tmp_path / "mask.nii") == highest).all()
+
+
+@pytest.mark.parametrize("factor", [1, 100])
+def test_mask_of_a_frame_has_its_orientation(tmp_path: Path, factor: int) -> None:
+    Image.fromarray(np.zeros((3, 5, 3), np.uint8)).save(tmp_path / "frame.png")
+    mask = asymmetric_picture().T.astype(np.int32) * factor
+    write_mask(tmp_path / "mask.png", mask, like=tmp_path / "frame.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), mask.T)
+    np.testing.assert_array_equal(read_label(tmp_path / "mask.png"), mask)
+
+
+def test_same_mask_gives_same_bytes(tmp_path: Path) -> None:
+    image = save_volume(tmp_path / "image.nii.gz", counting((4, 3, 2)))
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_mask(tmp_path / name, counting((4, 3, 2)), like=image)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_mask_that_does_not_belong_to_the_image(tmp_path: Path) -> None:
+    image = save_volume(tmp_path / "image.nii", counting((4, 3, 2)))
+    with pytest.raises(ValueError, match=r"shape \(3, 4, 2\)"):
+        write_mask(tmp_path / "m.nii", np.zeros((3, 4, 2), int), like=image)
+    with pytest.raises(ValueError, match="cannot be stored"):
+        write_mask(tmp_path / "m.png", np.zeros((4, 3, 2), int), like=image)
+    with pytest.raises(ValueError, match="whole numbers >= 0"):
+        write_mask(tmp_path / "m.nii", np.full((4, 3, 2), -1), like=image)
+    assert sorted(os.listdir(tmp_path)) == ["image.nii"]
+
+
+def write_half(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("stopped")
+
+
+def test_atomic_path_leaves_the_whole_file_or_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "mask.v1.nii.gz"
+    with atomic_path(path) as temporary:
+        assert (temporary.parent, temporary.suffixes) == (path.parent, path.suffixes)
+        temporary.write_text("old")
+        assert not path.exists()
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_half(path)
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["mask.v1.nii.gz"]
+
+
+def test_folder_that_takes_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write to .*file.out: .*; choose another --output_dir"):
+        ensure_writable_folder(tmp_path / "file" / "out")
+    with (
+        pytest.raises(UserError, match=r"cannot write .*mask\.nii: .*; choose another --output_dir"),
+        atomic_path(tmp_path / "file" / "mask.nii") as temporary,
+    ):
+        temporary.touch()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(UserError, match="no write permission; choose another --output_dir"):
+            ensure_writable_folder(folder)
+
+
+def test_permission_error_becomes_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(UserError, match="no write permission"), atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    with pytest.raises(UserError, match="no write permission"):
+        ensure_writable_folder(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_writable_folder_is_made_and_left_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = ensure_writable_folder("a/b")
+    assert folder == tmp_path / "a" / "b"
+    assert os.listdir(folder) == []
+
+
+# MONAI
+
+
+def load(path: Path, label: bool = False):
+    keys = ["image"]
+    steps = [LoadImaged(keys, reader=CaseReader(label=label)), EnsureChannelFirstd(keys)]
+    return Compose(steps)({"image": str(path)})["image"]
+
+
+def test_case_reader_volume(tmp_path: Path) -> None:
+    path = save_volume(tmp_path / "v.nii.gz", counting((2, 3, 4)))
+    image = load(path)
+    assert image.shape == (1, 2, 3, 4)
+    np.testing.assert_array_equal(image[0], read_image(path))
+    np.testing.assert_allclose(image.affine, oblique_affine(), atol=1e-5)
+    assert image.meta["filename_or_obj"] == str(path)
+    assert image.meta["is_frame"] is False
+    assert tuple(image.meta["spatial_shape"]) == (2, 3, 4)
+
+
+@pytest.mark.parametrize(("shape", "loaded"), [((3, 5, 3), (3, 5, 3)), ((3, 5), (1, 5, 3))])
+def test_case_reader_frame(tmp_path: Path, shape: tuple[int, ...], loaded: tuple[int, ...]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "frame.png")
+    image = load(tmp_path / "frame.png")
+    assert image.shape == loaded
+    np.testing.assert_array_equal(image, np.atleast_3d(picture).transpose(2, 1, 0))
+    np.testing.assert_array_equal(image.affine, np.eye(4))
+    assert image.meta["is_frame"] is True
+
+
+def test_case_reader_label_is_not_scaled_to_colours(tmp_path: Path) -> None:
+    Image.fromarray(asymmetric_picture()).convert("P").save(tmp_path / "label.png")
+    np.testing.assert_array_equal(load(tmp_path / "label.png", label=True)[0], asymmetric_picture().T)
+
+
+def test_case_reader_reads_nothing_but_what_it_knows(tmp_path: Path) -> None:
+    assert CaseReader().verify_suffix(["a.nii.gz", "b.PNG"])
+    assert not CaseReader().verify_suffix("a.dcm")
+    with pytest.raises(ValueError, match="one file at a time"):
+        CaseReader().get_data(["a.png", "b.png"])
+    assert is_frame("x.JPEG")
+    assert not is_frame("x.png.nii.gz")
+
+
+def test_user_error_survives_load_imaged(tmp_path: Path) -> None:
+    path = save_volume(tmp_path / "v.nii.gz", counting((10, 10, 10)))
+    path.write_bytes(path.read_bytes()[:200])
+    for broken in (path, tmp_path / "missing.png", save_volume(tmp_path / "4d.nii", counting((2, 2, 2, 2)))):
+        with pytest.raises(RuntimeError) as caught:
+            load(broken)
+        found = find_user_error(caught.value)
+        assert found is not None
+        assert broken.name in str(found)

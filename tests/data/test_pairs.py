@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from monai_ext.data.manifest import Case, DataList, load_datalist
+from monai_ext.data.pairs import collate_case, pair_with_reference, with_labels
+from monai_ext.errors import UserError
+
+
+def case(
+    name: str, visit: Any = None, patient: str | None = "P", annotated: bool = True, **keys: Any
+) -> Case:
+    label = f"{name}_label.nii.gz" if annotated else None
+    return Case(case=name, image=f"{name}.nii.gz", patient=patient, visit=visit, label=label, **keys)
+
+
+def datalist(*cases: Case) -> DataList:
+    return DataList(dataset="D", modality="MR", labels={"RV": 1}, cases=list(cases))
+
+
+def served(*cases: Case, reference_visit: Any = None) -> dict[str, list[str]]:
+    """Map each target to its references."""
+    pairs = pair_with_reference(datalist(*cases), reference_visit)
+    return {pair["case"]: pair["reference"] for pair in pairs}
+
+
+def test_earliest_annotated_visit_serves_each_later_one() -> None:
+    assert served(case("c", 2), case("a", 0, annotated=False), case("b", 1), case("d", 10)) == {
+        "c": ["b"],
+        "d": ["b"],
+    }
+
+
+def test_dates_are_ordered_in_time_and_written_as_text() -> None:
+    cases = case("b", "2023-10-01"), case("a", "2023-09-30")
+    assert served(*cases) == {"b": ["a"]}
+    assert pair_with_reference(datalist(*cases))[0]["visit"] == "2023-10-01"
+
+
+def test_digit_strings_are_numbers() -> None:
+    assert served(case("a", "10"), case("b", "9")) == {"a": ["b"]}
+
+
+def test_patients_do_not_serve_each_other() -> None:
+    cases = [case(f"{p}{v}", v, patient=p) for v in (1, 0) for p in "QP"]
+    assert served(*cases) == {"Q1": ["Q0"], "P1": ["P0"]}
+
+
+def test_patient_with_one_case_is_left_out() -> None:
+    assert served(case("a", 0), case("b", 1), case("alone", None, patient="Q")) == {"b": ["a"]}
+
+
+def test_annotated_images_of_one_visit_serve_together() -> None:
+    assert served(case("a1", 0), case("a2", 0), case("b", 1)) == {"b": ["a1", "a2"]}
+
+
+@pytest.mark.parametrize(
+    ("visit", "expected"),
+    [
+        (1, {"c": ["b"], "d": ["b"]}),
+        ("1", {"c": ["b"], "d": ["b"]}),
+        ([0, 2], {"d": ["a", "c"]}),
+        ([2, 0, 2], {"d": ["c", "a"]}),
+    ],
+)
+def test_reference_visit_names_another(visit: Any, expected: dict[str, list[str]]) -> None:
+    assert served(case("a", 0), case("b", 1), case("c", 2), case("d", 3), reference_visit=visit) == expected
+
+
+def test_reference_visit_may_be_a_date() -> None:
+    cases = case("a", "2023-01-01"), case("b", "2023-02-01"), case("c", "2023-03-01")
+    assert served(*cases, reference_visit="2023-02-01") == {"c": ["b"]}
+
+
+def test_pair_holds_what_a_run_needs_and_nothing_of_the_targets_label() -> None:
+    target = case(
+        "b", 1, scribble="s.nii.gz", modality="CT", phase="ES", empty=None, **{"Label": "x", "SCRIBBLE": "y"}
+    )
+    assert pair_with_reference(datalist(case("a", 0), target)) == [
+        {
+            "case": "b",
+            "patient": "P",
+            "visit": 1,
+            "dataset": "D",
+            "modality": "CT",
+            "image": "b.nii.gz",
+            "reference": ["a"],
+            "reference_image": ["a.nii.gz"],
+            "reference_label": ["a_label.nii.gz"],
+            "phase": "ES",
+        }
+    ]
+
+
+def test_own_references_need_no_patient() -> None:
+    own = {"reference_image": ["x/r1.nii.gz", "x/r2.v1.png"], "reference_label": ["l1.nii.gz", "l2.png"]}
+    pair = pair_with_reference(datalist(case("t", patient=None, annotated=False, **own)))[0]
+    assert pair["reference"] == ["r1", "r2.v1"]
+    assert {key: pair[key] for key in own} == own
+    assert (pair["patient"], pair["visit"], pair["modality"]) == ("", "", "MR")
+
+
+def test_own_references_come_before_the_patients_visits() -> None:
+    own = {"reference_image": "r.png", "reference_label": "l.png"}
+    assert served(case("a", 0), case("b", 1), case("c", 2, **own)) == {"b": ["a"], "c": ["r"]}
+
+
+@pytest.mark.parametrize(
+    ("cases", "visit", "match"),
+    [
+        ([case("a", 0, patient=None)], None, "case 'a' has neither 'patient'"),
+        ([case("a"), case("b")], None, "patient 'P' has 2 cases, but case 'a' has no 'visit'"),
+        ([case("a", 0), case("b")], None, "case 'b' has no 'visit'"),
+        (
+            [case("a", 0, annotated=False), case("b", 1, annotated=False)],
+            None,
+            "patient 'P' has no case with a 'label'",
+        ),
+        ([case("a", 0)], None, "no patient has an image of a visit later than its reference"),
+        ([case("a", 0), case("b", 1)], 1, "no patient has an image of a visit later than its reference"),
+        ([case("a", 0), case("b", 1)], 2, "patient 'P' has no visit 2 .* its visits are: 0, 1"),
+        ([case("a", 0), case("b", 1), case("c", 1, "Q")], 0, "patient 'Q' has no visit 0"),
+        ([case("a", 0, annotated=False), case("b", 1)], 0, "case 'a' is the reference .* but has no 'label'"),
+        ([case("a", 0), case("b", 1)], "first", "reference_visit: 'first' is no visit; write a number"),
+    ],
+)
+def test_what_cannot_be_paired(cases: list[Case], visit: Any, match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        pair_with_reference(datalist(*cases), visit)
+
+
+def test_labels_come_back_for_metrics_alone() -> None:
+    cases = datalist(case("a", 0), case("b", 1))
+    pairs = pair_with_reference(cases)
+    assert [pair["label"] for pair in with_labels(pairs, cases)] == ["b_label.nii.gz"]
+    assert "label" not in pairs[0]
+    bare = datalist(case("a", 0), case("b", 1, annotated=False))
+    with pytest.raises(UserError, match="case 'b' has no 'label' to evaluate against"):
+        with_labels(pair_with_reference(bare), bare)
+
+
+def test_case_becomes_a_batch_of_one() -> None:
+    batch = collate_case([{"image": torch.zeros(1, 4, 3), "reference_image": ["a", "b"], "visit": 1}])
+    assert batch["image"].shape == (1, 1, 4, 3)
+    assert (batch["reference_image"], batch["visit"]) == ([["a", "b"]], [1])
+    with pytest.raises(ValueError, match="batch_size"):
+        collate_case([{}, {}])
+
+
+def test_acdc_pairs_end_diastole_with_end_systole(real_data: Path) -> None:
+    pairs = pair_with_reference(load_datalist(real_data / "ACDC.json", split="test"))
+    assert len(pairs) == 10
+    for pair in pairs:
+        assert pair["phase"] == "ES"
+        assert pair["reference"] == [f"{pair['patient']}_frame01"]
+
+
+def test_cvc_scores_thirteen_frames(real_data: Path) -> None:
+    pairs = pair_with_reference(load_datalist(real_data / "CVC_ClinicDB.json"), reference_visit=3)
+    assert [pair["visit"] for pair in pairs] == list(range(4, 17))

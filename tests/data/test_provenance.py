@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from monai_ext.data.provenance import (
+    TrainingData,
+    WeightRecord,
+    check_overlap,
+    read_record,
+    sha256_of,
+    verify_sha256,
+    write_record,
+)
+from monai_ext.errors import UserError
+
+RECORD = WeightRecord(
+    name="compact_acdc",
+    variant="compact",
+    datasets=[
+        TrainingData(dataset="ACDC", patients=["p1", "p2", "p3"], labels="dense", licence="CC BY-NC-SA 4.0"),
+        TrainingData(dataset="phantoms", labels="dense", licence="Apache-2.0"),
+    ],
+    command="make train",
+    licence="CC BY-NC-SA 4.0",
+    sha256="0" * 64,
+)
+
+
+def test_record_lies_beside_its_checkpoint(tmp_path: Path) -> None:
+    write_record(tmp_path / "model.v1.pt", RECORD)
+    assert read_record(tmp_path / "model.v1.pt") == RECORD
+    assert [path.name for path in tmp_path.iterdir()] == ["model.v1.json"]
+    assert read_record(tmp_path / "other.pt") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"name": 3}, "name: input should be a valid string"),
+        ({"licence": None}, "licence: "),
+        ({"trained": 1}, "trained: extra inputs"),
+        (
+            {"datasets": [{"dataset": "A", "labels": "some", "licence": ""}]},
+            "datasets.0.labels: input should be",
+        ),
+    ],
+)
+def test_record_that_is_not_usable(tmp_path: Path, change: dict[str, object], match: str) -> None:
+    (tmp_path / "model.json").write_text(json.dumps(RECORD.model_dump() | change))
+    with pytest.raises(UserError, match=rf"model\.json: {match}"):
+        read_record(tmp_path / "model.pt")
+
+
+def test_record_that_is_no_json(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_bytes(b"{\xff")
+    with pytest.raises(UserError, match=r"model\.json: the file: "):
+        read_record(tmp_path / "model.pt")
+
+
+def test_overlap_is_named_and_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"'compact_acdc' were trained on 2 of the acdc patients .*\(p1, p3\)"
+    ):
+        check_overlap(RECORD, "acdc", ["p9", "p3", "p1"])
+    assert check_overlap(RECORD, "ACDC", ["p9", "p3", "p1"], allow_overlap=True) == ["p1", "p3"]
+
+
+def test_no_overlap_with_other_patients_or_data_sets() -> None:
+    assert check_overlap(RECORD, "ACDC", ["p4"]) == []
+    assert check_overlap(RECORD, "MSCMR", ["p1"]) == []
+    assert check_overlap(None, "ACDC", ["p1"]) == []
+
+
+def test_sha256(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000  # more than one block
+    (tmp_path / "model.pt").write_bytes(content)
+    expected = hashlib.sha256(content).hexdigest()
+    assert sha256_of(tmp_path / "model.pt") == expected
+    verify_sha256(tmp_path / "model.pt", expected.upper())
+    with pytest.raises(UserError, match=rf"model\.pt: the sha256 is {expected}, not 00ff"):
+        verify_sha256(tmp_path / "model.pt", "00ff")
+    with pytest.raises(UserError, match=r"missing\.pt: cannot be read"):
+        verify_sha256(tmp_path / "missing.pt", expected)
