@@ -132,9 +132,7 @@ def check_affine(path: str, geometry: Geometry) -> None:
         return
     spacing = np.array(geometry.spacing)
     if (spacing <= 0).any():
-        raise UserError(
-            f"{path}: the affine gives a spacing of {_grid(spacing)} mm; correct the file's sform"
-        )
+        raise UserError(f"{path}: the affine gives a spacing of {_grid(spacing)} mm; correct the file's sform")
     directions = geometry.affine[:3, :3] / spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > TOLERANCE:
         raise UserError(
@@ -158,9 +156,7 @@ def check_same_grid(image: str, image_geometry: Geometry, label: str, label_geom
         )
 
 
-def check_same_kind(
-    image: str, image_geometry: Geometry, reference: str, reference_geometry: Geometry
-) -> None:
+def check_same_kind(image: str, image_geometry: Geometry, reference: str, reference_geometry: Geometry) -> None:
     """Check that a frame is served by a frame, and a volume by a volume.
 
     Raises:

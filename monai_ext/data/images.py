@@ -327,9 +327,7 @@ def _check_header(header: nib.Nifti1Header, path: PathLike) -> None:
     if any(length < 1 for length in shape) or len(shape) < 2:
         raise UserError(f"{path}: the header claims the shape {_times(shape)}; this is no image")
     if len(_spatial_shape(shape)) != 3:
-        raise UserError(
-            f"{path}: has {len(shape)} axes ({_times(shape)}), but a case is one 3-D volume; split it"
-        )
+        raise UserError(f"{path}: has {len(shape)} axes ({_times(shape)}), but a case is one 3-D volume; split it")
     if math.prod(shape) > MAX_VOXELS:
         raise UserError(f"{path}: the header claims {_times(shape)} voxels; it is damaged or too large")
     try:

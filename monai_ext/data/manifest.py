@@ -187,9 +187,7 @@ def _read_json(path: Path) -> object:
             raise UserError(f"{path}: a data list has at most {MAX_BYTES >> 20} MB; is this the right file?")
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: the data list is not UTF-8 (byte {error.start}); save it as UTF-8"
-        ) from error
+        raise UserError(f"{path}: the data list is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such data list; check --datalist") from error
     except OSError as error:
@@ -200,9 +198,7 @@ def _read_json(path: Path) -> object:
         raise UserError(f"{path}: the data list is nested too deep; a case is a plain object") from error
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise UserError(
-            f"{path}: the data list is not JSON ({error.msg}, {where}); correct it there"
-        ) from error
+        raise UserError(f"{path}: the data list is not JSON ({error.msg}, {where}); correct it there") from error
     except ValueError as error:
         raise UserError(f"{path}: the data list {error}; correct it") from error
     if _is_deeper_than(content, MAX_DEPTH):
@@ -278,9 +274,7 @@ def _check_ignore(datalist: DataList, path: Path) -> None:
         raise UserError(f"{path}: key 'ignore' is {datalist.ignore}; it must be above 0, which is background")
     for name, value in datalist.labels.items():
         if value == datalist.ignore:
-            raise UserError(
-                f"{path}: key 'ignore' is {value}, which is the value of {name!r}; use another value"
-            )
+            raise UserError(f"{path}: key 'ignore' is {value}, which is the value of {name!r}; use another value")
 
 
 def _check_names(cases: list[Case], path: Path) -> None:
@@ -313,9 +307,7 @@ def _check_one_group(cases: list[Case], key: str, path: Path) -> None:
 
 def _check_visits(cases: list[Case], path: Path) -> None:
     for patient, theirs in _by_patient(cases).items():
-        dates = {
-            isinstance(case.visit, datetime.date): case.case for case in theirs if case.visit is not None
-        }
+        dates = {isinstance(case.visit, datetime.date): case.case for case in theirs if case.visit is not None}
         if len(dates) > 1:
             raise UserError(
                 f"{path}: patient {patient!r} has a date as visit of case {dates[True]!r} and a number "

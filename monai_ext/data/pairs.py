@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from monai.data import MetaTensor
+from monai.data.utils import collate_meta_tensor_fn
 
 from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES
 from monai_ext.data.manifest import Case, DataList, Visit, parse_visit
@@ -140,9 +142,7 @@ def _annotated(patient: str, cases: Sequence[Case], visit: Visit) -> list[Case]:
     at_visit = [case for case in cases if case.visit == visit]
     if not at_visit:
         there = ", ".join(str(case.visit) for case in cases if case.visit is not None) or "none"
-        raise UserError(
-            f"patient {patient!r} has no visit {visit} to be the reference; its visits are: {there}"
-        )
+        raise UserError(f"patient {patient!r} has no visit {visit} to be the reference; its visits are: {there}")
     annotated = [case for case in at_visit if case.label is not None]
     if not annotated:
         raise UserError(
@@ -192,15 +192,23 @@ def _pair(case: Case, datalist: DataList, references: Pair) -> Pair:
 
 
 def collate_case(cases: Sequence[Pair]) -> dict[str, Any]:
-    """Make a batch of one case: tensors get a batch axis, everything else a list around it.
+    """Make a batch of one case that MONAI's ``decollate_batch`` takes apart again as it was.
 
-    MONAI's own collation would interleave lists of references.
+    Tensors get a batch axis; text and numbers become a list of one; a list (of references) becomes a list of such
+    lists, as MONAI's own collation has it. Other keys of a data list (nested dictionaries, nothing) are left out: no
+    step of a run needs them and they cannot be taken apart.
 
     Raises:
         ValueError: for more than one case; they may differ in size.
     """
     if len(cases) != 1:
         raise ValueError("cases are taken one by one: set batch_size to 1")
-    return {
-        key: value[None] if isinstance(value, torch.Tensor) else [value] for key, value in cases[0].items()
-    }
+    batch: dict[str, Any] = {}
+    for key, value in cases[0].items():
+        if isinstance(value, torch.Tensor):
+            batch[key] = collate_meta_tensor_fn([value]) if isinstance(value, MetaTensor) else value[None]
+        elif isinstance(value, str | int | float):
+            batch[key] = [value]
+        elif isinstance(value, list) and all(isinstance(one, str | int | float) for one in value):
+            batch[key] = [[one] for one in value]
+    return batch

@@ -45,9 +45,7 @@ def _spline_weights(size: int, cells: int) -> sparse.csr_array:
     pieces = (1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3
     weights = (np.stack(pieces, axis=1) / 6).astype(np.float32)
     columns = start[:, None] + np.arange(4)
-    return sparse.csr_array(
-        (weights.ravel(), columns.ravel(), 4 * np.arange(size + 1)), shape=(size, cells + 3)
-    )
+    return sparse.csr_array((weights.ravel(), columns.ravel(), 4 * np.arange(size + 1)), shape=(size, cells + 3))
 
 
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Floats:
@@ -944,9 +942,7 @@ def _write_picture(path: Path, array: NDArray[np.uint8]) -> None:
         Image.fromarray(array).save(temporary)
 
 
-def _write_list(
-    path: Path, dataset: str, modality: str, labels: dict[str, int], cases: list[dict[str, Any]]
-) -> Path:
+def _write_list(path: Path, dataset: str, modality: str, labels: dict[str, int], cases: list[dict[str, Any]]) -> Path:
     content = {"dataset": dataset, "modality": modality, "labels": labels, "cases": cases}
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

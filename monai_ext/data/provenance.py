@@ -74,9 +74,7 @@ def read_record(checkpoint: PathLike) -> WeightRecord | None:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(
-            f"{path}: {key}: {first['msg'].lower()}; correct the record of these weights"
-        ) from error
+        raise UserError(f"{path}: {key}: {first['msg'].lower()}; correct the record of these weights") from error
 
 
 def write_record(checkpoint: PathLike, record: WeightRecord) -> None:
@@ -134,13 +132,10 @@ def verify_sha256(path: PathLike, expected: str) -> None:
     try:
         actual = sha256_of(path)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); check the path of the weights"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path of the weights") from error
     if actual != expected.strip().lower():
         raise UserError(
-            f"{path}: the sha256 is {actual}, not {expected}; it is damaged or another file, "
-            "download it again"
+            f"{path}: the sha256 is {actual}, not {expected}; it is damaged or another file, download it again"
         )
 
 

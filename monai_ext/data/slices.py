@@ -140,7 +140,8 @@ class SliceDataset(Dataset):
 class MixedSampler(Sampler[int]):
     """Draws slices with replacement: the source by its share, then a slice of it uniformly.
 
-    The draws of an epoch depend on (seed, epoch) alone, so that a run can be resumed; call :meth:`set_epoch` before each epoch.
+    The draws of an epoch depend on (seed, epoch) alone, so that a run can be resumed: call
+    :meth:`set_epoch` before each epoch.
 
     Args:
         dataset: the slices.

@@ -60,6 +60,7 @@ class InteractiveIteration:
     Args:
         loss: of logits, predicted IoU and mask.
         iterations: length of the interactive loop; SAM has 11.
+        random_length: draw each batch's length of the loop from 1 to ``iterations``.
         first_prompt: weight of each kind of first prompt; the paper's code draws uniformly.
         first_points: most positive and most negative points of a first point prompt; SAM has one positive. The
             compact model is trained with several at once, for that is how P²SAM will prompt it.
@@ -69,6 +70,7 @@ class InteractiveIteration:
         auxiliary: dense loss on the embedding, or None.
         auxiliary_weight: its weight.
         auxiliary_sources: indices of the sources whose labels are the auxiliary loss's classes.
+        dense_first: iterations at the start that train the encoder by the auxiliary loss alone, which is cheap.
         dtype: precision of the encoder and decoder ("bfloat16"), or None.
         augment: augmentation of the batch, or None.
         clip: largest gradient norm, or None.
@@ -79,6 +81,7 @@ class InteractiveIteration:
         self,
         loss: PromptableLoss,
         iterations: int = 11,
+        random_length: bool = False,
         first_prompt: Mapping[str, float] | None = None,
         first_points: Sequence[int] = (1, 0),
         corrections: int = 1,
@@ -87,6 +90,7 @@ class InteractiveIteration:
         auxiliary: DenseClassLoss | None = None,
         auxiliary_weight: float = 1.0,
         auxiliary_sources: Sequence[int] = (0,),
+        dense_first: int = 0,
         dtype: str | None = None,
         augment: BatchAugment | None = None,
         clip: float | None = None,
@@ -95,11 +99,11 @@ class InteractiveIteration:
         weights = first_prompt if first_prompt is not None else dict.fromkeys(FIRST_PROMPTS, 1.0)
         if unknown := set(weights) - set(FIRST_PROMPTS):
             raise ValueError(f"unknown first prompts {sorted(unknown)}: choose among {', '.join(FIRST_PROMPTS)}")
-        self.loss, self.iterations, self.objects = loss, iterations, objects
+        self.loss, self.iterations, self.random_length, self.objects = loss, iterations, random_length, objects
         self.first_weights = torch.tensor([float(weights.get(kind, 0.0)) for kind in FIRST_PROMPTS])
         self.first_points, self.corrections, self.near_border = first_points, corrections, near_border
         self.auxiliary, self.auxiliary_weight = auxiliary, auxiliary_weight
-        self.auxiliary_sources = torch.tensor(auxiliary_sources)
+        self.auxiliary_sources, self.dense_first = torch.tensor(auxiliary_sources), dense_first
         self.dtype, self.augment, self.clip, self.seed = dtype, augment, clip, seed
 
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, float]:
@@ -117,10 +121,13 @@ class InteractiveIteration:
         trainer.optimizer.zero_grad(set_to_none=True)
         with autocast(device, self.dtype):
             features = network.encode(image).features
-        kind = FIRST_PROMPTS[int(torch.multinomial(self.first_weights, 1, generator=generator))]
-        owners, masks = draw_targets(labels, self.objects, kind == "none", generator)
-        total = self._interact(network, features, owners, masks, inside, kind, generator)
-        output = {"mask_loss": float(total.detach())}
+        output: dict[str, float] = {}
+        total = features.new_zeros(())
+        if engine.state.iteration > self.dense_first:
+            kind = FIRST_PROMPTS[int(torch.multinomial(self.first_weights, 1, generator=generator))]
+            owners, masks = draw_targets(labels, self.objects, kind == "none", generator)
+            total = self._interact(network, features, owners, masks, inside, kind, generator)
+            output["mask_loss"] = float(total.detach())
         if self.auxiliary is not None:
             known = torch.isin(torch.as_tensor(batch["source"]), self.auxiliary_sources).to(device)
             dense = self.auxiliary(features, labels, known)
@@ -147,10 +154,12 @@ class InteractiveIteration:
         shares, cells, inside = to_decoder_grid(masks, valid[owners], 4 * network.grid)
         pixels = masks.shape[-1] / cells.shape[-1]
         points, labels, boxes = self._first(cells, inside, kind, generator)
-        alone = self._mask_only(generator)
+        length = int(torch.randint(1, self.iterations + 1, (), generator=generator)) if self.random_length else None
+        length = length or self.iterations
+        alone = mask_only_steps(length, generator)
         previous: Tensor | None = None
         total = features.new_zeros(())
-        for step in range(self.iterations):
+        for step in range(length):
             given: tuple[Tensor, Tensor, Tensor | None] = (points[:, :0], labels[:, :0], None)
             if step not in alone:
                 boxed = None if boxes is None else (boxes + 0.5) * pixels - 0.5
@@ -160,11 +169,11 @@ class InteractiveIteration:
             logits = logits.float()
             total = total + self.loss(logits, quality.float(), shares[:, None])
             previous = logits.detach()
-            if step + 1 < self.iterations and step + 1 not in alone:
+            if step + 1 < length and step + 1 not in alone:
                 count = int(torch.randint(1, self.corrections + 1, (), generator=generator))
                 more = sample_correction(cells, previous[:, 0] > 0, count, generator)
                 points, labels = torch.cat([points, more[0]], dim=1), torch.cat([labels, more[1]], dim=1)
-        return total / self.iterations
+        return total / length
 
     def _first(
         self, masks: Tensor, valid: Tensor, kind: str, generator: torch.Generator
@@ -176,19 +185,21 @@ class InteractiveIteration:
         points, labels = sample_points(masks, valid, positives, negatives, generator, self.near_border)
         return points, labels, noisy_boxes(masks, generator) if kind == "box" else None
 
-    def _mask_only(self, generator: torch.Generator) -> set[int]:
-        """Iterations that see the previous mask alone: the last, and in loops of 5 or more one random other."""
-        if self.iterations < 3:
-            return set()
-        alone = {self.iterations - 1}
-        if self.iterations >= 5:
-            alone.add(int(torch.randint(1, self.iterations - 1, (), generator=generator)))
-        return alone
+
+def mask_only_steps(length: int, generator: torch.Generator) -> set[int]:
+    """Steps that see the previous mask alone (P²SAM, Appendix A): the last, and one random other of 5 or more.
+
+    Loops of one or two steps have none.
+    """
+    if length < 3:
+        return set()
+    steps = {length - 1}
+    if length >= 5:
+        steps.add(int(torch.randint(1, length - 1, (), generator=generator)))
+    return steps
 
 
-def draw_targets(
-    labels: Tensor, objects: int, union: bool, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def draw_targets(labels: Tensor, objects: int, union: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw the structures to segment from each image that holds any.
 
     Args:

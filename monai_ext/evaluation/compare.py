@@ -44,9 +44,7 @@ class Difference:
 COLUMNS = tuple(field.name for field in fields(Difference))
 
 
-def compare(
-    paths: Sequence[str | Path], metric: str = "dice", draws: int = DRAWS, seed: int = 0
-) -> list[Difference]:
+def compare(paths: Sequence[str | Path], metric: str = "dice", draws: int = DRAWS, seed: int = 0) -> list[Difference]:
     """Compare the first table with each of the others.
 
     Pairs in which a method has no value (status ``both_empty``) are left out; ``n`` counts the pairs that are
@@ -84,26 +82,20 @@ def format_differences(differences: Sequence[Difference]) -> str:
     for row in differences:
         numbers = [f"{value:.4f}" for value in (row.mean_first, row.mean_second)]
         interval = f"[{row.ci_low:+.4f}, {row.ci_high:+.4f}]"
-        lines.append(
-            [row.first, row.second, row.label, str(row.n), *numbers, f"{row.difference:+.4f}", interval]
-        )
+        lines.append([row.first, row.second, row.label, str(row.n), *numbers, f"{row.difference:+.4f}", interval])
     return layout(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m monai_ext.evaluation.compare", description=__doc__)
-    parser.add_argument(
-        "tables", nargs="+", metavar="metrics.csv", help="two or more; the first against the others"
-    )
+    parser.add_argument("tables", nargs="+", metavar="metrics.csv", help="two or more; the first against the others")
     parser.add_argument("--metric", default="dice", help="name in the column metric (default: dice)")
     parser.add_argument("--output_dir", help="folder to write comparison.csv to")
     options = parser.parse_args(arguments)
 
     differences = compare(options.tables, options.metric)
-    print(
-        f"{options.metric}, paired by case, first minus second; 95% CI: {DRAWS} bootstrap draws over patients"
-    )
+    print(f"{options.metric}, paired by case, first minus second; 95% CI: {DRAWS} bootstrap draws over patients")
     print(f"\n{format_differences(differences)}\n")
     warning = cohort_warning(len({row.cluster for row in read_rows(options.tables[0])}))
     if warning:
@@ -117,18 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _algorithm(path: str | Path, rows: Sequence[Row]) -> str:
     names = sorted({row.algorithm for row in rows})
     if len(names) != 1:
-        raise UserError(
-            f"{path}: rows of {len(names)} algorithms ({', '.join(names)}); give a table of one algorithm"
-        )
+        raise UserError(f"{path}: rows of {len(names)} algorithms ({', '.join(names)}); give a table of one algorithm")
     return names[0]
 
 
 def _values(path: str | Path, rows: Sequence[Row], metric: str) -> dict[Key, Row]:
     if not any(row.metric == metric for row in rows):
         known = ", ".join(dict.fromkeys(row.metric for row in rows)) or "nothing"
-        raise UserError(
-            f"{path}: no rows of the metric {metric}; choose --metric from what it holds ({known})"
-        )
+        raise UserError(f"{path}: no rows of the metric {metric}; choose --metric from what it holds ({known})")
     table: dict[Key, Row] = {}
     for row in rows:
         if row.metric != metric:
@@ -161,9 +149,7 @@ def _refuse_different_cases(
         )
         if keys - others
     ]
-    raise UserError(
-        f"the tables are not of the same cases ({'; '.join(told)}); evaluate both on the same data list"
-    )
+    raise UserError(f"the tables are not of the same cases ({'; '.join(told)}); evaluate both on the same data list")
 
 
 def _list_cases(only: Set[Key], others: Set[Key]) -> str:
@@ -200,9 +186,7 @@ def _against(
     groups = {label: [(cluster, a, b) for key, cluster, a, b in pairs if key[3] == label] for label in labels}
     if len(labels) > 1:
         groups[MACRO] = _mean_over_labels(pairs)
-    return [
-        _difference(group, metric, label, name, other_name, draws, seed) for label, group in groups.items()
-    ]
+    return [_difference(group, metric, label, name, other_name, draws, seed) for label, group in groups.items()]
 
 
 def _mean_over_labels(pairs: Sequence[tuple[Key, str, float, float]]) -> list[tuple[str, float, float]]:

@@ -52,9 +52,7 @@ def summarise(rows: Sequence[Row], draws: int = DRAWS, seed: int = 0) -> dict[st
     """
     tasks, algorithms = {row.task for row in rows}, {row.algorithm for row in rows}
     if len(tasks) != 1 or len(algorithms) != 1:
-        raise ValueError(
-            f"one task and one algorithm can be summarised, got {sorted(tasks)} and {sorted(algorithms)}"
-        )
+        raise ValueError(f"one task and one algorithm can be summarised, got {sorted(tasks)} and {sorted(algorithms)}")
     visits = _visits(rows)
     return {
         "task": tasks.pop(),
@@ -73,9 +71,7 @@ def summarise(rows: Sequence[Row], draws: int = DRAWS, seed: int = 0) -> dict[st
             "seed": seed,
         },
         **_levels(rows, draws, seed),
-        "visits": {
-            visit: _levels([row for row in rows if row.visit == visit], draws, seed) for visit in visits
-        },
+        "visits": {visit: _levels([row for row in rows if row.visit == visit], draws, seed) for visit in visits},
         "warnings": _warnings(rows),
     }
 
@@ -121,10 +117,7 @@ def format_table(rows: Sequence[Row], summary: dict[str, Any] | None = None) -> 
 def layout(lines: Sequence[Sequence[str]]) -> str:
     """Align rows of cells to columns; the first row is a header."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    rows = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([rows[0], "  ".join("-" * width for width in widths), *rows[1:]])
 
 

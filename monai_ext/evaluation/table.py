@@ -66,13 +66,9 @@ def read_rows(path: str | Path) -> list[Row]:
             header = tuple(next(reader, ()))
             lines = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path}: not a table of text ({error}); name the metrics.csv of an evaluation"
-        ) from error
+        raise UserError(f"{path}: not a table of text ({error}); name the metrics.csv of an evaluation") from error
     if header != COLUMNS:
-        raise UserError(
-            f"{path}: not a metrics.csv, whose columns are {','.join(COLUMNS)}; name another file"
-        )
+        raise UserError(f"{path}: not a metrics.csv, whose columns are {','.join(COLUMNS)}; name another file")
     return [_row(path, number, line) for number, line in enumerate(lines, start=2)]
 
 

@@ -39,7 +39,7 @@ class PromptReport(Protocol):
     """What an inferer tells of its prompts.
 
     ``rows`` holds dicts with ``case``, ``label``, ``slice`` (index along D) and ``points``, a list of [x, y,
-    label] in input-frame pixels, label 1 for a positive point and 0 for a negative one.
+    label] in input-frame pixels, label 1 for a positive point and 0 for a negative one; rows may lack them.
     """
 
     rows: list[dict[str, Any]]
@@ -153,9 +153,7 @@ class OverlayWriter:
         for row in self.report.rows if self.report else []:
             if row["case"] == case:
                 placed = points.setdefault(int(row["slice"]), [])
-                placed += [
-                    (row["label"], float(x), float(y), bool(sign)) for x, y, sign in row["points"] or []
-                ]
+                placed += [(row["label"], float(x), float(y), bool(sign)) for x, y, sign in row.get("points") or []]
         return points
 
 
@@ -241,9 +239,7 @@ def _draw_slice(axes: Axes, scene: Scene, index: int, window: tuple[float, float
     for number, mask in enumerate(scene.truths.values()):
         if mask[..., index].any():
             padded = np.pad(mask[..., index], 1)
-            rows, columns = (
-                (np.arange(n) - 0.5) * s for n, s in zip(padded.shape, scene.spacing, strict=True)
-            )
+            rows, columns = ((np.arange(n) - 0.5) * s for n, s in zip(padded.shape, scene.spacing, strict=True))
             halo = withStroke(linewidth=2.4, foreground="black", alpha=0.6)
             axes.contour(
                 columns, rows, padded, levels=[0.5], colors=[_colour(number)], linewidths=1.2
@@ -279,9 +275,7 @@ def _draw_points(axes: Axes, scene: Scene, index: int) -> None:
         )
 
 
-def _annotate(
-    axes: Axes, scene: Scene, index: int, window: tuple[float, float, float, float], first: bool
-) -> None:
+def _annotate(axes: Axes, scene: Scene, index: int, window: tuple[float, float, float, float], first: bool) -> None:
     text: dict[str, Any] = {
         "transform": axes.transAxes,
         "color": "white",
@@ -309,9 +303,7 @@ def _legend_handles(scene: Scene) -> list[Patch | Line2D]:
         handles.append(Line2D([], [], color="white", linewidth=1.4, label="line: true label"))
     if any(scene.points.values()):
         for marker, colour, name in (("*", POSITIVE, "positive point"), ("X", NEGATIVE, "negative point")):
-            handles.append(
-                Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=8, label=name)
-            )
+            handles.append(Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=8, label=name))
     return handles
 
 

@@ -67,7 +67,9 @@ class OracleClickInferer(FollowUpInferer):
     def __call__(self, inputs: Tensor, network: PromptableSam, *args: Any, oracle_label: Any = None, **extra: Any):  # type: ignore[no-untyped-def]
         """Segment one case; ``oracle_label`` is [1, 1, H, W, D] integer in the input frame."""
         if oracle_label is None:
-            raise UserError("the oracle click needs the target's label: overlay configs/oracle_click.yaml on evaluate.yaml.")
+            raise UserError(
+                "the oracle click needs the target's label: overlay configs/oracle_click.yaml on evaluate.yaml."
+            )
         return super().__call__(inputs, network, *args, oracle_label=oracle_label[0, 0], **extra)
 
     def segment_slice(
@@ -85,7 +87,9 @@ class OracleClickInferer(FollowUpInferer):
             click = torch.tensor([centre_click(mask)], dtype=torch.float32)
             logits, _ = network.decode(embeddings, [Prompt(click, torch.ones(1), None)])
             mask_logits = network.to_image(logits, embeddings.size)[0, 0]
-            results.append(SliceResult(mask_logits, "ok", {"n_pos": 1, "n_neg": 0, "points": [[*click[0].tolist(), 1.0]]}))
+            results.append(
+                SliceResult(mask_logits, "ok", {"n_pos": 1, "n_neg": 0, "points": [[*click[0].tolist(), 1.0]]})
+            )
         return results
 
 

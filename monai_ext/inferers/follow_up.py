@@ -19,6 +19,7 @@ from torch import Tensor
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import match_slices
 from monai_ext.networks.sam import PromptableSam
+from monai_ext.transforms.sam_input import plane_size
 
 BACKGROUND = -20.0
 """Logit of pixels for which no mask was decoded."""
@@ -132,20 +133,18 @@ class FollowUpInferer(Inferer):
             _first(modality),
         )
         oracle = _range(oracle_slices)
-        matches = [
-            match_slices(image, r.image, self.slice_match, r.held_slices(), oracle) for r in references
-        ]
+        matches = [match_slices(image, r.image, self.slice_match, r.held_slices(), oracle) for r in references]
         self.rows = []
         height, width, depth = image.shape[1:]
         logits = torch.full((len(self.labels), height, width, depth), BACKGROUND)
         for k in range(depth):
             matched = [MatchedSlice(r, m[k]) for r, m in zip(references, matches, strict=True) if m[k] is not None]  # type: ignore[arg-type]
-            target = TargetSlice(image[..., k].as_tensor(), tuple(image.meta["plane_size"]), k)
+            target = TargetSlice(image[..., k].as_tensor(), plane_size(image), k)
             for channel, result in enumerate(self._results(network, target, matched, extra)):
                 if result.logits is not None:
                     logits[channel, :, :, k] = result.logits.float().cpu()
                 self._note(channel, k, matched, result)
-        return MetaTensor(logits[None], affine=image.affine[None], meta=dict(image.meta))
+        return MetaTensor(logits[None])
 
     def _results(
         self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], extra: dict[str, Any]

@@ -35,7 +35,13 @@ from monai_ext.prompts.masks import (
     valid_cells,
 )
 from monai_ext.prompts.parts import foreground_features, part_sets
-from monai_ext.prompts.points import argmax_points, cosine_maps, lowest_point, official_lowest_point, official_points
+from monai_ext.prompts.points import (
+    argmax_points,
+    cosine_maps,
+    lowest_point,
+    official_lowest_point,
+    official_points,
+)
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.retrieval import retrieve_masks
 
@@ -240,9 +246,7 @@ class P2SamInferer(FollowUpInferer):
         if self.mode == "official":
             return official_candidate_tokens(logits, grid)
         empty = torch.zeros(grid, dtype=torch.bool, device=masks.device)
-        return torch.stack(
-            [paper_tokens(m, network.stride, grid)[0] if bool(m.any()) else empty for m in masks > 0]
-        )
+        return torch.stack([paper_tokens(m, network.stride, grid)[0] if bool(m.any()) else empty for m in masks > 0])
 
 
 def _prompt(positive: Tensor, negative: Tensor) -> Prompt:

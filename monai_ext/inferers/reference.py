@@ -77,7 +77,9 @@ class ReferenceLoader:
         """
         paths = (_as_list(images), _as_list(labels))
         if len(paths[0]) != len(paths[1]) or not paths[0]:
-            raise UserError(f"{len(paths[0])} reference images but {len(paths[1])} reference labels: give each its own.")
+            raise UserError(
+                f"{len(paths[0])} reference images but {len(paths[1])} reference labels: give each its own."
+            )
         if paths != self._paths:
             self._paths = None
             self.loaded = [self._load(i, m, modality) for i, m in zip(*paths, strict=True)]

@@ -103,9 +103,7 @@ def hd95_of(prediction_to_reference: np.ndarray, reference_to_prediction: np.nda
     return max(_percentile_95(prediction_to_reference), _percentile_95(reference_to_prediction))
 
 
-def nsd(
-    reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float] | None, tolerance_mm: float
-) -> float:
+def nsd(reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float] | None, tolerance_mm: float) -> float:
     """Normalised surface Dice: the share of both surfaces' voxels within a tolerance of the other surface.
 
     (|{p in S_P: d(p, S_R) <= t}| + |{r in S_R: d(r, S_P) <= t}|) / (|S_P| + |S_R|), Nikolov et al., JMIR 2021
@@ -132,9 +130,7 @@ def nsd(
     return nsd_of(*distances, tolerance_mm)
 
 
-def nsd_of(
-    prediction_to_reference: np.ndarray, reference_to_prediction: np.ndarray, tolerance_mm: float
-) -> float:
+def nsd_of(prediction_to_reference: np.ndarray, reference_to_prediction: np.ndarray, tolerance_mm: float) -> float:
     """:func:`nsd` from what :func:`surface_distances` returns; NaN without distances."""
     if not tolerance_mm >= 0:
         raise ValueError(f"the tolerance must not be negative, got {tolerance_mm}")
@@ -185,9 +181,7 @@ def _percentile_95(distances: np.ndarray) -> float:
     return float(ordered[below] + (rank - below) * (ordered[above] - ordered[below]))
 
 
-def _nearest(
-    points: np.ndarray, other_edge: np.ndarray, other_points: np.ndarray, scale: np.ndarray
-) -> np.ndarray:
+def _nearest(points: np.ndarray, other_edge: np.ndarray, other_points: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return the distance of each voxel index [P, dims] to the nearest of the other surface, [P]."""
     distances = np.zeros(len(points))
     apart = ~other_edge[tuple(points.T)]

@@ -70,7 +70,9 @@ class CompactImageEncoder(nn.Module):
             layers += [ResidualBlock(after, after) for _ in range(depth - 1)]
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
-        self.context = nn.ModuleList(nn.Conv2d(channels[-1], channels[-1] // 4, 3, padding=d, dilation=d) for d in (1, 2, 4))
+        self.context = nn.ModuleList(
+            nn.Conv2d(channels[-1], channels[-1] // 4, 3, padding=d, dilation=d) for d in (1, 2, 4)
+        )
         self.pool = nn.Conv2d(channels[-1], channels[-1] // 4, 1)
         kept = [c for c, s in zip(channels[1:], (4, 8, 16), strict=True) if s >= stride]
         self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in kept)

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import stochastic_depth
 
 from monai_ext.errors import UserError
 from monai_ext.networks.compact_encoder import CompactImageEncoder
@@ -97,9 +98,7 @@ class _PairedMaskDecoder(MaskDecoder):
         mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
         source = source.transpose(1, 2).reshape(image_embeddings.shape)
         upscaled = self.output_upscaling(source)
-        weights = torch.stack(
-            [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
-        )
+        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
         masks = torch.einsum("bmc,bchw->bmhw", weights, upscaled)
         return masks, self.iou_prediction_head(tokens[:, 0])
 
@@ -271,8 +270,9 @@ def build_compact(
         width: channels of the embedding and of SAM's transformer; a multiple of 8.
     """
     grid = image_size // stride
+    encoder = CompactImageEncoder(image_size, stride, channels, blocks, width)
     return PromptableSam(
-        CompactImageEncoder(image_size, stride, channels, blocks, width),
+        encoder.to(memory_format=torch.channels_last),  # oneDNN's layout: no reordering between convolutions
         PromptEncoder(
             embed_dim=width,
             image_embedding_size=(grid, grid),
@@ -313,6 +313,34 @@ def build_sam(variant: str = "compact", checkpoint: str | os.PathLike | None = N
     return model.eval()
 
 
+def add_drop_path(network: PromptableSam, rate: float) -> PromptableSam:
+    """Add stochastic depth to the blocks of SAM's ViT (P²SAM §4.1: 0.1), from 0 at the first block to ``rate``.
+
+    A dropped block is skipped whole; timm, which the authors use, drops its two branches one by one. The weights and
+    inference are unchanged.
+
+    Raises:
+        UserError: if the encoder has no transformer blocks and ``rate`` is not 0.
+    """
+    blocks = getattr(network.image_encoder, "blocks", None)
+    if not rate:
+        return network
+    if blocks is None:
+        raise UserError(f"drop_path {rate} needs a ViT: set --drop_path 0 for the compact model.")
+    for index, block in enumerate(blocks):
+        block.register_forward_hook(_stochastic_depth(rate * index / max(len(blocks) - 1, 1)))
+    return network
+
+
+def _stochastic_depth(rate: float):  # type: ignore[no-untyped-def]
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not module.training or not rate:
+            return output
+        return inputs[0] + stochastic_depth(output - inputs[0], rate, mode="row")
+
+    return hook
+
+
 def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) -> None:
     """Load a plain state dict into ``model``: every key and every shape must fit.
 
@@ -332,9 +360,7 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) 
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"checkpoint {path} is not a plain state dict: save model.state_dict() alone.")
     expected = model.state_dict()
-    wrong = sorted(set(expected) ^ set(state)) or sorted(
-        k for k, v in state.items() if v.shape != expected[k].shape
-    )
+    wrong = sorted(set(expected) ^ set(state)) or sorted(k for k, v in state.items() if v.shape != expected[k].shape)
     if wrong:
         raise UserError(
             f"checkpoint {path} does not hold {variant} weights ({len(wrong)} parameters differ, the first is "

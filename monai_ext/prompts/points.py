@@ -54,9 +54,7 @@ def argmax_points(
     return points.minimum(points.new_tensor([width - 1, height - 1]))
 
 
-def lowest_point(
-    maps: Tensor, stride: int, valid: Tensor | None = None, size: tuple[int, int] | None = None
-) -> Tensor:
+def lowest_point(maps: Tensor, stride: int, valid: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
     """Place the single negative point of natural images: the lowest value of the average map (after PerSAM).
 
     Args:
@@ -90,9 +88,7 @@ def official_points(
         ``ResizeLongestSide.apply_coords`` does.
     """
     # one map at a time: many candidates at the size of a large original would take gigabytes
-    points = torch.cat(
-        [_argmax_xy(_to_original(m[None], image_size, input_size, original_size)) for m in maps]
-    )
+    points = torch.cat([_argmax_xy(_to_original(m[None], image_size, input_size, original_size)) for m in maps])
     scale = [input_size[1] / original_size[1], input_size[0] / original_size[0]]
     return points * points.new_tensor(scale)
 
@@ -137,9 +133,7 @@ def _argmax_xy(maps: Tensor) -> Tensor:
     return torch.stack([index % columns, index // columns], dim=1).float()
 
 
-def _to_original(
-    maps: Tensor, image_size: int, input_size: tuple[int, int], original_size: tuple[int, int]
-) -> Tensor:
+def _to_original(maps: Tensor, image_size: int, input_size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
     low_resolution = (4 * maps.shape[1], 4 * maps.shape[2])
     square = _bilinear(_bilinear(maps, low_resolution), (image_size, image_size))
     return _bilinear(square[:, : input_size[0], : input_size[1]], original_size)

@@ -34,13 +34,9 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] != 2 or not self.points.is_floating_point():
-            raise ValueError(
-                f"points must be floating [N, 2], got {self.points.dtype} {list(self.points.shape)}"
-            )
+            raise ValueError(f"points must be floating [N, 2], got {self.points.dtype} {list(self.points.shape)}")
         if self.labels.shape != self.points.shape[:1]:
-            raise ValueError(
-                f"labels must be [{len(self.points)}], one a point, got {list(self.labels.shape)}"
-            )
+            raise ValueError(f"labels must be [{len(self.points)}], one a point, got {list(self.labels.shape)}")
         if not bool(((self.labels == POSITIVE) | (self.labels == NEGATIVE)).all()):
             raise ValueError(f"labels must be 1 or 0, got {self.labels.tolist()}")
         if self.box is not None:
@@ -50,9 +46,7 @@ class Prompt:
                 raise ValueError(f"box must be x0 <= x1 and y0 <= y1, got {self.box.tolist()}")
 
     @classmethod
-    def from_points(
-        cls, positive: Tensor, negative: Tensor | None = None, box: Tensor | None = None
-    ) -> Prompt:
+    def from_points(cls, positive: Tensor, negative: Tensor | None = None, box: Tensor | None = None) -> Prompt:
         """Join points in the authors' order, positives first.
 
         Args:

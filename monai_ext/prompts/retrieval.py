@@ -188,9 +188,7 @@ def _first_with_same_key(keys: Sequence[Hashable], empty: Sequence[bool]) -> dic
     }
 
 
-def _nearest(
-    costs: Mapping[int, np.ndarray], owners: Mapping[int, int], count: int, prune: bool
-) -> Retrieval:
+def _nearest(costs: Mapping[int, np.ndarray], owners: Mapping[int, int], count: int, prune: bool) -> Retrieval:
     bounds = {index: lower_bound(cost) for index, cost in costs.items()}
     found: dict[int, float] = {}
     runner_up = math.inf

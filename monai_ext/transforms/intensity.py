@@ -115,9 +115,7 @@ def _choose(image: Tensor, modality: str | None, low: float, high: float) -> tup
     return "percentiles", PERCENTILES
 
 
-def _percentiles(
-    image: Tensor, percentiles: tuple[float, float], low: float, high: float
-) -> tuple[float, float]:
+def _percentiles(image: Tensor, percentiles: tuple[float, float], low: float, high: float) -> tuple[float, float]:
     values = image.as_tensor() if isinstance(image, MetaTensor) else image
     above = values[values > low].cpu().numpy()
     first, second = (float(value) for value in np.percentile(above, percentiles))

@@ -45,9 +45,7 @@ class MergeLabelsd(MapTransform):
         self.values = [int(value) for value in values]
         self.overlap = overlap
         if not self.values or min(self.values) < 1 or len(set(self.values)) < len(self.values):
-            raise UserError(
-                f"label values {list(values)} must be distinct and above 0 (background); mend `labels`"
-            )
+            raise UserError(f"label values {list(values)} must be distinct and above 0 (background); mend `labels`")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)

@@ -136,9 +136,7 @@ def to_display(array: np.ndarray, affine: np.ndarray | None, slice_axis: str | N
     return np.flip(array.transpose(layout.order), tuple(axis for axis in range(3) if layout.flips[axis]))
 
 
-def display_spacing(
-    shape: Sequence[int], affine: np.ndarray | None, slice_axis: str | None = None
-) -> np.ndarray:
+def display_spacing(shape: Sequence[int], affine: np.ndarray | None, slice_axis: str | None = None) -> np.ndarray:
     """Spacing [3] of :func:`to_display`'s H, W and D in mm; ones (pixels) for a frame's shape (W, H)."""
     if len(shape) == 2 or affine is None:
         return np.ones(3)
@@ -261,9 +259,7 @@ class SamInputd(MapTransform, InvertibleTransform):
         if self.image_size < 1:
             raise UserError(f"image_size is {image_size}; give the pixels of the longer side, 1 or more")
         if unknown := set(self.mode) - {"bilinear", "nearest"}:
-            raise UserError(
-                f"SamInputd mode {sorted(unknown)[0]!r} is unknown; choose 'bilinear' or 'nearest'"
-            )
+            raise UserError(f"SamInputd mode {sorted(unknown)[0]!r} is unknown; choose 'bilinear' or 'nearest'")
         if slice_axis is not None and slice_axis not in DISPLAY_DIRECTIONS:
             raise UserError(f"slice_axis {slice_axis!r} is unknown; choose 'R', 'A', 'S' or null")
 
@@ -282,9 +278,7 @@ class SamInputd(MapTransform, InvertibleTransform):
     def _to_input_frame(self, image: Tensor, mode: str) -> MetaTensor:
         image = image if isinstance(image, MetaTensor) else MetaTensor(image)
         if image.ndim not in (3, 4):
-            raise UserError(
-                f"{_file(image)}: expected [C, X, Y, Z] or [C, W, H], got shape {tuple(image.shape)}"
-            )
+            raise UserError(f"{_file(image)}: expected [C, X, Y, Z] or [C, W, H], got shape {tuple(image.shape)}")
         stored_affine = image.affine.numpy()
         affine = to_affine_nd(3, stored_affine)
         is_frame = image.ndim == 3
@@ -299,12 +293,8 @@ class SamInputd(MapTransform, InvertibleTransform):
         new_size = input_plane_size(old_size, spacing[:2].tolist(), self.image_size)
         planes = resize_planes(upright, new_size, mode, antialias=True)
 
-        out = MetaTensor(
-            planes, meta=deepcopy(image.meta), applied_operations=deepcopy(image.applied_operations)
-        )
-        out.affine = torch.as_tensor(
-            affine @ layout.to_stored_index(shape) @ _scale_index(old_size, new_size)
-        )
+        out = MetaTensor(planes, meta=deepcopy(image.meta), applied_operations=deepcopy(image.applied_operations))
+        out.affine = torch.as_tensor(affine @ layout.to_stored_index(shape) @ _scale_index(old_size, new_size))
         out.meta["plane_size"] = old_size
         out.meta["slice_axis"] = layout.slice_axis
         return self.push_transform(
@@ -336,11 +326,7 @@ class SamInputd(MapTransform, InvertibleTransform):
         if int(applied["is_frame"]):
             volume = volume[..., 0]
 
-        meta = {
-            name: value
-            for name, value in image.meta.items()
-            if name not in ("affine", "plane_size", "slice_axis")
-        }
+        meta = {name: value for name, value in image.meta.items() if name not in ("affine", "plane_size", "slice_axis")}
         out = MetaTensor(
             volume.contiguous(),
             affine=torch.as_tensor(applied["stored_affine"]),

@@ -40,9 +40,7 @@ def affine(**changes: float) -> np.ndarray:
     return matrix
 
 
-def save_image(
-    path: Path | str, matrix: np.ndarray | None = None, shape: tuple[int, ...] = (6, 5, 4)
-) -> None:
+def save_image(path: Path | str, matrix: np.ndarray | None = None, shape: tuple[int, ...] = (6, 5, 4)) -> None:
     data = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     nib.save(nib.Nifti1Image(data, affine() if matrix is None else matrix), path)
 
@@ -58,9 +56,7 @@ def save_label(
     nib.save(nib.Nifti1Image(data, affine() if matrix is None else matrix), path)
 
 
-def test_sound_pairs_pass_with_a_progress_bar(
-    pair: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sound_pairs_pass_with_a_progress_bar(pair: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     check_pairs([pair], LABELS, 4)
     shown = capsys.readouterr()
     assert "checking images: 100%" in shown.err
@@ -72,9 +68,7 @@ def test_each_file_is_read_once(pair: dict[str, Any], monkeypatch: pytest.Monkey
     read: list[str] = []
     for name in ("read_image", "read_label"):
         function = getattr(checks, name)
-        monkeypatch.setattr(
-            checks, name, lambda path, function=function: (read.append(path), function(path))[1]
-        )
+        monkeypatch.setattr(checks, name, lambda path, function=function: (read.append(path), function(path))[1])
     check_pairs([pair, {**pair, "case": "u"}], LABELS)
     files = [pair["image"], pair["label"], *pair["reference_image"], *pair["reference_label"]]
     assert sorted(read) == sorted(files)
@@ -172,9 +166,7 @@ def test_label_values(tmp_path: Path) -> None:
     path = str(tmp_path / "label.nii")
     save_label(path, values=(1, 4, 3))
     assert check_label(path, {0, 1, 3, 4}).values == {0, 1, 3, 4}
-    with pytest.raises(
-        UserError, match=r"label\.nii: the label holds 3, 4, but the data list knows only 0, 1;"
-    ):
+    with pytest.raises(UserError, match=r"label\.nii: the label holds 3, 4, but the data list knows only 0, 1;"):
         check_label(path, {0, 1})
     save_label(path, values=(0.5,))
     with pytest.raises(UserError, match=r"whole numbers, found 0\.5"):
@@ -184,9 +176,7 @@ def test_label_values(tmp_path: Path) -> None:
 def test_unknown_value_in_a_pair(pair: dict[str, Any]) -> None:
     save_label(pair["label"], values=(1, 3, 4))
     check_pairs([pair], LABELS, ignore=4)
-    with pytest.raises(
-        UserError, match=r"case 't': .*the label holds 4, but the data list knows only 0, 1, 3"
-    ):
+    with pytest.raises(UserError, match=r"case 't': .*the label holds 4, but the data list knows only 0, 1, 3"):
         check_pairs([pair], LABELS, ignore=None)
 
 

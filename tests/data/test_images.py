@@ -81,9 +81,7 @@ def test_image_is_scaled_and_label_values_are_whole(tmp_path: Path) -> None:
         read_label(half)
 
 
-@pytest.mark.parametrize(
-    ("stored", "read"), [((4, 3), (4, 3, 1)), ((4, 3, 2, 1), (4, 3, 2)), ((4, 3, 1), (4, 3, 1))]
-)
+@pytest.mark.parametrize(("stored", "read"), [((4, 3), (4, 3, 1)), ((4, 3, 2, 1), (4, 3, 2)), ((4, 3, 1), (4, 3, 1))])
 def test_axes_of_length_one(tmp_path: Path, stored: tuple[int, ...], read: tuple[int, ...]) -> None:
     path = save_volume(tmp_path / "v.nii.gz", counting(stored))
     assert read_geometry(path).shape == read_image(path).shape == read_label(path).shape == read
@@ -232,9 +230,7 @@ def test_palette_gives_colours_to_images_and_indices_to_labels(tmp_path: Path) -
     palette = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
     picture.putpalette(palette.tobytes())
     picture.save(tmp_path / "frame.png")
-    np.testing.assert_array_equal(
-        read_image(tmp_path / "frame.png"), palette[asymmetric_picture()].swapaxes(0, 1)
-    )
+    np.testing.assert_array_equal(read_image(tmp_path / "frame.png"), palette[asymmetric_picture()].swapaxes(0, 1))
     np.testing.assert_array_equal(read_label(tmp_path / "frame.png"), asymmetric_picture().T)
 
 
@@ -265,9 +261,7 @@ def test_one_bit_picture(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "mask.png"), 255 * (asymmetric_picture() > 7).T)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("a.png", {}), ("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"})]
-)
+@pytest.mark.parametrize(("name", "options"), [("a.png", {}), ("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"})])
 @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, -2), (6, -1), (8, -3)])
 def test_exif_orientation_is_applied_and_masks_fit_it(
     tmp_path: Path, name: str, options: dict[str, str], orientation: int, turns: int
@@ -284,9 +278,7 @@ def test_exif_orientation_is_applied_and_masks_fit_it(
 
 
 def test_unreadable_pictures_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50), dtype=np.uint8)).save(
-        tmp_path / "a.png"
-    )
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50), dtype=np.uint8)).save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
     for name, content in {"cut.png": whole[:-500], "text.png": b"no picture", "empty.jpg": b""}.items():
         (tmp_path / name).write_bytes(content)
@@ -331,9 +323,7 @@ def test_mask_keeps_sform_qform_and_codes(tmp_path: Path, codes: tuple[int, int]
     np.testing.assert_array_equal(read_label(tmp_path / "mask.nii.gz"), mask)
 
 
-@pytest.mark.parametrize(
-    ("highest", "dtype"), [(1, np.uint8), (255, np.uint8), (256, np.uint16), (70000, np.uint32)]
-)
+@pytest.mark.parametrize(("highest", "dtype"), [(1, np.uint8), (255, np.uint8), (256, np.uint16), (70000, np.uint32)])
 def test_mask_takes_the_smallest_type(tmp_path: Path, highest: int, dtype: type) -> None:
     image = save_volume(tmp_path / "image.nii", counting((2, 2, 2)))
     write_mask(tmp_path / "mask.nii", np.full((2, 2, 2), highest), like=image)

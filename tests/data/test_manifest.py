@@ -73,9 +73,7 @@ JSON = st.recursive(
 )
 
 
-@given(
-    key=st.sampled_from(["dataset", "modality", "labels", "ignore", "cases", *Case.model_fields]), value=JSON
-)
+@given(key=st.sampled_from(["dataset", "modality", "labels", "ignore", "cases", *Case.model_fields]), value=JSON)
 def test_any_value_is_read_or_refused_in_one_sentence(
     tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
 ) -> None:
@@ -209,9 +207,7 @@ def test_data_root_is_the_folder_of_the_list_or_given(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "other.png").touch()
     listed = content(entry(image="other.png"))
-    refuse(
-        tmp_path, listed, "case 'a', key 'image': there is no file .*other.png; correct it or set --data_root"
-    )
+    refuse(tmp_path, listed, "case 'a', key 'image': there is no file .*other.png; correct it or set --data_root")
     found = load(tmp_path, listed, data_root=tmp_path / "root").cases[0].image
     assert found == str(tmp_path / "root" / "other.png")
     refuse(tmp_path, listed, "there is no such folder; set --data_root", data_root=tmp_path / "nowhere")
@@ -230,9 +226,7 @@ def test_paths_may_not_leave_the_data_root(tmp_path: Path) -> None:
             content(entry(reference_image=[name], reference_label=["image.png"])),
             "'reference_image': .* leads",
         )
-    assert (
-        load(root, content(entry(image=str(tmp_path / "outside.png")))).cases[0].image.endswith("outside.png")
-    )
+    assert load(root, content(entry(image=str(tmp_path / "outside.png")))).cases[0].image.endswith("outside.png")
     (root / "inner.png").symlink_to(root / "image.png")
     assert load(root, content(entry(image="inner.png"))).cases[0].image == str(root / "inner.png")
 

@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from monai.data import decollate_batch
 
 from monai_ext.data.manifest import Case, DataList, load_datalist
 from monai_ext.data.pairs import collate_case, pair_with_reference, with_labels
 from monai_ext.errors import UserError
 
 
-def case(
-    name: str, visit: Any = None, patient: str | None = "P", annotated: bool = True, **keys: Any
-) -> Case:
+def case(name: str, visit: Any = None, patient: str | None = "P", annotated: bool = True, **keys: Any) -> Case:
     label = f"{name}_label.nii.gz" if annotated else None
     return Case(case=name, image=f"{name}.nii.gz", patient=patient, visit=visit, label=label, **keys)
 
@@ -77,9 +76,7 @@ def test_reference_visit_may_be_a_date() -> None:
 
 
 def test_pair_holds_what_a_run_needs_and_nothing_of_the_targets_label() -> None:
-    target = case(
-        "b", 1, scribble="s.nii.gz", modality="CT", phase="ES", empty=None, **{"Label": "x", "SCRIBBLE": "y"}
-    )
+    target = case("b", 1, scribble="s.nii.gz", modality="CT", phase="ES", empty=None, **{"Label": "x", "SCRIBBLE": "y"})
     assert pair_with_reference(datalist(case("a", 0), target)) == [
         {
             "case": "b",
@@ -143,10 +140,27 @@ def test_labels_come_back_for_metrics_alone() -> None:
         with_labels(pair_with_reference(bare), bare)
 
 
-def test_case_becomes_a_batch_of_one() -> None:
-    batch = collate_case([{"image": torch.zeros(1, 4, 3), "reference_image": ["a", "b"], "visit": 1}])
+def test_a_collated_case_is_taken_apart_as_it_was() -> None:
+    case = {
+        "image": torch.zeros(1, 4, 3),
+        "reference_image": ["a", "b"],
+        "visit": 1,
+        "case": "x",
+        "nested": {"k": [1, 2]},
+    }
+    batch = collate_case([case])
     assert batch["image"].shape == (1, 1, 4, 3)
-    assert (batch["reference_image"], batch["visit"]) == ([["a", "b"]], [1])
+    (single,) = decollate_batch(batch)
+    assert single["image"].shape == (1, 4, 3)
+    assert {key: single[key] for key in ("reference_image", "visit", "case")} == {
+        "reference_image": ["a", "b"],
+        "visit": 1,
+        "case": "x",
+    }
+    assert "nested" not in single
+
+
+def test_several_cases_are_not_collated() -> None:
     with pytest.raises(ValueError, match="batch_size"):
         collate_case([{}, {}])
 

@@ -113,8 +113,7 @@ def test_lesion_grows_in_one_piece(seed):
 
 def test_lesion_moves(visits):
     centres = [
-        visit.affine[:3, :3] @ ndimage.center_of_mass(visit.label == PATIENT_LABELS["lesion"])
-        + visit.affine[:3, 3]
+        visit.affine[:3, :3] @ ndimage.center_of_mass(visit.label == PATIENT_LABELS["lesion"]) + visit.affine[:3, 3]
         for visit in visits
     ]
     assert np.linalg.norm(centres[1] - centres[0]) > 1

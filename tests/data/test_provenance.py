@@ -62,9 +62,7 @@ def test_record_that_is_no_json(tmp_path: Path) -> None:
 
 
 def test_overlap_is_named_and_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"'compact_acdc' were trained on 2 of the acdc patients .*\(p1, p3\)"
-    ):
+    with pytest.raises(UserError, match=r"'compact_acdc' were trained on 2 of the acdc patients .*\(p1, p3\)"):
         check_overlap(RECORD, "acdc", ["p9", "p3", "p1"])
     assert check_overlap(RECORD, "ACDC", ["p9", "p3", "p1"], allow_overlap=True) == ["p1", "p3"]
 

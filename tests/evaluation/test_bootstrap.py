@@ -25,9 +25,7 @@ def slow_means(draws: int, seed: int, groups: list[str] | None) -> list[float]:
             for value, patient, label in zip(VALUES, PATIENTS, LABELS, strict=True)
             if patient == name
         ]
-        kept = [
-            [value for value, label in rows if groups is None or label == group] for group in groups or [""]
-        ]
+        kept = [[value for value, label in rows if groups is None or label == group] for group in groups or [""]]
         means.append(np.mean([np.mean(of_group) for of_group in kept if of_group]))
     return means
 

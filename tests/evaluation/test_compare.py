@@ -54,9 +54,7 @@ def test_order_of_rows_does_not_matter(tables, make_row, tmp_path):
 def test_different_cases_are_refused_by_name(make_row, tmp_path, tables):
     rows = [make_row(f"q{number}", "a", 0.5, algorithm="other") for number in range(5)]
     write_rows(tmp_path / "other.csv", rows)
-    with pytest.raises(
-        UserError, match=r"only in .*ours.*: p1, p2, p3; only in .*other.csv: q0, q1, q2, \.\.\."
-    ):
+    with pytest.raises(UserError, match=r"only in .*ours.*: p1, p2, p3; only in .*other.csv: q0, q1, q2, \.\.\."):
         compare([tables[0], tmp_path / "other.csv"])
 
 

@@ -81,9 +81,7 @@ def volume_case(tmp_path):
 @pytest.fixture
 def frame_case(tmp_path):
     mask = blocks((24, 20))
-    Image.fromarray(np.repeat(as_grey(mask).astype(np.uint8).T[..., None], 3, axis=2)).save(
-        tmp_path / "f.png"
-    )
+    Image.fromarray(np.repeat(as_grey(mask).astype(np.uint8).T[..., None], 3, axis=2)).save(tmp_path / "f.png")
     return {"case": "f", "image": str(tmp_path / "f.png")}, mask
 
 

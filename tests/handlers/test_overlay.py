@@ -52,16 +52,12 @@ def body(picture: np.ndarray) -> np.ndarray:
 
 def test_picture_is_upright_and_the_fill_lies_where_the_label_is(tmp_path):
     batch, affine = item()
-    pred = mask(
-        at=(slice(2, 10), slice(2, 10), slice(3, 4))
-    )  # patient left, back: bottom right of the picture
+    pred = mask(at=(slice(2, 10), slice(2, 10), slice(3, 4)))  # patient left, back: bottom right of the picture
     picture = body(write(tmp_path, batch, MetaTensor(pred, affine=affine)))
     rows, columns = np.nonzero(picture[..., 2] - picture[..., 0] > 25)  # bluish
     assert rows.mean() > 0.6 * len(picture)
     assert columns.mean() > 0.6 * picture.shape[1]
-    without = body(
-        write(tmp_path, item()[0], MetaTensor(torch.zeros_like(pred), affine=affine), max_slices=1)
-    )
+    without = body(write(tmp_path, item()[0], MetaTensor(torch.zeros_like(pred), affine=affine), max_slices=1))
     rows, columns = np.nonzero(without.min(axis=-1) > 200)
     assert np.median(rows) < 0.4 * len(without)
     assert np.median(columns) < 0.4 * without.shape[1]
@@ -183,8 +179,7 @@ def test_every_case_of_an_evaluator_gets_a_picture(tmp_path):
         val_handlers=[OverlayWriter(tmp_path, {"lesion": 1}, report=SimpleNamespace(rows=rows))],
     ).run()
     volume, frame = (
-        np.asarray(Image.open(tmp_path / "overlays" / f"{case}.png").convert("RGB")).astype(int)
-        for case in "ab"
+        np.asarray(Image.open(tmp_path / "overlays" / f"{case}.png").convert("RGB")).astype(int) for case in "ab"
     )
     assert near(body(volume), COLOURS[0]).any()  # the true label's line
     assert near(body(volume), POSITIVE).any()

@@ -31,9 +31,7 @@ def masks(draw: st.DrawFn, dimensions: int) -> tuple[np.ndarray, np.ndarray, tup
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     pair = []
     for _ in range(2):
-        noise = gaussian_filter(
-            rng.standard_normal(shape), draw(st.sampled_from([0.0, 1.0, 2.5])), mode="wrap"
-        )
+        noise = gaussian_filter(rng.standard_normal(shape), draw(st.sampled_from([0.0, 1.0, 2.5])), mode="wrap")
         share = draw(st.sampled_from([0.0, 0.3, 0.8, 1.0]))
         mask = noise >= np.quantile(noise, 1 - share)
         mask.flat[rng.integers(mask.size)] = True

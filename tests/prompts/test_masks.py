@@ -104,8 +104,7 @@ def test_mask_larger_than_the_grid_is_refused() -> None:
 @pytest.mark.parametrize("size", [(24, 24), (18, 24), (17, 19), (24, 14), (5, 24)])
 def test_valid_cells_have_their_centre_in_the_image(size) -> None:
     expected = [
-        [i * STRIDE + STRIDE / 2 < size[0] and j * STRIDE + STRIDE / 2 < size[1] for j in range(6)]
-        for i in range(6)
+        [i * STRIDE + STRIDE / 2 < size[0] and j * STRIDE + STRIDE / 2 < size[1] for j in range(6)] for i in range(6)
     ]
     assert valid_cells(size, STRIDE, GRID).tolist() == expected
 
@@ -165,7 +164,6 @@ def test_mask_that_the_authors_code_loses_is_recovered() -> None:
 def test_official_candidates_are_sampled_from_low_resolution_logits(resize_bilinear) -> None:
     logits = torch.randn(2, 12, 12, generator=torch.Generator().manual_seed(2))
     expected = [
-        [[value > 0 for value in row] for row in resize_bilinear(candidate.tolist(), (3, 3))]
-        for candidate in logits
+        [[value > 0 for value in row] for row in resize_bilinear(candidate.tolist(), (3, 3))] for candidate in logits
     ]
     assert official_candidate_tokens(logits, (3, 3)).tolist() == expected

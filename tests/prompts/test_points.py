@@ -99,10 +99,7 @@ def test_lowest_point_is_the_minimum_of_the_average() -> None:
     maps = random_maps(4, 6, seed=2)
     valid = valid_cells((14, 24), 4, (6, 6))
     average = {
-        (j, i): sum(float(maps[c, i, j]) for c in range(4)) / 4
-        for i in range(6)
-        for j in range(6)
-        if valid[i, j]
+        (j, i): sum(float(maps[c, i, j]) for c in range(4)) / 4 for i in range(6) for j in range(6) if valid[i, j]
     }
     column, row = min(average, key=lambda cell: average[cell])
     assert lowest_point(maps, 4, valid).tolist() == [[column * 4 + 1.5, row * 4 + 1.5]]
@@ -142,9 +139,7 @@ def test_official_points_follow_the_authors_steps(to_original, input_size, origi
 def test_official_lowest_point_is_the_minimum_of_the_average(to_original, input_size, original_size) -> None:
     maps = -peaked_maps(3, seed=4)
     enlarged = [to_original(similarity, input_size, original_size) for similarity in maps]
-    negated = [
-        [-sum(values) / 3 for values in zip(*rows, strict=True)] for rows in zip(*enlarged, strict=True)
-    ]
+    negated = [[-sum(values) / 3 for values in zip(*rows, strict=True)] for rows in zip(*enlarged, strict=True)]
     x, y = first_maximum(negated)
     expected = [[x * input_size[1] / original_size[1], y * input_size[0] / original_size[0]]]
     points = official_lowest_point(maps, 48, input_size, original_size)

@@ -59,9 +59,7 @@ def test_cost_is_pairwise(cost) -> None:
 def test_equal_numbers_of_tokens_are_an_assignment(cost) -> None:
     a, b = tokens(12, 0), tokens(12, 1, shift=1)
     matrix = slow_cost(a, b, cost)
-    assert wasserstein(a, b, cost) == pytest.approx(
-        matrix[linear_sum_assignment(matrix)].sum() / 12, rel=1e-9
-    )
+    assert wasserstein(a, b, cost) == pytest.approx(matrix[linear_sum_assignment(matrix)].sum() / 12, rel=1e-9)
 
 
 @pytest.mark.parametrize("cost", COSTS)
@@ -113,8 +111,7 @@ def test_nearest_candidate_is_chosen(cost) -> None:
     reference = tokens(10, 0)
     candidates = [tokens(8, 1, shift=2), None, tokens(9, 2), torch.empty(0, 6), tokens(10, 3, shift=1)]
     slow = [
-        math.inf if c is None or len(c) == 0 else slow_wasserstein(slow_cost(reference, c, cost))
-        for c in candidates
+        math.inf if c is None or len(c) == 0 else slow_wasserstein(slow_cost(reference, c, cost)) for c in candidates
     ]
     found = retrieve(reference, candidates, cost, prune=False)
     assert found.distances == pytest.approx(slow, rel=1e-7)
@@ -203,8 +200,6 @@ def test_pruning_changes_neither_choice_nor_margin(case, cost) -> None:
 def test_masks_on_one_grid_are_retrieved_like_their_tokens(case, cost) -> None:
     reference, features, masks = case
     candidates = [features[:, mask].T for mask in masks]
-    listed = retrieve(
-        reference, candidates, cost, prune=False, keys=[mask.numpy().tobytes() for mask in masks]
-    )
+    listed = retrieve(reference, candidates, cost, prune=False, keys=[mask.numpy().tobytes() for mask in masks])
     gridded = retrieve_masks(reference, features, masks, cost, prune=False)
     assert gridded.distances == pytest.approx(listed.distances, rel=1e-9, abs=1e-12)

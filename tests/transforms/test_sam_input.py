@@ -23,9 +23,7 @@ from monai_ext.transforms.sam_input import (
     to_display,
 )
 
-CANONICAL = np.diag([1.5, 1.25, 8.0, 1.0]) + np.array(
-    [[0, 0, 0, -20.0], [0, 0, 0, 31.0], [0, 0, 0, 7.0], [0] * 4]
-)
+CANONICAL = np.diag([1.5, 1.25, 8.0, 1.0]) + np.array([[0, 0, 0, -20.0], [0, 0, 0, 31.0], [0, 0, 0, 7.0], [0] * 4])
 STORED = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
 
@@ -47,18 +45,14 @@ def volume(array: np.ndarray, affine: np.ndarray) -> MetaTensor:
 def restore(array: np.ndarray, affine: np.ndarray, order, signs) -> tuple[np.ndarray, np.ndarray]:
     """The same anatomy [X, Y, Z] stored with permuted and flipped axes, and the affine that says so."""
     ornt = np.array(list(zip(order, signs, strict=True)), dtype=float)
-    return nib.orientations.apply_orientation(array, ornt), affine @ nib.orientations.inv_ornt_aff(
-        ornt, array.shape
-    )
+    return nib.orientations.apply_orientation(array, ornt), affine @ nib.orientations.inv_ornt_aff(ornt, array.shape)
 
 
 def round_trip(image: MetaTensor, image_size: int, **options) -> tuple[MetaTensor, MetaTensor]:
     transform = Compose([SamInputd(keys="image", image_size=image_size, **options)])
     item = transform({"image": image})
     item["pred"] = MetaTensor(item["image"].as_tensor().clone())
-    invert = Invertd(
-        keys="pred", transform=transform, orig_keys="image", nearest_interp=False, to_tensor=True
-    )
+    invert = Invertd(keys="pred", transform=transform, orig_keys="image", nearest_interp=False, to_tensor=True)
     return item["image"], invert(item)["pred"]
 
 
@@ -179,9 +173,7 @@ def test_short_axis_stack_looks_the_same_as_sagittal_and_as_coronal():
 def test_physical_circle_stays_a_circle():
     x, y = np.indices((40, 90))
     disc = ((x * 3.0 - 60) ** 2 + (y * 1.0 - 45) ** 2 < 30**2).astype(np.float32)
-    slices = SamInputd(keys="image", image_size=120)(
-        {"image": volume(disc[..., None], np.diag([3.0, 1, 9, 1]))}
-    )
+    slices = SamInputd(keys="image", image_size=120)({"image": volume(disc[..., None], np.diag([3.0, 1, 9, 1]))})
     mask = slices["image"][0, :, :, 0].numpy() > 0.5
     assert slices["image"].shape == (1, 90, 120, 1)
     assert abs(np.ptp(np.flatnonzero(mask.any(0))) - np.ptp(np.flatnonzero(mask.any(1)))) <= 2
@@ -261,9 +253,7 @@ def test_invertd_may_ask_for_nearest():
 
 def test_slice_positions_are_in_scanner_coordinates():
     affine = oblique_affine(spacing=(0.8, 0.8, 5.0))
-    image = SamInputd(keys="image", image_size=64)({"image": volume(asymmetric_label((40, 36, 6)), affine)})[
-        "image"
-    ]
+    image = SamInputd(keys="image", image_size=64)({"image": volume(asymmetric_label((40, 36, 6)), affine)})["image"]
     centres, normal = slice_positions(image)
     expected = [nib.affines.apply_affine(affine, [19.5, 17.5, k]) for k in range(6)]
     assert np.allclose(centres, expected)

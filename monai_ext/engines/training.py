@@ -1,0 +1,119 @@
+"""What the training configs call: which cases train, where their slices lie, what is said of the weights."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from monai_ext.data.manifest import DataList
+from monai_ext.data.phantoms import random_slice
+from monai_ext.data.provenance import TrainingData, WeightRecord
+from monai_ext.data.slices import MixedSampler, SliceDataset, cut_slices, store_drawn
+from monai_ext.errors import UserError
+from monai_ext.losses.promptable import DenseClassLoss
+from monai_ext.networks.sam import CHECKPOINTS, PromptableSam, fetch_checkpoint
+
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
+Groups = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def split_training(cases: DataList, validation_patients: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
+    """Divide the labelled cases into ``train`` and ``validation`` by patient.
+
+    Raises:
+        UserError: for a validation patient that the list does not have, or nothing left to train on.
+    """
+    held = {str(p) for p in validation_patients}
+    labelled = [c for c in cases.cases if c.label is not None]
+    unknown = held - {str(c.patient) for c in labelled}
+    if unknown:
+        raise UserError(f"validation patient {sorted(unknown)[0]!r} has no labelled case in {cases.dataset}.")
+    groups: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    for case in labelled:
+        item = {
+            "case": case.case,
+            "patient": str(case.patient or case.case),
+            "image": case.image,
+            "label": case.label,
+            "modality": case.modality or cases.modality,
+        }
+        groups["validation" if str(case.patient) in held else "train"].append(item)
+    if not groups["train"]:
+        raise UserError(f"{cases.dataset} has no labelled case to train on: check --split and --validation_patients.")
+    return groups
+
+
+def find_initial_weights(checkpoint: str | None, variant: str) -> Path | None:
+    """Return the weights to start from: the given file, SAM's official ones, or None for a random compact model."""
+    if checkpoint is not None:
+        return Path(checkpoint)
+    return fetch_checkpoint(variant) if variant in CHECKPOINTS else None
+
+
+def dense_loss(network: PromptableSam, labels: Mapping[str, int], weight: float) -> DenseClassLoss | None:
+    """Build the auxiliary loss for the structures of ``labels``, or None for weight 0."""
+    if not weight:
+        return None
+    channels = network.mask_decoder.transformer_dim
+    return DenseClassLoss(channels, len(labels))
+
+
+def on_device(module: nn.Module | None, device: Any) -> nn.Module | None:
+    """Move a module that may be None."""
+    return None if module is None else module.to(device)
+
+
+def training_sources(
+    cases: Sequence[Mapping[str, Any]],
+    transform: Transform,
+    output_dir: str | os.PathLike,
+    labels: Mapping[str, int],
+    settings: str,
+    size: int,
+    phantoms: int,
+    seed: int,
+) -> dict[str, list[Path]]:
+    """Cut the training slices and draw the phantom slices; return source -> stems for :class:`SliceDataset`."""
+    folder = Path(output_dir) / "slices"
+    sources = {"data": cut_slices(cases, transform, folder, list(labels.values()), settings)}
+    if phantoms:
+        sources["phantoms"] = store_drawn(random_slice, folder, size, phantoms, seed=seed)
+    return sources
+
+
+def validation_sources(
+    groups: Groups, transform: Transform, output_dir: str | os.PathLike, labels: Mapping[str, int], settings: str
+) -> dict[str, list[Path]]:
+    """Cut the validation patients' slices; without such patients, the first training case stands in."""
+    cases = groups["validation"] or groups["train"][:1]
+    return {"data": cut_slices(cases, transform, Path(output_dir) / "slices", list(labels.values()), settings)}
+
+
+def training_sampler(
+    dataset: SliceDataset, phantom_share: float, batch_size: int, epoch_length: int | None, seed: int
+) -> MixedSampler:
+    """Draw an epoch's slices: ``epoch_length`` batches, or as many as there are slices."""
+    shares = [1.0] if max(dataset.source) == 0 else [1 - phantom_share, phantom_share]
+    batches = epoch_length or math.ceil(len(dataset) / batch_size)
+    return MixedSampler(dataset, shares, batches * batch_size, seed)
+
+
+def training_record(
+    name: str, variant: str, cases: DataList, trained: Sequence[Mapping[str, Any]], licence: str
+) -> WeightRecord:
+    """Say what the weights will have seen; the checksum is filled in when they are written."""
+    patients = sorted({str(c["patient"]) for c in trained})
+    data = TrainingData(dataset=cases.dataset, patients=patients, labels="dense", licence=licence)
+    command = shlex.join(
+        ["python", "-m", "monai.bundle", *(Path(a).name if os.path.isabs(a) else a for a in sys.argv[1:])]
+    )
+    return WeightRecord(
+        name=name, variant=variant, datasets=[data], command=command, licence=licence, sha256="", notes=""
+    )

@@ -1,0 +1,138 @@
+"""Long trainings: repeatable draws, a progress bar, going on after a kill, and the weights at the end."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from monai_ext.data.images import atomic_path
+from monai_ext.data.provenance import WeightRecord, sha256_of, write_record
+from monai_ext.errors import UserError
+
+
+class Stateful(Protocol):
+    """A network, optimiser or scheduler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+def losses(output: Mapping[str, float]) -> dict[str, float]:
+    """Return the losses of an iteration's output, for TensorBoard."""
+    return dict(output)
+
+
+class EpochDraws:
+    """Tells a sampler which epoch begins, so that its draws are those of that epoch also after a resume."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda e: self.sampler.set_epoch(e.state.epoch - 1))
+
+
+class TrainingProgress:
+    """Shows iterations and the losses, on stderr."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer whose output is a dictionary of numbers."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.COMPLETED, lambda e: self._bar.close() if self._bar else None)
+
+    def _open(self, engine: Engine) -> None:
+        total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
+        self._bar = tqdm(total=total, initial=engine.state.iteration, desc="training", unit="it", mininterval=5)
+
+    def _step(self, engine: Engine) -> None:
+        if self._bar is not None:
+            output: Any = engine.state.output
+            self._bar.set_postfix({k: f"{v:.3f}" for k, v in output.items()}, refresh=False)
+            self._bar.update()
+
+
+class ResumeTraining:
+    """Writes ``checkpoint.pt`` after each epoch and starts from it where it is there.
+
+    Attach it after the handlers that draw and step, so that a checkpoint holds a whole epoch.
+
+    Args:
+        folder: of the checkpoint.
+        states: name -> network, optimiser, scheduler; None entries are left out.
+        every: epochs between checkpoints.
+    """
+
+    def __init__(self, folder: str | Path, states: Mapping[str, Stateful | None], every: int = 1) -> None:
+        self.path = Path(folder) / "checkpoint.pt"
+        self.states = {name: state for name, state in states.items() if state is not None}
+        self.every = every
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, self._load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self._save)
+
+    def _load(self, engine: Engine) -> None:
+        if not self.path.exists():
+            return
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            for name, state in self.states.items():
+                state.load_state_dict(saved[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{self.path} belongs to another training (its {type(error).__name__} says so): give a new --output_dir, "
+                "or delete it to start over."
+            ) from error
+        if saved["epoch_length"] != engine.state.epoch_length:
+            raise UserError(f"{self.path} was made with another epoch length: give a new --output_dir.")
+        engine.state.epoch, engine.state.iteration = saved["epoch"], saved["iteration"]
+
+    def _save(self, engine: Engine) -> None:
+        state = {name: state.state_dict() for name, state in self.states.items()}
+        counts = {key: int(getattr(engine.state, key)) for key in ("epoch", "iteration", "epoch_length")}
+        with atomic_path(self.path) as path:
+            torch.save({**state, **counts}, path)
+
+
+class ExportWeights:
+    """Writes the network as a plain fp16 state dict, ``<name>.pt``, with its record, when the training ends.
+
+    Args:
+        folder: of the weights.
+        network: what is written.
+        record: what is said of the weights; its ``sha256`` is filled in.
+    """
+
+    def __init__(self, folder: str | Path, network: nn.Module, record: WeightRecord) -> None:
+        self.folder, self.network, self.record = Path(folder), network, record
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        path = self.folder / f"{self.record.name}.pt"
+        with atomic_path(path) as temporary:
+            buffer = io.BytesIO()
+            torch.save({name: _half(value) for name, value in self.network.state_dict().items()}, buffer)
+            temporary.write_bytes(buffer.getvalue())
+        write_record(path, self.record.model_copy(update={"sha256": sha256_of(path)}))
+
+
+def _half(value: Tensor) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    return value.half() if value.is_floating_point() else value

@@ -1,0 +1,20 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real cases that MONAI_EXT_DATA names; tests that need it are skipped without."""
+    folder = os.environ.get("MONAI_EXT_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MONAI_EXT_DATA does not name the folder of real cases")
+    return Path(folder)
