@@ -31,7 +31,8 @@ def _excepthook(kind: type[BaseException], error: BaseException, traceback: Trac
     if user_error is None:
         sys.__excepthook__(kind, error, traceback)
     else:
-        print(f"error: {user_error}", file=sys.stderr)
+        sentence = " ".join(str(user_error).splitlines())  # a file's name may hold a line break
+        print(f"error: {sentence}", file=sys.stderr)
 
 
 def report_user_errors() -> None:

@@ -6,18 +6,18 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
-from monai.bundle import run as monai_bundle_run
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
 from monai.utils import set_determinism
 
 from monai_ext.data.checks import check_pairs
@@ -49,8 +49,8 @@ def start(seed: int = 0, threads: int | None = None) -> None:
 def check_options(argv: Sequence[str]) -> None:
     """Refuse options of a `python -m monai.bundle run` command line that would be ignored.
 
-    An option is known if it is an argument of MONAI's ``run`` or an id of the given config files. Other programs'
-    command lines are left alone.
+    An option is known if it is an argument of MONAI's ``run`` or its workflow, or an id of the given config files.
+    Other programs' command lines are left alone.
 
     Raises:
         UserError: names the unknown option and the nearest known one.
@@ -58,7 +58,8 @@ def check_options(argv: Sequence[str]) -> None:
     if len(argv) < 2 or Path(argv[0]).parts[-3:-1] != ("monai", "bundle") or argv[1] not in ("run", "run_workflow"):
         return
     given = _flags(argv[2:])
-    arguments = set(inspect.signature(monai_bundle_run).parameters)
+    arguments = {name for call in (run, run_workflow, ConfigWorkflow) for name in inspect.signature(call).parameters}
+    arguments -= {"override", "kwargs"}
     if "args_file" in given:
         given = {**ConfigParser.load_config_file(str(given.pop("args_file"))), **given}
     files = given.get("config_file")
@@ -68,34 +69,37 @@ def check_options(argv: Sequence[str]) -> None:
     for option in given:
         if option in arguments or option.replace("#", "::") in parser:
             continue
-        known = sorted(arguments - {"override"} | {str(key) for key in parser.get() or {}})
+        known = sorted(arguments | {str(key) for key in parser.get() or {}})
         near = difflib.get_close_matches(option, known, n=1)
         hint = f"did you mean --{near[0]}?" if near else "see the block of options on top of the config file."
         raise UserError(f"unknown option --{option}, {hint}")
 
 
 def _flags(words: Sequence[str]) -> dict[str, Any]:
-    """Read ``--key value`` and ``--key=value`` as fire does; a bare ``--key`` is True."""
+    """Read ``--key value`` and ``--key=value`` as fire does; a bare ``--key`` is True, a bare ``--nokey`` False."""
     flags: dict[str, Any] = {}
     position = 0
     while position < len(words):
         word = words[position]
         position += 1
-        if not word.startswith("--"):
+        if not _is_flag(word):
             continue
-        key, equals, text = word[2:].partition("=")
-        if not equals:
-            if position < len(words) and not words[position].startswith("--"):
-                text = words[position]
-                position += 1
-            else:
-                text = "True"
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        flags[key.replace("-", "_")] = value
+        key, equals, text = word.lstrip("-").partition("=")
+        key = key.replace("-", "_")
+        if equals:
+            flags[key] = DefaultParseValue(text)
+        elif position < len(words) and not _is_flag(words[position]):
+            flags[key] = DefaultParseValue(words[position])
+            position += 1
+        elif key.startswith("no"):
+            flags[key[2:]] = False
+        else:
+            flags[key] = True
     return flags
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("--") or re.match("-[a-zA-Z]", word) is not None
 
 
 def choose_device() -> torch.device:

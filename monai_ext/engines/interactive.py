@@ -111,7 +111,9 @@ class InteractiveIteration:
         trainer = cast(SupervisedTrainer, engine)
         network = cast(PromptableSam, trainer.network)
         device = network.pixel_mean.device
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + engine.state.iteration)
+        number = self.seed * 1_000_003 + engine.state.iteration
+        generator = torch.Generator().manual_seed(number)
+        torch.manual_seed(-number)  # drop path draws from torch's own generator
         image, label, valid = (torch.as_tensor(batch[key]).to(device) for key in ("image", "label", "valid"))
         if self.augment is not None:
             image, label, valid = self.augment(image, label, valid, generator)
@@ -126,14 +128,16 @@ class InteractiveIteration:
         if engine.state.iteration > self.dense_first:
             kind = FIRST_PROMPTS[int(torch.multinomial(self.first_weights, 1, generator=generator))]
             owners, masks = draw_targets(labels, self.objects, kind == "none", generator)
-            total = self._interact(network, features, owners, masks, inside, kind, generator)
-            output["mask_loss"] = float(total.detach())
+            if len(owners):  # augmentation may have moved every structure out of the image
+                total = self._interact(network, features, owners, masks, inside, kind, generator)
+                output["mask_loss"] = float(total.detach())
         if self.auxiliary is not None:
             known = torch.isin(torch.as_tensor(batch["source"]), self.auxiliary_sources).to(device)
             dense = self.auxiliary(features, labels, known)
             output["auxiliary_loss"] = float(dense.detach())
             total = total + self.auxiliary_weight * dense
-        total.backward()
+        if total.requires_grad:  # else the batch holds nothing to learn from
+            total.backward()
         if self.clip is not None:
             nn.utils.clip_grad_norm_((p for g in trainer.optimizer.param_groups for p in g["params"]), self.clip)
         trainer.optimizer.step()
@@ -209,7 +213,7 @@ def draw_targets(labels: Tensor, objects: int, union: bool, generator: torch.Gen
         generator: source of randomness, on the CPU.
 
     Returns:
-        The image of each target, [K], and the targets, [K, H, W] bool.
+        The image of each target, [K], and the targets, [K, H, W] bool; K = 0 where no image holds a structure.
     """
     owners, masks = [], []
     for index, label in enumerate(labels):
@@ -224,9 +228,8 @@ def draw_targets(labels: Tensor, objects: int, union: bool, generator: torch.Gen
         for pick in torch.randint(len(present), (objects,), generator=generator).tolist():
             owners.append(index)
             masks.append(label == present[pick])
-    if not masks:
-        raise ValueError("no image of the batch holds a structure")
-    return torch.tensor(owners, device=labels.device), torch.stack(masks)
+    rows = torch.tensor(owners, dtype=torch.long, device=labels.device)
+    return rows, torch.stack(masks) if masks else labels.new_zeros((0, *labels.shape[1:]), dtype=torch.bool)
 
 
 def to_decoder_grid(masks: Tensor, valid: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -100,7 +100,7 @@ def training_sampler(
     dataset: SliceDataset, phantom_share: float, batch_size: int, epoch_length: int | None, seed: int
 ) -> MixedSampler:
     """Draw an epoch's slices: ``epoch_length`` batches, or as many as there are slices."""
-    shares = [1.0] if max(dataset.source) == 0 else [1 - phantom_share, phantom_share]
+    shares = [1.0] if max(dataset.source, default=0) == 0 else [1 - phantom_share, phantom_share]
     batches = epoch_length or math.ceil(len(dataset) / batch_size)
     return MixedSampler(dataset, shares, batches * batch_size, seed)
 

@@ -94,8 +94,8 @@ class ResumeTraining:
                 state.load_state_dict(saved[name])
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"{self.path} belongs to another training (its {type(error).__name__} says so): give a new --output_dir, "
-                "or delete it to start over."
+                f"{self.path} belongs to another training (its {type(error).__name__} says so): give a new "
+                "--output_dir, or delete it to start over."
             ) from error
         if saved["epoch_length"] != engine.state.epoch_length:
             raise UserError(f"{self.path} was made with another epoch length: give a new --output_dir.")

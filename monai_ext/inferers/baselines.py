@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,7 +65,9 @@ class OracleClickInferer(FollowUpInferer):
     The truth comes from the call's ``oracle_label``, which only an evaluation with ground truth can provide.
     """
 
-    def __call__(self, inputs: Tensor, network: PromptableSam, *args: Any, oracle_label: Any = None, **extra: Any):  # type: ignore[no-untyped-def]
+    def __call__(  # type: ignore[override]
+        self, inputs: Tensor, network: PromptableSam, *args: Any, oracle_label: Any = None, **extra: Any
+    ) -> MetaTensor:
         """Segment one case; ``oracle_label`` is [1, 1, H, W, D] integer in the input frame."""
         if oracle_label is None:
             raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.data import MetaTensor
@@ -17,7 +17,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
-from monai_ext.inferers.slice_match import match_slices
+from monai_ext.inferers.slice_match import check_rule, match_slices
 from monai_ext.networks.sam import PromptableSam
 from monai_ext.transforms.sam_input import plane_size
 
@@ -84,6 +84,9 @@ class FollowUpInferer(Inferer):
         reference_image: the reference of every call that brings none (MONAI Label hands over the image alone).
         reference_label: its label.
 
+    Raises:
+        UserError: for an unknown rule.
+
     After a call ``rows`` holds one dictionary for each structure and slice, for the prompt table and the overlays:
     ``label, slice, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``.
     """
@@ -97,12 +100,13 @@ class FollowUpInferer(Inferer):
         reference_label: Paths | None = None,
     ) -> None:
         super().__init__()
+        check_rule(slice_match)
         self.labels, self.load_reference, self.slice_match = labels, load_reference, slice_match
         self.reference_image, self.reference_label = reference_image, reference_label
         self.rows: list[dict[str, Any]] = []
 
     @torch.no_grad()
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         inputs: Tensor,
         network: PromptableSam,
@@ -135,11 +139,12 @@ class FollowUpInferer(Inferer):
         oracle = _range(oracle_slices)
         matches = [match_slices(image, r.image, self.slice_match, r.held_slices(), oracle) for r in references]
         self.rows = []
+        planes = image.as_tensor()
         height, width, depth = image.shape[1:]
         logits = torch.full((len(self.labels), height, width, depth), BACKGROUND)
         for k in range(depth):
             matched = [MatchedSlice(r, m[k]) for r, m in zip(references, matches, strict=True) if m[k] is not None]  # type: ignore[arg-type]
-            target = TargetSlice(image[..., k].as_tensor(), plane_size(image), k)
+            target = TargetSlice(planes[..., k], plane_size(image), k)
             for channel, result in enumerate(self._results(network, target, matched, extra)):
                 if result.logits is not None:
                     logits[channel, :, :, k] = result.logits.float().cpu()
@@ -174,7 +179,7 @@ class FollowUpInferer(Inferer):
 def _single_case(inputs: Tensor) -> MetaTensor:
     if inputs.ndim != 5 or inputs.shape[0] != 1 or not isinstance(inputs, MetaTensor):
         raise ValueError(f"inputs must be one case, a MetaTensor [1, C, H, W, D], not {tuple(inputs.shape)}")
-    return inputs[0]
+    return cast(MetaTensor, inputs[0])
 
 
 def _first(value: Any) -> Any:

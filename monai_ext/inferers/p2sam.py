@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
@@ -43,7 +44,7 @@ from monai_ext.prompts.points import (
     official_points,
 )
 from monai_ext.prompts.prompt import Prompt
-from monai_ext.prompts.retrieval import retrieve_masks
+from monai_ext.prompts.retrieval import Cost, retrieve_masks
 
 MODES = ("paper", "official")
 NEGATIVES = ("background", "lowest")
@@ -135,10 +136,10 @@ class P2SamInferer(FollowUpInferer):
         self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, parts: ReferenceParts
     ) -> SliceResult:
         candidates = self._candidates(network, target, embeddings, parts)
-        logits = self._decode(network, embeddings, [c.prompt for c in candidates])
+        logits = self._decode(network, target, embeddings, [c.prompt for c in candidates])
         masks = network.to_image(logits, embeddings.size)[:, 0]
         cells = self._candidate_cells(network, logits[:, 0], masks)
-        cost = "cosine" if self.mode == "paper" else "sqeuclidean"
+        cost: Cost = "cosine" if self.mode == "paper" else "sqeuclidean"
         found = retrieve_masks(parts.tokens, embeddings.features[0], cells, cost)
         if found.index is None:
             return SliceResult(None, "no_foreground", {"recovered": parts.recovered})
@@ -181,10 +182,21 @@ class P2SamInferer(FollowUpInferer):
         numbers = [n for n in self.n_neg if n > 0] if self.negatives == "background" else []
         return ReferenceParts(
             foreground,
-            part_sets(foreground, self.n_pos, self.seed),
-            part_sets(torch.cat(background), numbers, self.seed),
+            self._part_sets(foreground, self.n_pos),
+            self._part_sets(torch.cat(background), numbers),
             recovered,
         )
+
+    def _part_sets(self, tokens: Tensor, counts: list[int]) -> dict[int, Tensor]:
+        """Divide tokens into each number of parts; where they are too few for all, into as many as they can fill.
+
+        The authors' code dies there.
+        """
+        sets = part_sets(tokens, counts, self.seed)
+        fewer = min(*counts, len(tokens) + 1) - 1 if counts else 0
+        while not sets and fewer > 0:
+            sets, fewer = part_sets(tokens, [fewer], self.seed), fewer - 1
+        return sets
 
     def _tokens(self, network: PromptableSam, embeddings: Embeddings, mask: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Foreground and background features of one reference slice (Eq. 1)."""
@@ -202,13 +214,16 @@ class P2SamInferer(FollowUpInferer):
     def _candidates(
         self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, parts: ReferenceParts
     ) -> list[Candidate]:
-        """Prompts of the full grid n_pos x n_neg; numbers of parts that the reference cannot fill are left out."""
+        """Prompts of the full grid n_pos x n_neg; numbers of parts that the reference cannot fill are left out.
+
+        With negatives "lowest" there is one negative point or, where n_neg begins at 0, none.
+        """
         features = embeddings.features[0]
         candidates = []
         negative = {n: self._points(network, target, embeddings, p) for n, p in parts.negative.items()}
         for n_pos, features_pos in parts.positive.items():
             positive = self._points(network, target, embeddings, features_pos)
-            if self.negatives == "lowest":
+            if self.negatives == "lowest" and max(self.n_neg) > 0:
                 negative = {1: self._lowest(network, target, embeddings, cosine_maps(features_pos, features))}
             if 0 in self.n_neg or not negative:
                 candidates.append(Candidate(n_pos, 0, _prompt(positive, positive[:0])))
@@ -229,14 +244,17 @@ class P2SamInferer(FollowUpInferer):
             return lowest_point(maps, network.stride, valid, embeddings.size)
         return official_lowest_point(maps, network.image_size, embeddings.size, target.original_size)
 
-    def _decode(self, network: PromptableSam, embeddings: Embeddings, prompts: list[Prompt]) -> Tensor:
+    def _decode(
+        self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, prompts: list[Prompt]
+    ) -> Tensor:
         """Low-resolution logits of each candidate, [K, 1, 4g, 4g]: one pass, or the authors' cascade of three."""
         logits, _ = network.decode(embeddings, prompts)
         if self.mode == "paper":
             return logits
         logits, _ = network.decode(embeddings, prompts, mask_input=logits)
-        masks = network.to_image(logits, embeddings.size)[:, 0] > 0
-        boxed = [Prompt(p.points, p.labels, tight_box(m)) for p, m in zip(prompts, masks, strict=True)]
+        frame = network.to_image(logits, embeddings.size)
+        boxes = [_original_box(mask, target.original_size) for mask in frame]
+        boxed = [Prompt(p.points, p.labels, box) for p, box in zip(prompts, boxes, strict=True)]
         logits, _ = network.decode(embeddings, boxed, mask_input=logits)
         return logits
 
@@ -254,8 +272,22 @@ def _prompt(positive: Tensor, negative: Tensor) -> Prompt:
     return Prompt(torch.cat([positive, negative]), labels, None)
 
 
-def _counts(name: str, span: Sequence[int], least: int) -> list[int]:
+def _original_box(logits: Tensor, size: tuple[int, int]) -> Tensor | None:
+    """Tight box of a mask on the original grid, (x0, y0, x1, y1) in the input frame; None for an empty mask.
+
+    Args:
+        logits: [1, H, W] in the input frame.
+        size: (h0, w0) of the original slice.
+    """
+    box = tight_box(F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0, 0] > 0)
+    if box is None:
+        return None
+    scale = box.new_tensor([logits.shape[2] / size[1], logits.shape[1] / size[0]])
+    return box * scale.repeat(2)
+
+
+def _counts(name: str, span: Sequence[int] | int, least: int) -> list[int]:
     span = [span, span] if isinstance(span, int) else list(span)
-    if len(span) != 2 or not least <= span[0] <= span[1]:
+    if len(span) != 2 or not all(isinstance(n, int) for n in span) or not least <= span[0] <= span[1]:
         raise UserError(f"{name} is {span}: give the fewest and the most points, such as [{max(least, 1)}, 3].")
     return list(range(span[0], span[1] + 1))

@@ -35,7 +35,7 @@ class Reference:
         """Encode slice ``index``, once."""
         if index not in self._embeddings:
             device = network.pixel_mean.device
-            self._embeddings[index] = network.encode(self.image[..., index][None].as_tensor().to(device))
+            self._embeddings[index] = network.encode(self.image.as_tensor()[None, ..., index].to(device))
         return self._embeddings[index]
 
     def held_slices(self) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class ReferenceLoader:
 
     def __init__(self, transform: Callable[[dict[str, Any]], dict[str, Any]], labels: dict[str, int]) -> None:
         self.transform, self.labels = transform, labels
-        self._paths: tuple[list[str], list[str]] | None = None
+        self._key: tuple[list[str], list[str], str | None] | None = None
         self.loaded: list[Reference] = []
 
     def __call__(self, images: Paths, labels: Paths, modality: str | None = None) -> list[Reference]:
@@ -80,11 +80,11 @@ class ReferenceLoader:
             raise UserError(
                 f"{len(paths[0])} reference images but {len(paths[1])} reference labels: give each its own."
             )
-        if paths != self._paths:
-            self._paths = None
+        if (*paths, modality) != self._key:
+            self._key = None
             self.loaded = [self._load(i, m, modality) for i, m in zip(*paths, strict=True)]
             self._refuse_empty(paths[1])
-            self._paths = paths
+            self._key = (*paths, modality)
         return self.loaded
 
     def _load(self, image: str, label: str, modality: str | None) -> Reference:

@@ -47,19 +47,28 @@ def match_slices(
         UserError: for an unknown rule, volumes apart in space or cut in different directions (``position``), or
             missing oracle knowledge (``oracle_centre``).
     """
+    check_rule(rule)
     depth, reference_depth = target.shape[-1], reference.shape[-1]
     if rule == "relative" or (rule == "position" and depth == reference_depth == 1 and _is_frame(target)):
         return [int((2 * k + 1) * reference_depth / (2 * depth)) for k in range(depth)]
     if rule == "position":
         return _by_position(target, reference)
-    if rule == "oracle_centre":
-        if reference_slices is None or target_slices is None:
-            raise UserError(
-                f"{_file(target)}: slice_match oracle_centre needs to know which slices of the target hold the "
-                "structure: give the case `oracle_slices` or choose --slice_match position."
-            )
-        return _by_centre(depth, reference_slices, target_slices)
-    raise UserError(f"slice_match {rule!r} is unknown: choose one of {', '.join(RULES)}.")
+    if reference_slices is None or target_slices is None:
+        raise UserError(
+            f"{_file(target)}: slice_match oracle_centre needs to know which slices of the target hold the structure: "
+            "overlay configs/oracle_centre.yaml on evaluate.yaml, or choose --slice_match position."
+        )
+    return _by_centre(depth, reference_slices, target_slices)
+
+
+def check_rule(rule: str) -> None:
+    """Refuse a rule that is none of :data:`RULES`.
+
+    Raises:
+        UserError: names those there are.
+    """
+    if rule not in RULES:
+        raise UserError(f"slice_match {rule!r} is unknown: choose one of {', '.join(RULES)}.")
 
 
 def _by_position(target: MetaTensor, reference: MetaTensor) -> list[int | None]:
@@ -120,15 +129,22 @@ def _file(image: MetaTensor) -> str:
     return str(image.meta.get("filename_or_obj", "the image"))
 
 
-def with_oracle_slices(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def with_oracle_slices(pairs: Sequence[Mapping[str, Any]], slice_axis: str | None = None) -> list[dict[str, Any]]:
     """Add ``oracle_slices``, the first and last slice that hold any structure, read from each target's label.
 
     For evaluations that repeat the authors' 4D-Lung protocol; needs ``label`` in each pair, so no inference config
     can call it.
+
+    Args:
+        pairs: from :func:`monai_ext.data.pairs.with_labels`.
+        slice_axis: "R", "A" or "S" where slices are cut orthogonal to it, as in ``SamInputd``.
+
+    Raises:
+        UserError: for an empty label.
     """
     known = []
     for pair in pairs:
-        label = to_display(read_label(pair["label"]), read_geometry(pair["label"]).affine)
+        label = to_display(read_label(pair["label"]), read_geometry(pair["label"]).affine, slice_axis)
         held = np.flatnonzero(label.any(axis=(0, 1)))
         if not len(held):
             raise UserError(f"case {pair['case']}: {pair['label']} is empty, so it has no structure to centre on.")

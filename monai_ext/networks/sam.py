@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,8 @@ class Embeddings:
     def __getitem__(self, index: int | slice) -> Embeddings:
         """Return the embeddings of some of the images; the batch axis stays."""
         if isinstance(index, int):
-            index = slice(index, index + 1)
+            position = range(len(self))[index]  # an IndexError past the end, so that a for loop stops
+            index = slice(position, position + 1)
         return Embeddings(self.features[index], self.size)
 
     def __len__(self) -> int:
@@ -115,6 +117,9 @@ class PromptableSam(nn.Module):
         pixel_mean: mean of each channel that normalises images in [0, 255].
         pixel_std: standard deviation of each channel.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -289,7 +294,7 @@ def build_compact(
     )
 
 
-def build_sam(variant: str = "compact", checkpoint: str | os.PathLike | None = None, **compact: int) -> PromptableSam:
+def build_sam(variant: str = "compact", checkpoint: str | os.PathLike | None = None, **compact: Any) -> PromptableSam:
     """Build a promptable model and load its weights strictly.
 
     Args:
@@ -332,7 +337,7 @@ def add_drop_path(network: PromptableSam, rate: float) -> PromptableSam:
     return network
 
 
-def _stochastic_depth(rate: float):  # type: ignore[no-untyped-def]
+def _stochastic_depth(rate: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not module.training or not rate:
             return output
@@ -360,7 +365,7 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) 
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"checkpoint {path} is not a plain state dict: save model.state_dict() alone.")
     expected = model.state_dict()
-    wrong = sorted(set(expected) ^ set(state)) or sorted(k for k, v in state.items() if v.shape != expected[k].shape)
+    wrong = sorted(set(expected) ^ set(state), key=str) or sorted(k for k, v in state.items() if v.shape != expected[k].shape)
     if wrong:
         raise UserError(
             f"checkpoint {path} does not hold {variant} weights ({len(wrong)} parameters differ, the first is "

@@ -1,0 +1,25 @@
+"""Phantoms that stand in for patients: random labelled slices to train on, a follow-up patient, a video.
+
+Nothing here comes from a real image. :func:`random_slice` draws one MR-like or endoscopy-like image with
+a few labelled structures, fast enough to draw every training item anew; :func:`phantom_patient` is one
+patient at three visits (NIfTI by :func:`write_phantom_patient`), :func:`phantom_frames` a short RGB video of
+a polyp (PNG by :func:`write_phantom_frames`). All are functions of their seed alone.
+"""
+
+from __future__ import annotations
+
+from monai_ext.data.phantoms.patient import PATIENT_LABELS, PhantomVisit, phantom_patient
+from monai_ext.data.phantoms.random_slices import random_slice
+from monai_ext.data.phantoms.video import FRAME_LABELS, phantom_frames
+from monai_ext.data.phantoms.writing import write_phantom_frames, write_phantom_patient
+
+__all__ = [
+    "FRAME_LABELS",
+    "PATIENT_LABELS",
+    "PhantomVisit",
+    "phantom_frames",
+    "phantom_patient",
+    "random_slice",
+    "write_phantom_frames",
+    "write_phantom_patient",
+]

@@ -1,0 +1,81 @@
+"""The follow-up patient as NIfTI and the video as PNG on disk, each with its data list."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from monai_ext.data.images import atomic_path
+from monai_ext.data.phantoms.patient import PATIENT_LABELS, phantom_patient
+from monai_ext.data.phantoms.video import FRAME_LABELS, phantom_frames
+
+
+def _write_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
+    """Write one volume, the same bytes for the same array (no time stamp in the gzip header)."""
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
+
+
+def _write_picture(path: Path, array: NDArray[np.uint8]) -> None:
+    with atomic_path(path) as temporary:
+        Image.fromarray(array).save(temporary)
+
+
+def _write_list(path: Path, dataset: str, modality: str, labels: dict[str, int], cases: list[dict[str, Any]]) -> Path:
+    content = {"dataset": dataset, "modality": modality, "labels": labels, "cases": cases}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def write_phantom_patient(folder: str | os.PathLike[str], seed: int = 0) -> Path:
+    """Write :func:`phantom_patient` as int16 NIfTI with uint8 labels and a data list of its three visits.
+
+    Args:
+        folder: where to; made where it is missing, files of an earlier call are replaced.
+        seed: the patient; the same seed gives the same bytes.
+
+    Returns:
+        The data list, ``folder/phantom.json``, with paths relative to the folder. Written last.
+    """
+    folder = Path(folder)
+    cases: list[dict[str, Any]] = []
+    for number, visit in enumerate(phantom_patient(seed)):
+        image, label = f"visit{number}_image.nii.gz", f"visit{number}_label.nii.gz"
+        _write_nifti(folder / image, np.rint(visit.image).astype(np.int16), visit.affine)
+        _write_nifti(folder / label, visit.label, visit.affine)
+        case = {"case": f"phantom_visit{number}", "patient": "phantom", "visit": number}
+        cases.append({**case, "image": image, "label": label})
+    return _write_list(folder / "phantom.json", "phantom", "MR", PATIENT_LABELS, cases)
+
+
+def write_phantom_frames(folder: str | os.PathLike[str], seed: int = 0, n: int = 6) -> Path:
+    """Write :func:`phantom_frames` as PNG pictures of 384 x 288 pixels and a data list, visits 1 to ``n``.
+
+    Args:
+        folder: where to; made where it is missing, files of an earlier call are replaced.
+        seed: the scene; the same seed gives the same pixels.
+        n: number of frames, at least 1.
+
+    Returns:
+        The data list, ``folder/phantom_frames.json``, with paths relative to the folder. Written last.
+    """
+    folder = Path(folder)
+    cases: list[dict[str, Any]] = []
+    for number, (picture, polyp) in enumerate(phantom_frames(seed, n), start=1):
+        image, label = f"frame{number:03d}_image.png", f"frame{number:03d}_label.png"
+        _write_picture(folder / image, picture)
+        _write_picture(folder / label, polyp)
+        case = {"case": f"phantom_frame{number:03d}", "patient": "phantom_video", "visit": number}
+        cases.append({**case, "image": image, "label": label})
+    return _write_list(folder / "phantom_frames.json", "phantom_frames", "endoscopy", FRAME_LABELS, cases)

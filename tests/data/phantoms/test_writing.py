@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_ext.data.phantoms import (
+    FRAME_LABELS,
+    PATIENT_LABELS,
+    phantom_frames,
+    write_phantom_frames,
+    write_phantom_patient,
+)
+
+
+def test_written_patient_is_the_pure_one(tmp_path, visits):
+    path = write_phantom_patient(tmp_path / "new" / "folder", seed=3)
+    content = json.loads(path.read_text())
+    assert content["labels"] == PATIENT_LABELS
+    assert content["modality"] == "MR"
+    assert [case["visit"] for case in content["cases"]] == [0, 1, 2]
+    assert len({case["case"] for case in content["cases"]}) == 3
+    assert len({case["patient"] for case in content["cases"]}) == 1
+    for case, visit in zip(content["cases"], visits, strict=True):
+        image, label = (nib.load(path.parent / case[key]) for key in ("image", "label"))
+        assert image.get_data_dtype() == np.int16
+        np.testing.assert_allclose(image.get_fdata(), visit.image, atol=0.5)
+        np.testing.assert_array_equal(np.asarray(label.dataobj), visit.label)
+        np.testing.assert_allclose(image.affine, visit.affine, atol=1e-4)
+        np.testing.assert_array_equal(image.affine, label.affine)
+
+
+def test_written_video_is_the_pure_one(tmp_path):
+    path = write_phantom_frames(tmp_path, seed=0, n=3)
+    content = json.loads(path.read_text())
+    assert content["labels"] == FRAME_LABELS == {"polyp": 255}
+    assert [case["visit"] for case in content["cases"]] == [1, 2, 3]
+    for case, (picture, polyp) in zip(content["cases"], phantom_frames(0, 3), strict=True):
+        with Image.open(tmp_path / case["image"]) as image, Image.open(tmp_path / case["label"]) as label:
+            assert (image.size, image.mode, label.mode) == ((384, 288), "RGB", "L")
+            np.testing.assert_array_equal(np.asarray(image), picture)
+            np.testing.assert_array_equal(np.asarray(label), polyp)
+
+
+def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):
+    path = write_phantom_patient(tmp_path, seed=1)
+    first = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert write_phantom_patient(tmp_path, seed=1) == path
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == first
+    assert len(first) == 7
+
+
+def test_nothing_half_written_stays(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("disk on fire")
+
+    monkeypatch.setattr("monai_ext.data.phantoms.writing.gzip.compress", fail)
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        write_phantom_patient(tmp_path)
+    assert list(tmp_path.iterdir()) == []

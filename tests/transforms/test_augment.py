@@ -1,0 +1,190 @@
+"""Tests of monai_ext.transforms.augment."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from monai_ext.transforms.augment import BatchAugment
+
+STILL = BatchAugment(rotation=0, scale=(1, 1), shear=0, shift=0, flip=0, intensity=0, blur=0)
+GEOMETRY = dataclasses.replace(BatchAugment(), intensity=0, blur=0)
+SIZE = 64
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(count: int = 6, channels: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Random images, labels of 8 x 8 squares, and images that fill 48 rows and 56 columns of the square."""
+    generator = seeded(9)
+    valid = torch.zeros(count, 1, SIZE, SIZE)
+    valid[..., :48, :56] = 1
+    image = torch.rand(count, channels, SIZE, SIZE, generator=generator) * 255 * valid
+    label = torch.randint(0, 4, (count, 1, SIZE // 8, SIZE // 8), generator=generator).float()
+    return image, label.repeat_interleave(8, 2).repeat_interleave(8, 3) * valid, valid
+
+
+def test_settings_of_no_change_change_nothing() -> None:
+    given = batch()
+    image, label, valid = STILL(*given, seeded())
+    torch.testing.assert_close(image, given[0], atol=0.01, rtol=0)
+    assert torch.equal(label, given[1])
+    assert torch.equal(valid, given[2])
+
+
+def test_shapes_and_ranges_stay() -> None:
+    given = batch()
+    result = BatchAugment()(*given, seeded())
+    assert [r.shape for r in result] == [g.shape for g in given]
+    assert float(result[0].min()) >= 0
+    assert float(result[0].max()) <= 255
+    assert set(result[1].unique().tolist()) <= {0, 1, 2, 3}
+    assert set(result[2].unique().tolist()) == {0, 1}
+
+
+def test_label_and_valid_move_with_the_image() -> None:
+    """The image holds its own coordinates, so it says where each pixel of the label must come from."""
+    _, label, valid = batch(12)
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    filled = torch.ones_like(valid)
+    image = torch.stack([columns, rows, rows]).float().expand(12, -1, -1, -1)
+    where, moved, _ = GEOMETRY(image, label, filled, seeded())
+    _, _, moved_valid = GEOMETRY(image, label, valid, seeded())
+    checked = 0
+    for b in range(12):
+        for y in range(SIZE):
+            for x in range(SIZE):
+                u, v = float(where[b, 0, y, x]), float(where[b, 1, y, x])
+                tie = min(abs(u % 1 - 0.5), abs(v % 1 - 0.5)) < 0.01
+                if not (1 < u < SIZE - 2 and 1 < v < SIZE - 2) or tie:
+                    continue  # at the border the image fades into nothing
+                assert moved[b, 0, y, x] == label[b, 0, round(v), round(u)]
+                assert moved_valid[b, 0, y, x] == valid[b, 0, round(v), round(u)]
+                checked += 1
+    assert checked > 12 * SIZE * SIZE / 2
+    assert not torch.equal(moved, label)
+
+
+def test_smooth_image_of_the_label_stays_the_label() -> None:
+    _, label, _ = batch(6)
+    filled = torch.ones_like(label)
+    structure = (label == 2).float()
+    image, moved, _ = GEOMETRY(structure.expand(-1, 3, -1, -1) * 255, structure, filled, seeded())
+    differ = ((image[:, :1] > 127.5) != (moved > 0.5)).float().mean()
+    assert float(differ) < 0.01  # interpolated outlines
+    assert float(moved.mean()) > 0.05
+
+
+def test_nothing_lies_outside_the_valid_part() -> None:
+    image, label, valid = BatchAugment(noise=0.5, contrast=0.5, intensity=1.0, blur=1.0)(*batch(), seeded())
+    assert not bool((image * (1 - valid)).any())
+    assert not bool((label * (1 - valid)).any())
+    assert 0 < float(valid.mean()) < 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "matrix"),
+    [
+        ({"rotation": 30.0}, "rotation"),
+        ({"scale": (0.5, 2.0)}, "scale"),
+        ({"flip": 1.0}, "mirror"),
+        ({"shift": 0.1}, "shift"),
+    ],
+)
+def test_extent_of_the_geometry(settings, matrix: str) -> None:
+    """The map from output to source pixels, fitted to images of coordinates, stays within the settings."""
+    augment = dataclasses.replace(STILL, **settings)
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    x, y = (columns - 31.5) / 1.0, (rows - 31.5) / 1.0
+    image = torch.stack([columns, rows, rows]).float().expand(200, -1, -1, -1)
+    one = torch.ones(200, 1, SIZE, SIZE)
+    where, _, _ = augment(image, one, one, seeded())
+    inner = (slice(28, 36), slice(28, 36))
+    source = where[:, :2, *inner].flatten(2) - 31.5
+    design = torch.stack([x[inner].flatten(), y[inner].flatten(), torch.ones(64)], dim=1)
+    fit = torch.linalg.lstsq(design.expand(200, -1, -1), source.transpose(1, 2)).solution.transpose(1, 2)
+    linear, shift = fit[:, :, :2], fit[:, :, 2]
+    determinant = torch.linalg.det(linear)
+    angles = torch.rad2deg(torch.atan2(linear[:, 1, 0], linear[:, 0, 0]))
+    if matrix == "rotation":
+        assert 25 < float(angles.abs().max()) <= 30.01
+        torch.testing.assert_close(determinant, torch.ones(200), atol=1e-3, rtol=0)
+    elif matrix == "scale":  # magnified by 2: half as many source pixels
+        assert 0.5 - 1e-3 <= float(determinant.min().sqrt()) < 0.55
+        assert 1.8 < float(determinant.max().sqrt()) <= 2.0 + 1e-3
+        assert float(determinant.log().mean().abs()) < 0.15
+    elif matrix == "mirror":
+        torch.testing.assert_close(linear, torch.tensor([[-1.0, 0], [0, 1]]).expand(200, -1, -1), atol=1e-3, rtol=0)
+    else:
+        assert 0.095 * SIZE < float(shift.abs().max()) <= 0.1 * SIZE + 0.01
+        assert float(shift.mean(dim=0).abs().max()) < 0.01 * SIZE
+
+
+def test_share_of_mirrored_slices() -> None:
+    image = torch.zeros(400, 1, 8, 8)
+    image[..., :4] = 200
+    one = torch.ones(400, 1, 8, 8)
+    mirrored, _, _ = dataclasses.replace(STILL, flip=0.2)(image, one, one, seeded())
+    assert float((mirrored[:, 0, 0, 7] > 100).float().mean()) == pytest.approx(0.2, abs=0.06)
+
+
+def test_grey_values_change_in_the_same_way_in_all_channels() -> None:
+    grey = torch.full((8, 3, SIZE, SIZE), 100.0)
+    one = torch.ones(8, 1, SIZE, SIZE)
+    image, _, _ = dataclasses.replace(STILL, intensity=1.0, blur=0.5)(grey, one, one, seeded())
+    torch.testing.assert_close(image[:, 0], image[:, 2])
+    assert not torch.allclose(image, grey, atol=5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("noise", 0.08, lambda i, o: float((o - i).std()) < 0.08 * 255),
+        ("gamma", (2.0, 2.0), lambda i, o: torch.allclose(o, 255 * (i / 255) ** 2, atol=0.05)),
+        ("bias", 0.3, lambda i, o: bool(((o / i - 1).abs() <= 0.3 + 1e-4).all())),
+        (
+            "contrast",
+            0.2,
+            lambda i, o: bool(((o - i).abs() <= 255 * (0.5 * 0.2 + 0.1) + 0.01).all())
+            and math.isclose(float((o[:, :, 0, 0] - o[:, :, 0, 0].mean()).sum()), 0, abs_tol=1),
+        ),
+    ],
+)
+def test_extent_of_each_change_of_grey_values(setting, value, expected) -> None:
+    none = {"gamma": (1.0, 1.0), "contrast": 0.0, "bias": 0.0, "noise": 0.0}
+    augment = dataclasses.replace(STILL, intensity=1.0, **{**none, setting: value})
+    image = torch.linspace(60, 180, SIZE).expand(5, 1, SIZE, SIZE).contiguous()
+    one = torch.ones(5, 1, SIZE, SIZE)
+    changed, _, _ = augment(image, one, one, seeded())
+    assert expected(image, changed)
+    assert not torch.allclose(changed, image, atol=1)
+
+
+def test_probability_of_grey_value_changes() -> None:
+    augment = dataclasses.replace(STILL, intensity=0.3, bias=0, contrast=0, noise=0, gamma=(2, 2))
+    image, one = torch.full((500, 1, 8, 8), 100.0), torch.ones(500, 1, 8, 8)
+    changed, _, _ = augment(image, one, one, seeded())
+    assert float((changed[:, 0, 4, 4] < 90).float().mean()) == pytest.approx(0.3, abs=0.06)
+
+
+def test_same_generator_same_batch() -> None:
+    given = batch()
+    torch.manual_seed(1)
+    first = BatchAugment()(*given, seeded(3))
+    torch.manual_seed(2)
+    second = BatchAugment()(*given, seeded(3))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first[1], BatchAugment()(*given, seeded(4))[1])
+
+
+def test_input_is_not_changed() -> None:
+    given = batch()
+    copies = [g.clone() for g in given]
+    BatchAugment(blur=1.0)(*given, seeded())
+    assert all(torch.equal(g, c) for g, c in zip(given, copies, strict=True))
