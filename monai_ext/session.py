@@ -49,8 +49,9 @@ def start(seed: int = 0, threads: int | None = None) -> None:
 def check_options(argv: Sequence[str]) -> None:
     """Refuse options of a `python -m monai.bundle run` command line that would be ignored.
 
-    An option is known if it is an argument of MONAI's ``run`` or its workflow, or an id of the given config files.
-    Other programs' command lines are left alone.
+    An option is known if it is an argument of MONAI's ``run`` or its workflow, an id of the given config files, or a
+    further argument of a component there (`--evaluator#amp true`), which that component checks. Other programs'
+    command lines are left alone.
 
     Raises:
         UserError: names the unknown option and the nearest known one.
@@ -67,12 +68,20 @@ def check_options(argv: Sequence[str]) -> None:
         return
     parser = ConfigParser(ConfigParser.load_config_files(files))
     for option in given:
-        if option in arguments or option.replace("#", "::") in parser:
-            continue
-        known = sorted(arguments | {str(key) for key in parser.get() or {}})
-        near = difflib.get_close_matches(option, known, n=1)
-        hint = f"did you mean --{near[0]}?" if near else "see the block of options on top of the config file."
-        raise UserError(f"unknown option --{option}, {hint}")
+        if option not in arguments and not _is_declared(option, parser):
+            known = sorted(arguments | {str(key) for key in parser.get() or {}})
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean --{near[0]}?" if near else "see the block of options on top of the config file."
+            raise UserError(f"unknown option --{option}, {hint}")
+
+
+def _is_declared(option: str, parser: ConfigParser) -> bool:
+    name = option.replace("#", "::")
+    if name in parser:
+        return True
+    parent = name.rpartition("::")[0]
+    component = parser[parent] if parent and parent in parser else None
+    return isinstance(component, dict) and "_target_" in component
 
 
 def _flags(words: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,15 +25,18 @@ Transform = Callable[[dict[str, Any]], dict[str, Any]]
 Groups = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def split_training(cases: DataList, validation_patients: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
-    """Divide the labelled cases into ``train`` and ``validation`` by patient.
+def split_training(
+    cases: DataList, validation_patients: Sequence[str] | str | int = ()
+) -> dict[str, list[dict[str, Any]]]:
+    """Divide the labelled cases into ``train`` and ``validation`` by patient; a case without one is its own.
 
     Raises:
         UserError: for a validation patient that the list does not have, or nothing left to train on.
     """
-    held = {str(p) for p in validation_patients}
+    given = [validation_patients] if isinstance(validation_patients, str | int) else validation_patients
+    held = {str(p) for p in given}
     labelled = [c for c in cases.cases if c.label is not None]
-    unknown = held - {str(c.patient) for c in labelled}
+    unknown = held - {str(c.patient or c.case) for c in labelled}
     if unknown:
         raise UserError(f"validation patient {sorted(unknown)[0]!r} has no labelled case in {cases.dataset}.")
     groups: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
@@ -44,7 +48,7 @@ def split_training(cases: DataList, validation_patients: Sequence[str] = ()) -> 
             "label": case.label,
             "modality": case.modality or cases.modality,
         }
-        groups["validation" if str(case.patient) in held else "train"].append(item)
+        groups["validation" if item["patient"] in held else "train"].append(item)
     if not groups["train"]:
         raise UserError(f"{cases.dataset} has no labelled case to train on: check --split and --validation_patients.")
     return groups
@@ -106,14 +110,31 @@ def training_sampler(
 
 
 def training_record(
-    name: str, variant: str, cases: DataList, trained: Sequence[Mapping[str, Any]], licence: str
+    name: str, variant: str, cases: DataList, groups: Groups, licence: str, phantoms: int = 0
 ) -> WeightRecord:
-    """Say what the weights will have seen; the checksum is filled in when they are written."""
-    patients = sorted({str(c["patient"]) for c in trained})
-    data = TrainingData(dataset=cases.dataset, patients=patients, labels="dense", licence=licence)
-    command = shlex.join(
-        ["python", "-m", "monai.bundle", *(Path(a).name if os.path.isabs(a) else a for a in sys.argv[1:])]
-    )
+    """Say what the weights will have seen; the checksum is filled in when they are written.
+
+    Args:
+        name: of the weights.
+        variant: of the network.
+        cases: the data list.
+        groups: of :func:`split_training`; validation patients are named in the notes, they were not trained on.
+        licence: of the data, which the weights inherit.
+        phantoms: drawn slices of each kind that were mixed in.
+    """
+    trained, held = (sorted({str(c["patient"]) for c in groups[group]}) for group in ("train", "validation"))
+    data = [TrainingData(dataset=cases.dataset, patients=trained, labels="dense", licence=licence)]
+    if phantoms:
+        data.append(TrainingData(dataset="phantom slices", labels="dense", licence="Apache-2.0"))
+    command = shlex.join(["python", "-m", "monai.bundle", *(_without_folders(a) for a in sys.argv[1:])])
+    notes = f"choices were made on {', '.join(held)}" if held else ""
     return WeightRecord(
-        name=name, variant=variant, datasets=[data], command=command, licence=licence, sha256="", notes=""
+        name=name, variant=variant, datasets=data, command=command, licence=licence, sha256="", notes=notes
     )
+
+
+def _without_folders(argument: str) -> str:
+    """Cut absolute paths, also those in a list of config files, down to their last part."""
+    if os.path.isabs(argument):
+        return Path(argument).name
+    return re.sub(r"(?<![\w./:])/(?:[^\s'\",\]/]+/)+(?=[^\s'\",\]/])", "", argument)

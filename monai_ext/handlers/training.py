@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -92,18 +93,21 @@ class ResumeTraining:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             for name, state in self.states.items():
                 state.load_state_dict(saved[name])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
             raise UserError(
-                f"{self.path} belongs to another training (its {type(error).__name__} says so): give a new "
+                f"{self.path} belongs to another training or is damaged ({type(error).__name__}): give a new "
                 "--output_dir, or delete it to start over."
             ) from error
-        if saved["epoch_length"] != engine.state.epoch_length:
-            raise UserError(f"{self.path} was made with another epoch length: give a new --output_dir.")
+        for key, option in (("epoch_length", "epoch length"), ("max_epochs", "number of epochs")):
+            if saved[key] != getattr(engine.state, key):  # the learning rate's schedule would no longer fit
+                raise UserError(
+                    f"{self.path} was made with another {option} ({saved[key]}): repeat it, or give a new --output_dir."
+                )
         engine.state.epoch, engine.state.iteration = saved["epoch"], saved["iteration"]
 
     def _save(self, engine: Engine) -> None:
         state = {name: state.state_dict() for name, state in self.states.items()}
-        counts = {key: int(getattr(engine.state, key)) for key in ("epoch", "iteration", "epoch_length")}
+        counts = {key: int(getattr(engine.state, key)) for key in ("epoch", "iteration", "epoch_length", "max_epochs")}
         with atomic_path(self.path) as path:
             torch.save({**state, **counts}, path)
 

@@ -365,7 +365,9 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) 
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"checkpoint {path} is not a plain state dict: save model.state_dict() alone.")
     expected = model.state_dict()
-    wrong = sorted(set(expected) ^ set(state), key=str) or sorted(k for k, v in state.items() if v.shape != expected[k].shape)
+    wrong = sorted(set(expected) ^ set(state), key=str) or sorted(
+        k for k, v in state.items() if v.shape != expected[k].shape
+    )
     if wrong:
         raise UserError(
             f"checkpoint {path} does not hold {variant} weights ({len(wrong)} parameters differ, the first is "

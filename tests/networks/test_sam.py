@@ -88,7 +88,7 @@ PROMPTS = [
 ]
 
 
-# ---- equal to segment_anything ------------------------------------------------------------------------------------------
+# ---- equal to segment_anything ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("multimask", [False, True])
@@ -153,7 +153,7 @@ def test_other_images_are_refused(ours, shape) -> None:
         ours.encode(torch.zeros(shape))
 
 
-# ---- several at once ----------------------------------------------------------------------------------------------------
+# ---- several at once -------------------------------------------------------------------------------------------------
 
 
 def test_several_images_at_once_equal_one_by_one(ours) -> None:
@@ -225,7 +225,7 @@ def test_geometry_of_the_grid(ours) -> None:
     assert (compact.image_size, compact.grid, compact.stride) == (64, 8, 8)
 
 
-# ---- weights --------------------------------------------------------------------------------------------------------------
+# ---- weights ---------------------------------------------------------------------------------------------------------
 
 
 def test_official_state_dict_loads_strictly(tmp_path) -> None:
@@ -319,7 +319,7 @@ def test_missing_and_unreadable_checkpoint(tmp_path) -> None:
     assert Stowaway.ran is False
 
 
-# ---- official checkpoints -------------------------------------------------------------------------------------------------
+# ---- official checkpoints --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def test_compact_has_no_official_checkpoint(tmp_path) -> None:
         fetch_checkpoint("compact", tmp_path)
 
 
-# ---- stochastic depth -----------------------------------------------------------------------------------------------------
+# ---- stochastic depth ------------------------------------------------------------------------------------------------
 
 
 def test_drop_path_leaves_inference_alone_and_drops_in_training(ours) -> None:

@@ -1,0 +1,150 @@
+"""Tests of monai_ext.engines.training."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monai_ext.data.manifest import Case, DataList
+from monai_ext.data.slices import SliceDataset
+from monai_ext.engines import training
+from monai_ext.errors import UserError
+from monai_ext.networks import sam
+from monai_ext.networks.sam import build_compact
+
+
+def datalist() -> DataList:
+    cases = [
+        Case(case="a0", image="a0.nii", label="a0_l.nii", patient="a", modality="CT"),
+        Case(case="a1", image="a1.nii", patient="a"),
+        Case(case="b0", image="b0.nii", label="b0_l.nii", patient="b"),
+        Case(case="c", image="c.nii", label="c_l.nii"),
+        Case(case="7", image="7.nii", label="7_l.nii", patient="7"),
+    ]
+    return DataList(dataset="Toy", modality="MR", labels={"lesion": 1, "organ": 4}, cases=cases)
+
+
+def names(group: list[dict[str, Any]]) -> list[str]:
+    return [case["case"] for case in group]
+
+
+def test_patients_are_kept_apart_and_unlabelled_cases_left_out() -> None:
+    groups = training.split_training(datalist(), ["b", 7])  # the command line makes numbers of names
+    assert names(groups["train"]) == ["a0", "c"]
+    assert names(groups["validation"]) == ["b0", "7"]
+    first = {"case": "a0", "patient": "a", "image": "a0.nii", "label": "a0_l.nii", "modality": "CT"}
+    assert groups["train"][0] == first
+    assert groups["train"][1]["modality"] == "MR"
+    assert groups["train"][1]["patient"] == "c"
+
+
+def test_everything_trains_by_default() -> None:
+    groups = training.split_training(datalist())
+    assert names(groups["train"]) == ["a0", "b0", "c", "7"]
+    assert groups["validation"] == []
+
+
+def test_one_validation_patient_may_be_given_without_brackets() -> None:
+    assert names(training.split_training(datalist(), "b")["validation"]) == ["b0"]
+
+
+def test_case_without_a_patient_is_its_own() -> None:
+    assert names(training.split_training(datalist(), ["c"])["validation"]) == ["c"]
+
+
+def test_mistakes_of_the_split() -> None:
+    with pytest.raises(UserError, match="validation patient 'z' has no labelled case in Toy"):
+        training.split_training(datalist(), ["z"])
+    with pytest.raises(UserError, match="Toy has no labelled case to train on: check --split"):
+        training.split_training(datalist(), ["a", "b", "7", "c"])
+
+
+def test_initial_weights(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(training, "fetch_checkpoint", lambda variant: tmp_path / f"{variant}.pth")
+    assert training.find_initial_weights(None, "compact") is None
+    assert training.find_initial_weights(None, "vit_l") == tmp_path / "vit_l.pth"
+    assert training.find_initial_weights("mine.pt", "vit_l") == Path("mine.pt")
+    assert set(sam.CHECKPOINTS) == {"vit_b", "vit_l", "vit_h"}
+
+
+def test_dense_loss_has_a_class_for_each_structure_and_the_background() -> None:
+    network = build_compact(image_size=64, channels=(16, 16, 32, 32), blocks=(1, 1, 1), width=32)
+    loss = training.dense_loss(network, {"lesion": 1, "organ": 4}, 0.5)
+    assert loss is not None
+    assert loss.classifier.weight.shape == (3, 32, 1, 1)
+    assert training.dense_loss(network, {"lesion": 1}, 0.0) is None
+    assert training.on_device(None, "cpu") is None
+    assert training.on_device(loss, "cpu") is loss
+
+
+def cut(item: dict[str, Any]) -> dict[str, Any]:
+    """A case of three slices, the first without a structure."""
+    label = np.zeros((1, 64, 64, 3))
+    label[0, 5:9, 5:9, 1], label[0, 5:9, 5:9, 2] = 1, 4
+    return {"image": np.full((1, 64, 64, 3), 50.0), "label": label}
+
+
+def sources(folder: Path, phantoms: int) -> dict[str, list[Path]]:
+    train = training.split_training(datalist(), ["b"])["train"]
+    return training.training_sources(train, cut, folder, {"organ": 4, "lesion": 1}, "settings", 64, phantoms, 0)
+
+
+def test_sources_of_a_training(tmp_path) -> None:
+    alone = sources(tmp_path, 0)
+    assert {name: len(stems) for name, stems in alone.items()} == {"data": 3}
+    mixed = sources(tmp_path, 2)
+    assert {name: len(stems) for name, stems in mixed.items()} == {"data": 3, "phantoms": 2}
+    assert mixed["data"] == alone["data"]
+    dataset = SliceDataset(mixed, 64)
+    assert [dataset[n]["source"] for n in range(len(dataset))] == [0] * 6 + [1] * 4
+    assert [int(dataset[n]["label"].max()) for n in range(2)] == [2, 1]  # classes in the order of the labels
+
+
+def test_validation_takes_its_patients_or_the_first_case(tmp_path) -> None:
+    labels = {"organ": 4, "lesion": 1}
+    for held, expected in ((["b", "7"], ["b0", "7"]), ([], ["a0"])):
+        groups = training.split_training(datalist(), held)
+        found = training.validation_sources(groups, cut, tmp_path, labels, "settings")
+        assert [stem.name.rsplit("_", 1)[0] for stem in found["data"]] == expected
+
+
+def test_length_of_an_epoch(tmp_path) -> None:
+    dataset = SliceDataset(sources(tmp_path, 2), 64)
+    assert len(training.training_sampler(dataset, 0.2, 4, 5, 0)) == 20
+    assert len(training.training_sampler(dataset, 0.2, 4, None, 0)) == 12  # 10 slices in 3 batches
+    drawn = np.array([n >= 6 for n in training.training_sampler(dataset, 0.2, 4, 1000, 0)])
+    assert drawn.mean() == pytest.approx(0.2, abs=0.03)
+    alone = SliceDataset(sources(tmp_path, 0), 64)
+    assert set(training.training_sampler(alone, 0.2, 4, 50, 0)) == set(range(6))
+
+
+@pytest.mark.parametrize("phantoms", [0, 2])
+def test_cases_without_structures_are_refused(tmp_path, phantoms: int) -> None:
+    train = training.split_training(datalist())["train"]
+    found = training.training_sources(train, cut, tmp_path, {"other": 9}, "settings", 64, phantoms, 0)
+    with pytest.raises(UserError, match="no slice of its cases holds a structure"):
+        training.training_sampler(SliceDataset(found, 64), 0.2, 4, 5, 0)
+
+
+def test_record_names_the_patients_and_the_command(monkeypatch) -> None:
+    configs = "['/home/me/p/configs/train.yaml',\"/home/me/more.yaml\",'bundles/p2sam/a.yaml']"
+    argv = ["run", "--config_file", configs, "--datalist", "/home/me/my data/Toy.json", "--data_root=/data/x"]
+    monkeypatch.setattr("sys.argv", ["/opt/lib/monai/bundle/__main__.py", *argv, "--name", "a b"])
+    data = datalist()
+    groups = training.split_training(data, ["b"])
+    record = training.training_record("weights", "compact", data, groups, "CC BY 4.0", phantoms=3)
+    assert shlex.split(record.command) == [
+        *("python", "-m", "monai.bundle", "run"),
+        *("--config_file", "['train.yaml',\"more.yaml\",'bundles/p2sam/a.yaml']"),
+        *("--datalist", "Toy.json", "--data_root=x", "--name", "a b"),
+    ]
+    assert [d.model_dump() for d in record.datasets] == [
+        {"dataset": "Toy", "patients": ["7", "a", "c"], "labels": "dense", "licence": "CC BY 4.0"},
+        {"dataset": "phantom slices", "patients": [], "labels": "dense", "licence": "Apache-2.0"},
+    ]
+    assert record.notes == "choices were made on b"
+    assert (record.name, record.variant, record.licence, record.sha256) == ("weights", "compact", "CC BY 4.0", "")

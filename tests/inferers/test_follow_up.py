@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from monai_ext.errors import UserError
+from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, SliceResult
+
+SIZE = (40, 64)
+LABELS = {"lesion": 1, "organ": 2}
+
+
+class Echo(FollowUpInferer):
+    """Answers with the slice's own index for the first structure and nothing for the others; notes its calls."""
+
+    def segment_slice(self, network, target, matched, **extra):
+        self.calls = [*getattr(self, "calls", []), (target, list(matched), extra)]
+        logits = torch.full(target.image.shape[1:], float(target.index + 1))
+        return [SliceResult(logits, "ok", {"n_pos": target.index})] + [
+            SliceResult(None, "reference_absent", {}) for _ in list(self.labels)[1:]
+        ]
+
+
+@pytest.fixture
+def references(make_image):
+    label = np.ones((*SIZE, 3), np.int64)
+    label[:10] = 2
+    return {name: (make_image(i, (*SIZE, 3), origin=origin), label) for i, (name, origin) in enumerate(ORIGINS.items())}
+
+
+ORIGINS = {"a": 0.0, "b": 5.0}
+
+
+@pytest.fixture
+def loader(make_loader, references):
+    return make_loader(references, LABELS)
+
+
+def test_each_slice_meets_its_matched_slices(loader, make_image):
+    inferer, target = Echo(LABELS, loader), make_image(7, (*SIZE, 4), plane_size=(20, 32))
+    inferer(target[None], None, ["a", "b"], ["a", "b"], modality=["MR"], further=3)
+    matched = [[(m.reference.file, m.index) for m in found] for _, found, _ in inferer.calls]
+    a, b = "image0.nii.gz", "image1.nii.gz"
+    assert matched == [[(a, 0)], [(a, 1), (b, 0)], [(a, 2), (b, 1)], [(b, 2)]]
+    assert loader.transform.loaded == [("a", "MR"), ("b", "MR")]
+    slice_, _, extra = inferer.calls[2]
+    assert torch.equal(slice_.image, target[..., 2].as_tensor())
+    assert (slice_.original_size, slice_.index) == ((20, 32), 2)
+    assert extra == {"further": 3}
+
+
+def test_matched_slice_shows_its_label(loader, make_image, references):
+    inferer = Echo(LABELS, loader)
+    inferer(make_image(7, (*SIZE, 3))[None], None, "a", "a")
+    matched = inferer.calls[1][1][0]
+    assert np.array_equal(matched.label, references["a"][1][..., 1])
+    assert matched.key != inferer.calls[2][1][0].key
+
+
+def test_logits_go_to_their_channel_and_slice(loader, make_image):
+    inferer = Echo(LABELS, loader)
+    logits = inferer(make_image(7, (*SIZE, 3))[None], None, "a", "a")
+    assert isinstance(logits, MetaTensor)
+    assert logits.shape == (1, 2, *SIZE, 3)
+    assert [float(logits[0, 0, 0, 0, k]) for k in range(3)] == [1, 2, 3]
+    assert (logits[0, 1] == BACKGROUND).all()
+
+
+def test_rows_tell_of_each_structure_and_slice(loader, make_image):
+    inferer = Echo(LABELS, loader)
+    for _ in range(2):  # rows are of the last call alone
+        inferer(make_image(7, (*SIZE, 2), origin=10.0)[None], None, "a", "a")
+    assert inferer.rows == [
+        {"label": "lesion", "slice": 0, "reference_slice": "2", "status": "ok", "n_pos": 0},
+        {"label": "organ", "slice": 0, "reference_slice": "2", "status": "reference_absent"},
+        {"label": "lesion", "slice": 1, "reference_slice": "", "status": "outside_reference"},
+        {"label": "organ", "slice": 1, "reference_slice": "", "status": "outside_reference"},
+    ]
+
+
+def test_slices_outside_the_reference_are_background(loader, make_image):
+    inferer = Echo(LABELS, loader)
+    logits = inferer(make_image(7, (*SIZE, 2), origin=10.0)[None], None, "a", "a")
+    assert (logits[0, 0, ..., 0] == 1).all()
+    assert (logits[..., 1] == BACKGROUND).all()
+
+
+def test_oracle_slices_as_collated(loader, make_image):
+    inferer = Echo(LABELS, loader, slice_match="oracle_centre")
+    inferer(make_image(7, (*SIZE, 8))[None], None, "a", "a", oracle_slices=[torch.tensor([5]), torch.tensor([7])])
+    assert [(target.index, matched[0].index) for target, matched, _ in inferer.calls] == [(5, 0), (6, 1), (7, 2)]
+
+
+def test_reference_of_the_constructor(loader, make_image):
+    inferer = Echo(LABELS, loader, reference_image="a", reference_label=["a"])
+    inferer(make_image(7, (*SIZE, 3))[None], None)
+    inferer(make_image(7, (*SIZE, 3))[None], None, "b", "b")
+    assert [name for name, _ in loader.transform.loaded] == ["a", "b"]
+
+
+def test_no_reference_at_all_is_refused(loader, make_image):
+    with pytest.raises(UserError, match="0 reference images"):
+        Echo(LABELS, loader)(make_image(7, (*SIZE, 3))[None], None)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8, 1), (1, 8, 8, 1)])
+def test_one_case_at_a_time(loader, shape):
+    with pytest.raises(ValueError, match="inputs must be one case"):
+        Echo(LABELS, loader)(MetaTensor(torch.zeros(shape)), None, "a", "a")
+
+
+def test_no_gradient_is_kept(loader, make_image, tiny_network):
+    network = tiny_network(0)
+
+    class Encode(Echo):
+        def segment_slice(self, network, target, matched, **extra):
+            return [SliceResult(network.encode(target.image[None]).features.mean() * target.image[0], "ok", {})] * 2
+
+    assert not Encode(LABELS, loader)(make_image(7, (*SIZE, 1))[None], network, "a", "a").requires_grad

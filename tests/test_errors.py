@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+
+from monai_ext.errors import UserError, find_user_error, report_user_errors
+
+
+def chain(*errors: BaseException, link: str = "__cause__") -> BaseException:
+    """Link errors, the first innermost, as `raise ... from` ("__cause__") or handling ("__context__") does."""
+    for inner, outer in pairwise(errors):
+        setattr(outer, link, inner)
+    return errors[-1]
+
+
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_user_error_is_found_below_what_wraps_it(link):
+    mistake = UserError("give a file")
+    wrapped = chain(mistake, RuntimeError("applying transform"), RuntimeError("expression"), link=link)
+    assert find_user_error(wrapped) is mistake
+
+
+def test_the_outermost_of_several_is_found():
+    outer = UserError("case a: give a file")
+    assert find_user_error(chain(UserError("give a file"), outer, RuntimeError())) is outer
+
+
+def test_other_errors_have_none():
+    assert find_user_error(chain(KeyError("a"), ValueError("b"))) is None
+    assert find_user_error(None) is None
+
+
+def test_a_circle_of_causes_ends():
+    one, other = RuntimeError(), RuntimeError()
+    one.__cause__, other.__cause__ = other, one
+    assert find_user_error(one) is None
+
+
+def test_a_user_error_is_a_value_error():
+    assert issubclass(UserError, ValueError)
+
+
+def end_of(code: str) -> tuple[int, str]:
+    """Exit code and stderr of a process that reports user errors and runs ``code``."""
+    code = f"from monai_ext.errors import UserError, report_user_errors\nreport_user_errors()\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_a_process_ends_with_the_sentence_alone():
+    code = (
+        "try:\n    raise UserError('a\\nb.png is no picture.')\nexcept UserError as e:\n    raise RuntimeError from e"
+    )
+    assert end_of(code) == (1, "error: a b.png is no picture.\n")
+
+
+def test_other_errors_keep_their_traceback():
+    status, text = end_of("{}['key']")
+    assert status == 1
+    assert text.startswith("Traceback")
+    assert text.endswith("KeyError: 'key'\n")
+
+
+def test_interactive_hook_prints_on_stderr(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    report_user_errors()
+    sys.excepthook(UserError, UserError("give a file"), None)
+    assert capsys.readouterr() == ("", "error: give a file\n")

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from monai.utils import set_determinism
+
+from monai_ext import session
+from monai_ext.data.manifest import DataList
+from monai_ext.data.provenance import TrainingData, WeightRecord, sha256_of, write_record
+from monai_ext.errors import UserError
+
+MONAI = "/site-packages/monai/bundle/__main__.py"
+CONFIG = """
+seed: 0
+n_pos: [1, 3]
+output_dir: out
+allow_overlap: false
+evaluator: {_target_: SupervisedEvaluator, handlers: [{_target_: A, output_dir: x}]}
+"""
+
+
+@pytest.fixture
+def config(tmp_path) -> str:
+    (tmp_path / "inference.yaml").write_text(CONFIG)
+    return str(tmp_path / "inference.yaml")
+
+
+# ------------------------------------------------------------------------------------------------ command lines
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--seed", "3"],
+        ["--seed=3"],
+        ["-seed", "3"],
+        ["--n_pos", "[1,2]"],
+        ["--n-pos", "[1,2]"],
+        ["--output-dir=a=b"],
+        ["--evaluator#amp", "true"],  # not in the config, but goes to the component
+        ["--evaluator::amp=true"],
+        ["--evaluator#handlers#0#output_dir", "y"],
+        ["--evaluator::handlers::0::output_dir", "y"],
+        ["--allow_overlap"],
+        ["--noallow_overlap"],
+        ["--run_id", "run", "--logging_file", "logging.conf", "--workflow_type", "infer"],
+        ["run", "--seed", "-3"],
+    ],
+)
+def test_declared_options_and_monais_own_pass(config, words):
+    session.check_options([MONAI, "run", "--config_file", config, *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--sead", "3"], "unknown option --sead, did you mean --seed?"),
+        (["--sead=3"], "unknown option --sead, did you mean --seed?"),
+        (["-sead", "3"], "unknown option --sead, did you mean --seed?"),
+        (["--output-dri", "x"], "unknown option --output_dri, did you mean --output_dir?"),
+        (["--confg_file", "x"], "unknown option --confg_file, did you mean --config_file?"),
+        (["--seed", "3", "--n_poss", "[1,2]"], "unknown option --n_poss, did you mean --n_pos?"),
+        (["--verbose"], "unknown option --verbose, see the block of options"),
+        (["--zzz#qqq", "1"], "unknown option --zzz#qqq, see the block of options"),
+        (["--seed#qqq", "1"], "unknown option --seed#qqq, did you mean --seed?"),
+        (["--n_pos#5", "1"], "unknown option --n_pos#5, did you mean --n_pos?"),
+    ],
+)
+def test_unknown_options_are_refused_with_the_nearest(config, words, sentence):
+    with pytest.raises(UserError) as error:
+        session.check_options([MONAI, "run", "--config_file", config, *words])
+    assert str(error.value).startswith(sentence)
+
+
+def test_options_of_an_overlay_are_known(config, tmp_path):
+    (tmp_path / "overlay.yaml").write_text("nsd_tolerance_mm: 2.0\n+evaluator::handlers:\n  - {_target_: B}\n")
+    files = f"['{config}','{tmp_path / 'overlay.yaml'}']"
+    session.check_options([MONAI, "run", "--config_file", files, "--nsd_tolerance_mm", "1"])
+    session.check_options([MONAI, "run", "--config_file", files, "--evaluator#handlers#1#_target_", "C"])
+    with pytest.raises(UserError, match="--nsd_tolerance, did you mean --nsd_tolerance_mm"):
+        session.check_options([MONAI, "run", "--config_file", files, "--nsd_tolerance", "1"])
+
+
+def test_options_of_an_args_file_are_checked_too(config, tmp_path):
+    args = tmp_path / "args.json"
+    args.write_text(json.dumps({"config_file": config, "seed": 1}))
+    session.check_options([MONAI, "run", "--args_file", str(args), "--n_pos", "[1,1]"])
+    with pytest.raises(UserError, match="unknown option --sead"):
+        session.check_options([MONAI, "run", "--args_file", str(args), "--sead", "1"])
+    args.write_text(json.dumps({"config_file": config, "n_poss": 1}))
+    with pytest.raises(UserError, match="unknown option --n_poss"):
+        session.check_options([MONAI, "run", f"--args_file={args}"])
+
+
+def test_run_workflow_has_arguments_of_its_own(config):
+    words = ["--workflow_name", "ConfigWorkflow", "--workflow_type", "infer"]
+    session.check_options([MONAI, "run_workflow", "--config_file", config, *words])
+    with pytest.raises(UserError, match="--sead"):
+        session.check_options([MONAI, "run_workflow", "--config_file", config, *words, "--sead", "1"])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["pytest"],
+        ["/usr/bin/pytest", "--sead", "3"],
+        ["/x/server/__main__.py", "run", "--config_file", "inference.yaml", "--sead", "3"],
+        [MONAI, "verify_metadata", "--config_file", "inference.yaml", "--sead", "3"],
+        [MONAI, "run", "--sead", "3"],
+    ],
+)
+def test_other_command_lines_are_left_alone(argv):
+    session.check_options(argv)
+
+
+def test_start_seeds_and_limits_threads(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    before = torch.get_num_threads()
+    try:
+        session.start(5, threads=1)
+        first = torch.rand(3)
+        session.start(5)
+        assert torch.equal(torch.rand(3), first)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+        set_determinism(None)
+    assert sys.excepthook is not sys.__excepthook__
+
+
+def test_start_refuses_the_command_line(config, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(sys, "argv", [MONAI, "run", "--config_file", config, "--sead", "3"])
+    with pytest.raises(UserError, match="--sead"):
+        session.start()
+
+
+# ------------------------------------------------------------------------------------------- labels and the list
+
+
+@pytest.fixture
+def datalist() -> DataList:
+    return DataList(dataset="ACDC", labels={"RV": 1, "MYO": 2, "LV": 3}, cases=[])
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (None, {"RV": 1, "MYO": 2, "LV": 3}),
+        ("LV", {"LV": 3}),
+        (["LV", "RV"], {"LV": 3, "RV": 1}),
+        (("MYO",), {"MYO": 2}),
+    ],
+)
+def test_labels_asked_for(datalist, names, labels):
+    assert list(session.select_labels(datalist, names).items()) == list(labels.items())
+
+
+def test_unknown_label_names_those_there_are(datalist):
+    with pytest.raises(UserError, match="label 'LA' is not in the data list: it has RV, MYO, LV"):
+        session.select_labels(datalist, ["LV", "LA"])
+
+
+def test_no_label_at_all_is_refused(datalist):
+    with pytest.raises(UserError, match="--labels is empty"):
+        session.select_labels(datalist, [])
+
+
+def test_without_a_data_list_a_phantom_is_written(tmp_path):
+    path = session.find_datalist(None, tmp_path / "out")
+    assert path == tmp_path / "out" / "phantom" / "phantom.json"
+    assert len(json.loads(path.read_text())["cases"]) == 3
+
+
+def test_a_data_list_is_taken_as_given(tmp_path):
+    assert session.find_datalist(str(tmp_path / "list.json"), tmp_path / "out") == tmp_path / "list.json"
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- weights
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    """A bundle with two weights, one of them with its record."""
+    models = tmp_path / "bundle" / "models"
+    models.mkdir(parents=True)
+    for name in ("compact_acdc", "compact_chaos"):
+        torch.save({"w": torch.zeros(1)}, models / f"{name}.pt")
+    return tmp_path / "bundle"
+
+
+def record(path: Path, sha256: str, patients=("p1", "p2")) -> None:
+    data = TrainingData(dataset="ACDC", patients=list(patients), labels="dense", licence="CC BY-NC-SA 4.0")
+    write_record(
+        path,
+        WeightRecord(name=path.stem, variant="compact", datasets=[data], command="c", licence="l", sha256=sha256),
+    )
+
+
+@pytest.mark.parametrize(("given", "name"), [(None, "compact_acdc"), ("compact_chaos", "compact_chaos")])
+def test_weights_by_name(bundle, given, name):
+    assert session.find_checkpoint(given, "compact", bundle) == bundle / "models" / f"{name}.pt"
+
+
+def test_weights_by_path(bundle, tmp_path):
+    torch.save({}, tmp_path / "mine.pth")
+    assert session.find_checkpoint(str(tmp_path / "mine.pth"), "vit_b", bundle) == tmp_path / "mine.pth"
+
+
+def test_a_file_goes_before_a_name(bundle, tmp_path, monkeypatch):
+    torch.save({}, tmp_path / "compact_acdc")
+    monkeypatch.chdir(tmp_path)
+    assert session.find_checkpoint("compact_acdc", "compact", bundle) == Path("compact_acdc")
+
+
+def test_official_weights_are_fetched_for_a_variant(bundle, monkeypatch):
+    monkeypatch.setattr(session, "fetch_checkpoint", lambda variant: Path(f"{variant}.pth"))
+    assert session.find_checkpoint(None, "vit_b", bundle) == Path("vit_b.pth")
+
+
+def test_missing_weights_name_those_there_are(bundle):
+    with pytest.raises(UserError, match=r"checkpoint acdc does not exist.*\(compact_acdc, compact_chaos\)"):
+        session.find_checkpoint("acdc", "compact", bundle)
+
+
+def test_unknown_variant_is_refused(bundle):
+    with pytest.raises(UserError, match="sam_variant 'vit_x' is unknown: choose one of compact, vit_b"):
+        session.find_checkpoint(None, "vit_x", bundle)
+
+
+def test_sha256_of_the_record_is_checked(bundle):
+    path = bundle / "models" / "compact_acdc.pt"
+    record(path, sha256_of(path))
+    assert session.find_checkpoint(None, "compact", bundle) == path
+    record(path, "0" * 64)
+    with pytest.raises(UserError, match=r"compact_acdc\.pt: the sha256 is"):
+        session.find_checkpoint(None, "compact", bundle)
+
+
+# ----------------------------------------------------------------------------------------------- overlap, outputs
+
+
+PAIRS = [{"patient": "p2"}, {"patient": "p3"}, {"patient": "p2"}]
+
+
+def test_weights_that_saw_the_patients_are_refused(bundle):
+    path = bundle / "models" / "compact_acdc.pt"
+    record(path, "0")
+    with pytest.raises(UserError, match=r"'compact_acdc' were trained on 1 of the acdc patients .*\(p2\)"):
+        session.refuse_overlap(path, "acdc", PAIRS)
+    session.refuse_overlap(path, "acdc", PAIRS, allow=True)
+    session.refuse_overlap(path, "CHAOS", PAIRS)
+    session.refuse_overlap(path, "ACDC", PAIRS[1:2])
+
+
+def test_weights_without_a_record_are_not_refused(bundle):
+    session.refuse_overlap(bundle / "models" / "compact_chaos.pt", "ACDC", PAIRS)
+
+
+def test_prepare_checks_outputs_first(tmp_path, datalist):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        session.prepare([], {"LV": 3}, datalist, tmp_path / "file" / "out")
+
+
+def test_prepare_hands_on_what_is_asked_for(tmp_path, datalist, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(session, "check_pairs", lambda *args, **options: seen.update(args=args, **options))
+    session.prepare(PAIRS, {"LV": 3}, datalist, tmp_path / "out")
+    assert seen == {"args": (PAIRS, datalist.labels, None), "asked": {"LV": 3}}
+    assert (tmp_path / "out").is_dir()
