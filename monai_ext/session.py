@@ -26,6 +26,7 @@ from monai_ext.data.manifest import DataList
 from monai_ext.data.phantoms import write_phantom_patient
 from monai_ext.data.provenance import check_overlap, read_record, verify_sha256
 from monai_ext.errors import UserError, report_user_errors
+from monai_ext.inferers.slice_match import refuse_volumes_apart
 from monai_ext.networks.sam import CHECKPOINTS, VARIANTS, fetch_checkpoint
 
 
@@ -188,7 +189,11 @@ def refuse_overlap(
 
 
 def prepare(
-    pairs: Sequence[Mapping[str, Any]], labels: dict[str, int], cases: DataList, output_dir: str | os.PathLike
+    pairs: Sequence[Mapping[str, Any]],
+    labels: dict[str, int],
+    cases: DataList,
+    output_dir: str | os.PathLike,
+    slice_match: str = "position",
 ) -> None:
     """Check everything that could stop a run half-way, before its first case: outputs, images, reference labels.
 
@@ -197,9 +202,11 @@ def prepare(
         labels: name -> value of the structures asked for.
         cases: the data list, for its values.
         output_dir: must be writable.
+        slice_match: rule by which slices are matched; ``position`` needs volumes that overlap in space.
 
     Raises:
         UserError: see :func:`monai_ext.data.checks.check_pairs`.
     """
     ensure_writable_folder(output_dir)
+    refuse_volumes_apart(pairs, slice_match)
     check_pairs(pairs, cases.labels, cases.ignore, asked=labels)

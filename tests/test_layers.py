@@ -17,14 +17,16 @@ CONFIGS = sorted((ROOT / "bundles").glob("*/configs/*.yaml"))
 
 PARTS = {"networks", "losses", "metrics", "transforms", "data"}  # what things are made of; none imports another
 RUNS = {"engines", "inferers", "handlers", "evaluation", "session"}  # what runs
+BOTTOM = {"errors", "files"}
 LAYERS: dict[str, set[str]] = {
-    "errors": set(),
-    "prompts": {"errors"},
-    **{part: {"errors", "prompts"} for part in PARTS},
-    **{run: {"errors", "prompts", *PARTS} for run in RUNS},
+    **{part: set() for part in BOTTOM},
+    "prompts": BOTTOM,
+    **{part: {*BOTTOM, "prompts"} for part in PARTS},
+    **{run: {*BOTTOM, "prompts", *PARTS} for run in RUNS},
 }
 LAYERS["engines"] |= {"inferers"}
 LAYERS["handlers"] |= {"evaluation"}
+LAYERS["session"] |= {"inferers"}
 
 
 def imports(path: Path) -> Iterator[str]:

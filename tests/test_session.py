@@ -10,8 +10,9 @@ from monai.utils import set_determinism
 
 from monai_ext import session
 from monai_ext.data.manifest import DataList
-from monai_ext.data.provenance import TrainingData, WeightRecord, sha256_of, write_record
+from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import UserError
+from monai_ext.files import sha256_of
 
 MONAI = "/site-packages/monai/bundle/__main__.py"
 CONFIG = """

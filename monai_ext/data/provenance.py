@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from monai_ext.data.images import PathLike, atomic_path
 from monai_ext.errors import UserError
+from monai_ext.files import sha256_of
 
 
 class TrainingData(BaseModel):
@@ -112,15 +112,6 @@ def check_overlap(
             f"evaluated ({', '.join(overlap)}); leave these out or set --allow_overlap true"
         )
     return overlap
-
-
-def sha256_of(path: PathLike) -> str:
-    """Return the SHA-256 checksum of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def verify_sha256(path: PathLike, expected: str) -> None:

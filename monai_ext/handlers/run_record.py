@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_ext.data.images import atomic_path
+from monai_ext.files import sha256_of
 
 PACKAGES = (
     "monai-ext",
@@ -114,15 +114,6 @@ class RunRecord:
                 stat = path.stat()
                 states[path] = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         return states
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the sha256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _paths(item: str | os.PathLike[str] | Mapping[str, Any]) -> Iterator[str | os.PathLike[str]]:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_ext.data.images import atomic_path
-from monai_ext.data.provenance import WeightRecord, sha256_of, write_record
+from monai_ext.data.provenance import WeightRecord, write_record
 from monai_ext.errors import UserError
+from monai_ext.files import sha256_of
 
 
 class Stateful(Protocol):

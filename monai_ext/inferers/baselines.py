@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
+from monai_ext.inferers.reference import plain
 from monai_ext.networks.sam import PromptableSam
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.sampling import centre_click
@@ -79,7 +80,7 @@ class OracleClickInferer(FollowUpInferer):
         self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
         """Click on every structure that the true mask of this slice holds."""
-        truth = torch.as_tensor(extra["oracle_label"])[:, :, target.index]
+        truth = plain(extra["oracle_label"])[:, :, target.index]
         embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
         results = []
         for value in self.labels.values():

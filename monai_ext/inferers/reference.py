@@ -32,7 +32,7 @@ class Reference:
     _embeddings: dict[int, Embeddings] = field(default_factory=dict, repr=False)
 
     def embed(self, network: PromptableSam, index: int) -> Embeddings:
-        """Encode slice ``index``, once."""
+        """Encode slice ``index``, once: for one network, whose weights stay as they are."""
         if index not in self._embeddings:
             device = network.pixel_mean.device
             self._embeddings[index] = network.encode(self.image.as_tensor()[None, ..., index].to(device))
@@ -91,7 +91,7 @@ class ReferenceLoader:
         item = self.transform({"image": image, "label": label, "modality": modality})
         if item["image"].shape[1:] != item["label"].shape[1:]:
             raise UserError(f"reference label {label} has another grid than its image {image}: resample the label.")
-        return Reference(item["image"], torch.as_tensor(item["label"]).round().long())
+        return Reference(item["image"], plain(item["label"]).round().long())
 
     def _refuse_empty(self, files: list[str]) -> None:
         for name, value in self.labels.items():
@@ -100,6 +100,11 @@ class ReferenceLoader:
                     f"reference {', '.join(files)} holds no {name} (value {value}): annotate it there, or leave it out "
                     "of --labels."
                 )
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Drop a MetaTensor's meta: every operation on one costs more than the arithmetic of a small mask."""
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else torch.as_tensor(tensor)
 
 
 def _as_list(paths: Any) -> list[str]:

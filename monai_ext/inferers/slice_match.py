@@ -80,11 +80,9 @@ def _by_position(target: MetaTensor, reference: MetaTensor) -> list[int | None]:
             f"{_file(target)} is cut at {tilt:.0f} degrees to its reference {_file(reference)}: resample one onto the "
             "other's grid, or choose --slice_match relative."
         )
-    if not _overlap(target, reference):
-        raise UserError(
-            f"{_file(target)} and its reference {_file(reference)} do not overlap in space: check that both are of "
-            "this patient, or match slices by relative height with --slice_match relative."
-        )
+    geometry = [(image.shape[-3:], np.asarray(image.affine, float)) for image in (target, reference)]
+    if not _overlap(*geometry[0], *geometry[1]):
+        raise _apart(_file(target), _file(reference))
     heights = reference_centres @ reference_normal
     reach = max(_thickness(reference), _thickness(target)) / 2 * 1.001
     matches: list[int | None] = []
@@ -112,13 +110,37 @@ def _thickness(image: MetaTensor) -> float:
     return float(nib.affines.voxel_sizes(np.asarray(image.affine, float).reshape(4, 4))[2])
 
 
-def _overlap(target: MetaTensor, reference: MetaTensor) -> bool:
-    """Whether the reference's field of view, as a box in the target's axes, meets the target's."""
-    shape, reference_shape = np.array(target.shape[-3:]), np.array(reference.shape[-3:])
-    corners = np.array(np.meshgrid(*[[-0.5, s - 0.5] for s in reference_shape], indexing="ij")).reshape(3, -1)
-    to_target = np.linalg.inv(np.asarray(target.affine, float)) @ np.asarray(reference.affine, float)
-    box = to_target[:3, :3] @ corners + to_target[:3, 3:]
-    return bool(np.all(box.max(axis=1) > -0.5) and np.all(box.min(axis=1) < shape - 0.5))
+def _overlap(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> bool:
+    """Whether the other volume's field of view, as a box in the first one's axes, meets the first one's."""
+    corners = np.array(np.meshgrid(*[[-0.5, s - 0.5] for s in other_shape], indexing="ij")).reshape(3, -1)
+    to_first = np.linalg.inv(affine) @ other_affine
+    box = to_first[:3, :3] @ corners + to_first[:3, 3:]
+    return bool(np.all(box.max(axis=1) > -0.5) and np.all(box.min(axis=1) < np.array(shape) - 0.5))
+
+
+def _apart(target: str, reference: str) -> UserError:
+    return UserError(
+        f"{target} and its reference {reference} do not overlap in space: check that both are of this patient, or "
+        "match slices by relative height with --slice_match relative."
+    )
+
+
+def refuse_volumes_apart(pairs: Sequence[Mapping[str, Any]], rule: str) -> None:
+    """Refuse, from the headers alone, targets whose references lie elsewhere in space (rule ``position``).
+
+    Raises:
+        UserError: names the case and both files.
+    """
+    if rule != "position":
+        return
+    for pair in pairs:
+        target = read_geometry(pair["image"])
+        for path in pair["reference_image"]:
+            reference = read_geometry(path)
+            if target.affine is None or reference.affine is None:
+                continue
+            if not _overlap(target.shape, target.affine, reference.shape, reference.affine):
+                raise _apart(f"case {pair['case']}: {pair['image']}", path)
 
 
 def _is_frame(image: MetaTensor) -> bool:

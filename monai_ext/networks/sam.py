@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
 
 from monai_ext.errors import UserError
+from monai_ext.files import sha256_of
 from monai_ext.networks.compact_encoder import CompactImageEncoder
 from monai_ext.prompts.prompt import Prompt
 
@@ -409,15 +410,10 @@ def fetch_checkpoint(variant: str, folder: str | os.PathLike | None = None) -> P
 
 
 def _check_sha256(path: Path, expected: str, url: str) -> None:
-    import hashlib
-
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != expected:
+    actual = sha256_of(path)
+    if actual != expected:
         path.unlink()
         raise UserError(
-            f"{path.name} from {url} has sha256 {digest.hexdigest()[:12]}..., not {expected[:12]}...: the file was "
-            "incomplete or altered and has been deleted; run again to fetch it anew."
+            f"{path.name} from {url} has sha256 {actual[:12]}..., not {expected[:12]}...: the file was incomplete or "
+            "altered and has been deleted; run again to fetch it anew."
         )

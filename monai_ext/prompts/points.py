@@ -110,23 +110,6 @@ def official_lowest_point(
     return official_points(-maps.mean(dim=0, keepdim=True), image_size, input_size, original_size)
 
 
-def deduplicate(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Leave out points that repeat an earlier one with the same label: to SAM each is one more token.
-
-    Args:
-        points: ``[N, 2]``.
-        labels: ``[N]``.
-
-    Returns:
-        The remaining points and labels, in their order.
-    """
-    first_seen: dict[tuple[float, ...], int] = {}
-    for index, (point, label) in enumerate(zip(points.tolist(), labels.tolist(), strict=True)):
-        first_seen.setdefault((*point, label), index)
-    kept = torch.tensor(list(first_seen.values()), dtype=torch.long, device=points.device)
-    return points[kept], labels[kept]
-
-
 def _argmax_xy(maps: Tensor) -> Tensor:
     index = maps.flatten(1).argmax(dim=1)
     columns = maps.shape[2]

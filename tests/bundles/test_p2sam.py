@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from monai_ext.data.phantoms import write_phantom_frames, write_phantom_patient
-from monai_ext.data.provenance import TrainingData, WeightRecord, sha256_of, write_record
+from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import find_user_error
+from monai_ext.files import sha256_of
 from monai_ext.networks.sam import build_compact
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "p2sam" / "configs"

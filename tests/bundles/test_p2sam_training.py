@@ -14,7 +14,8 @@ import torch
 from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from monai_ext.data.provenance import read_record, sha256_of
+from monai_ext.data.provenance import read_record
+from monai_ext.files import sha256_of
 from monai_ext.networks.sam import build_sam
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "p2sam"

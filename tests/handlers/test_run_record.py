@@ -11,7 +11,8 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from monai_ext.handlers.run_record import RunRecord, sha256_of
+from monai_ext.files import sha256_of
+from monai_ext.handlers.run_record import RunRecord
 
 
 def run(record: RunRecord, output_dir: Path, *, fail: bool = False) -> dict:

@@ -11,7 +11,6 @@ from monai_ext.prompts.masks import valid_cells
 from monai_ext.prompts.points import (
     argmax_points,
     cosine_maps,
-    deduplicate,
     lowest_point,
     official_lowest_point,
     official_points,
@@ -144,17 +143,3 @@ def test_official_lowest_point_is_the_minimum_of_the_average(to_original, input_
     expected = [[x * input_size[1] / original_size[1], y * input_size[0] / original_size[0]]]
     points = official_lowest_point(maps, 48, input_size, original_size)
     torch.testing.assert_close(points, torch.tensor(expected))
-
-
-def test_repeated_points_are_left_out() -> None:
-    points = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [1.0, 2.0], [3.0, 4.0]])
-    labels = torch.tensor([1, 1, 1, 0, 0])
-    kept, kept_labels = deduplicate(points, labels)
-    assert kept.tolist() == [[1, 2], [3, 4], [1, 2], [3, 4]]
-    assert kept_labels.tolist() == [1, 1, 0, 0]
-
-
-def test_no_points_stay_no_points() -> None:
-    points, labels = deduplicate(torch.empty(0, 2), torch.empty(0, dtype=torch.long))
-    assert points.shape == (0, 2)
-    assert labels.shape == (0,)
