@@ -13,13 +13,16 @@ from typing import Any
 
 from torch import nn
 
-from monai_ext.data.manifest import DataList
-from monai_ext.data.phantoms import random_slice
+from monai_ext.data.manifest import DataList, load_datalist
+from monai_ext.data.phantoms import random_slice, write_phantom_patient
 from monai_ext.data.provenance import TrainingData, WeightRecord
 from monai_ext.data.slices import MixedSampler, SliceDataset, cut_slices, store_drawn
 from monai_ext.errors import UserError
 from monai_ext.losses.promptable import DenseClassLoss
 from monai_ext.networks.sam import CHECKPOINTS, PromptableSam, fetch_checkpoint
+
+FIRST_PHANTOM_PATIENT = 1000
+"""Seed of the first phantom patient that is trained on."""
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 Groups = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -83,12 +86,31 @@ def training_sources(
     size: int,
     phantoms: int,
     seed: int,
+    phantom_patients: int = 0,
 ) -> dict[str, list[Path]]:
-    """Cut the training slices and draw the phantom slices; return source -> stems for :class:`SliceDataset`."""
+    """Cut the training slices, draw the phantoms; return source -> stems for :class:`SliceDataset`.
+
+    Args:
+        cases: of :func:`split_training`.
+        transform: loads and maps a case to the input frame.
+        output_dir: the slices go to its folder ``slices``.
+        labels: name -> value of the structures.
+        settings: text that stands for the transform's settings.
+        size: side of drawn slices in pixels.
+        phantoms: drawn slices of each kind.
+        seed: of the drawn slices.
+        phantom_patients: phantom patients of three visits; their seeds begin at :data:`FIRST_PHANTOM_PATIENT`, far from
+            that of the demo.
+    """
     folder = Path(output_dir) / "slices"
     sources = {"data": cut_slices(cases, transform, folder, list(labels.values()), settings)}
-    if phantoms:
-        sources["phantoms"] = store_drawn(random_slice, folder, size, phantoms, seed=seed)
+    drawn = store_drawn(random_slice, folder, size, phantoms, seed=seed) if phantoms else []
+    for number in range(FIRST_PHANTOM_PATIENT, FIRST_PHANTOM_PATIENT + phantom_patients):
+        patient = load_datalist(write_phantom_patient(folder / f"phantom_patient{number}", number))
+        visits = [{"case": c.case, "image": c.image, "label": c.label, "modality": "MR"} for c in patient.cases]
+        drawn += cut_slices(visits, transform, folder, list(patient.labels.values()), settings)
+    if drawn:
+        sources["phantoms"] = drawn
     return sources
 
 

@@ -122,6 +122,14 @@ def test_length_of_an_epoch(tmp_path) -> None:
     assert set(training.training_sampler(alone, 0.2, 4, 50, 0)) == set(range(6))
 
 
+def test_phantom_patients_join_the_phantoms(tmp_path) -> None:
+    train = training.split_training(datalist())["train"]
+    sources = training.training_sources(train, cut, tmp_path, {"organ": 1}, "settings", 64, 0, 0, phantom_patients=2)
+    folders = sorted(path.name for path in (tmp_path / "slices").glob("phantom_patient*") if path.is_dir())
+    assert folders == ["phantom_patient1000", "phantom_patient1001"]
+    assert len(sources["phantoms"]) == 2 * 3
+
+
 @pytest.mark.parametrize("phantoms", [0, 2])
 def test_cases_without_structures_are_refused(tmp_path, phantoms: int) -> None:
     train = training.split_training(datalist())["train"]
