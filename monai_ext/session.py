@@ -208,5 +208,5 @@ def prepare(
         UserError: see :func:`monai_ext.data.checks.check_pairs`.
     """
     ensure_writable_folder(output_dir)
-    refuse_volumes_apart(pairs, slice_match)
     check_pairs(pairs, cases.labels, cases.ignore, asked=labels)
+    refuse_volumes_apart(pairs, slice_match)
