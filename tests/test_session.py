@@ -274,6 +274,11 @@ def test_prepare_checks_outputs_first(tmp_path, datalist):
 def test_prepare_hands_on_what_is_asked_for(tmp_path, datalist, monkeypatch):
     seen = {}
     monkeypatch.setattr(session, "check_pairs", lambda *args, **options: seen.update(args=args, **options))
-    session.prepare(PAIRS, {"LV": 3}, datalist, tmp_path / "out")
-    assert seen == {"args": (PAIRS, datalist.labels, None), "asked": {"LV": 3}}
+    monkeypatch.setattr(session, "refuse_volumes_apart", lambda *args: seen.update(apart=args))
+    session.prepare(PAIRS, {"LV": 3}, datalist, tmp_path / "out", "relative")
+    assert seen == {
+        "args": (PAIRS, datalist.labels, None),
+        "asked": {"LV": 3},
+        "apart": (PAIRS, "relative"),
+    }
     assert (tmp_path / "out").is_dir()

@@ -20,7 +20,15 @@ from monai_ext.networks.sam import build_sam
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "p2sam"
 CONFIGS = [BUNDLE / "configs" / name for name in ("train.yaml", "train_compact.yaml")]
-TINY = {"epochs": 3, "epoch_length": 3, "batch_size": 2, "phantoms": 3, "dense_first": 2, "val_interval": 2}
+TINY = {
+    "epochs": 3,
+    "epoch_length": 3,
+    "batch_size": 2,
+    "phantoms": 3,
+    "phantom_patients": 1,
+    "dense_first": 2,
+    "val_interval": 2,
+}
 
 
 def start(folder: Path, configs: list[Path] = CONFIGS, **options: object) -> subprocess.Popen[str]:
@@ -84,7 +92,10 @@ def test_record_says_where_the_weights_come_from(whole) -> None:
     assert record is not None
     assert record.sha256 == sha256_of(whole / "model.pt")
     assert (record.name, record.variant) == ("model", "compact")
-    assert [(d.dataset, d.patients, d.labels) for d in record.datasets] == [("phantom", ["phantom"], "dense")]
+    assert [(d.dataset, d.patients, d.labels) for d in record.datasets] == [
+        ("phantom", ["phantom"], "dense"),
+        ("phantom slices", [], "dense"),
+    ]
     assert "--epochs 3" in record.command
     assert str(BUNDLE.parent) not in (whole / "model.json").read_text()
 
