@@ -141,7 +141,12 @@ def select_labels(datalist: DataList, names: Sequence[str] | str | None) -> dict
     return {name: datalist.labels[name] for name in chosen}
 
 
-def find_checkpoint(checkpoint: str | None, variant: str, bundle_root: str | os.PathLike) -> Path:
+def find_checkpoint(
+    checkpoint: str | None,
+    variant: str,
+    bundle_root: str | os.PathLike,
+    datalist: str | os.PathLike | None = "given",
+) -> Path:
     """Return the weights' file: a path, the name of shipped weights, or the variant's own for None.
 
     Args:
@@ -149,6 +154,8 @@ def find_checkpoint(checkpoint: str | None, variant: str, bundle_root: str | os.
             ``compact_acdc`` for the compact variant and SAM's official checkpoint, fetched once, for the others.
         variant: of the network.
         bundle_root: the bundle's folder.
+        datalist: of the run; None, the phantom patient, is served by ``compact_chaos``, which has learned from other
+            phantom patients.
 
     Raises:
         UserError: for a missing file, or one whose sha256 is not that of its record.
@@ -158,7 +165,7 @@ def find_checkpoint(checkpoint: str | None, variant: str, bundle_root: str | os.
         return fetch_checkpoint(variant)
     if variant not in VARIANTS:
         raise UserError(f"sam_variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
-    name = checkpoint or "compact_acdc"
+    name = checkpoint or ("compact_chaos" if datalist is None else "compact_acdc")
     path = Path(name)
     if not path.is_file() and (models / f"{name}.pt").is_file():
         path = models / f"{name}.pt"

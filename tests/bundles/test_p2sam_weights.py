@@ -93,7 +93,7 @@ def test_phantom_patient_is_followed(tmp_path):
     found = mean_dice(run(tmp_path, "inference", "evaluate"))
     copied = mean_dice(run(tmp_path / "copy", "inference", "evaluate", "copy_reference"))
     assert found["lesion"] > max(0.6, copied["lesion"])
-    assert found["kidney"] > 0.5
+    assert found["kidney"] > max(0.8, copied["kidney"])
 
 
 def test_real_hearts_are_followed(real_data, tmp_path):
