@@ -76,7 +76,7 @@ class Scene:
     @cached_property
     def occupied(self) -> np.ndarray:
         """Boolean [h, w, D]: where any label is predicted or true."""
-        return np.logical_or.reduce([*self.predictions.values(), *self.truths.values()], axis=0)
+        return np.any([*self.predictions.values(), *self.truths.values()], axis=0)
 
 
 class OverlayWriter:
@@ -318,7 +318,7 @@ def _zoom(scene: Scene, slices: Sequence[int]) -> tuple[float, float, float, flo
 
     At least half of the field of view is shown in each direction, all of it where nothing is held.
     """
-    occupied = np.logical_or.reduce(scene.occupied[..., slices], axis=-1)
+    occupied = np.any(scene.occupied[..., slices], axis=-1)
     marks = [(x, y) for index in slices for _, x, y, _ in scene.points.get(index, [])]
     if not occupied.any() and not marks:
         return 0.0, scene.extent[0], 0.0, scene.extent[1]

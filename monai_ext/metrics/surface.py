@@ -139,7 +139,7 @@ def nsd_of(prediction_to_reference: np.ndarray, reference_to_prediction: np.ndar
         return math.nan
     limit = tolerance_mm + ROUNDING
     distances = (prediction_to_reference, reference_to_prediction)
-    return sum(np.count_nonzero(of_surface <= limit) for of_surface in distances) / total
+    return sum(int(np.count_nonzero(of_surface <= limit)) for of_surface in distances) / total
 
 
 def image_diagonal_mm(shape: Sequence[int], spacing: Sequence[float] | None = None) -> float:

@@ -41,7 +41,7 @@ def relative_volume_error(reference: np.ndarray, prediction: np.ndarray) -> floa
         reference: boolean mask of any shape.
         prediction: boolean mask of the same shape.
     """
-    of_reference = np.count_nonzero(reference)
+    of_reference, of_prediction = int(np.count_nonzero(reference)), int(np.count_nonzero(prediction))
     if of_reference == 0:
         return math.nan
-    return (np.count_nonzero(prediction) - of_reference) / of_reference
+    return (of_prediction - of_reference) / of_reference

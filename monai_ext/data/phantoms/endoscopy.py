@@ -104,7 +104,7 @@ def _add_polyp(rng: np.random.Generator, surface: Surface, base: Floats, blob: B
     mask = level < 1
     if (label[window][mask] > 0).any():
         return
-    label[window][mask] = label.max() + 1
+    label[window][mask] = int(np.max(label)) + 1
     dome = np.clip(1 - level * level, 0, 1)
     dome += np.float32(rng.uniform(0, 0.6)) * (dome * dome - dome)  # from a sharp to a soft foot
     height[window] *= 1 - np.float32(0.6) * dome - np.float32(0.1) * cover  # folds end at its foot
