@@ -93,6 +93,34 @@ def store_drawn(
     return stems
 
 
+def store_regions(
+    stems: Sequence[str | os.PathLike],
+    draw: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+    folder: str | os.PathLike,
+    variants: int,
+    seed: int = 0,
+) -> list[Path]:
+    """Cut the slices under ``stems`` anew into ``variants`` sets of regions each; return the stems.
+
+    The labels of the slices are not read. Slices in which ``draw`` (:func:`monai_ext.data.regions.draw_regions`) finds
+    no region are left out.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for number, source in enumerate(tqdm(stems, desc="cutting regions", disable=None)):
+        stem = folder / f"{Path(source).name}_regions_{variants}_{seed}"
+        if not Path(f"{stem}_image.npy").exists():
+            rng = np.random.default_rng([seed, number])
+            images = np.repeat(np.load(f"{source}_image.npy"), variants, axis=0)
+            labels = np.stack([draw(image, rng) for image in images])
+            kept = labels.any((1, 2))
+            _store(f"{stem}_label.npy", labels[kept])
+            _store(f"{stem}_image.npy", images[kept])
+        found.append(stem)
+    return found
+
+
 class SliceDataset(Dataset):
     """Slices of several sources, padded to a square, one dictionary a slice.
 

@@ -65,11 +65,13 @@ class InteractiveIteration:
         first_points: most positive and most negative points of a first point prompt; SAM has one positive. The
             compact model is trained with several at once, for that is how P²SAM will prompt it.
         corrections: most points drawn from the error region in a follow-up.
-        near_border: see :func:`monai_ext.prompts.sampling.sample_points`.
+        near_border: see :func:`monai_ext.prompts.sampling.sample_points`; the band is 12 image pixels wide.
         objects: structures drawn from each image.
         auxiliary: dense loss on the embedding, or None.
         auxiliary_weight: its weight.
         auxiliary_sources: indices of the sources whose labels are the auxiliary loss's classes.
+        promptless_sources: indices of the sources that the no-prompt case is trained on, None for all: the union of
+            regions that nobody labelled is no target.
         dense_first: iterations at the start that train the encoder by the auxiliary loss alone, which is cheap.
         dtype: precision of the encoder and decoder ("bfloat16"), or None.
         augment: augmentation of the batch, or None.
@@ -90,6 +92,7 @@ class InteractiveIteration:
         auxiliary: DenseClassLoss | None = None,
         auxiliary_weight: float = 1.0,
         auxiliary_sources: Sequence[int] = (0,),
+        promptless_sources: Sequence[int] | None = None,
         dense_first: int = 0,
         dtype: str | None = None,
         augment: BatchAugment | None = None,
@@ -104,6 +107,7 @@ class InteractiveIteration:
         self.first_points, self.corrections, self.near_border = first_points, corrections, near_border
         self.auxiliary, self.auxiliary_weight = auxiliary, auxiliary_weight
         self.auxiliary_sources, self.dense_first = torch.tensor(auxiliary_sources), dense_first
+        self.promptless_sources = None if promptless_sources is None else torch.tensor(promptless_sources)
         self.dtype, self.augment, self.clip, self.seed = dtype, augment, clip, seed
 
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, float]:
@@ -127,7 +131,11 @@ class InteractiveIteration:
         total = features.new_zeros(())
         if engine.state.iteration > self.dense_first:
             kind = FIRST_PROMPTS[int(torch.multinomial(self.first_weights, 1, generator=generator))]
-            owners, masks = draw_targets(labels, self.objects, kind == "none", generator)
+            targets = labels
+            if kind == "none" and self.promptless_sources is not None:
+                fit = torch.isin(torch.as_tensor(batch["source"]), self.promptless_sources).to(device)
+                targets = labels * fit[:, None, None]
+            owners, masks = draw_targets(targets, self.objects, kind == "none", generator)
             if len(owners):  # augmentation may have moved every structure out of the image
                 total = self._interact(network, features, owners, masks, inside, kind, generator)
                 output["mask_loss"] = float(total.detach())
@@ -157,7 +165,7 @@ class InteractiveIteration:
         features = features[owners]
         shares, cells, inside = to_decoder_grid(masks, valid[owners], 4 * network.grid)
         pixels = masks.shape[-1] / cells.shape[-1]
-        points, labels, boxes = self._first(cells, inside, kind, generator)
+        points, labels, boxes = self._first(cells, inside, kind, pixels, generator)
         length = int(torch.randint(1, self.iterations + 1, (), generator=generator)) if self.random_length else None
         length = length or self.iterations
         alone = mask_only_steps(length, generator)
@@ -171,7 +179,7 @@ class InteractiveIteration:
             with autocast(features.device, self.dtype):
                 logits, quality = network.decode_batch(features, *given, mask_input=previous)
             logits = logits.float()
-            total = total + self.loss(logits, quality.float(), shares[:, None])
+            total = total + self.loss(logits, quality.float(), shares[:, None], cells[:, None])
             previous = logits.detach()
             if step + 1 < length and step + 1 not in alone:
                 count = int(torch.randint(1, self.corrections + 1, (), generator=generator))
@@ -180,14 +188,15 @@ class InteractiveIteration:
         return total / length
 
     def _first(
-        self, masks: Tensor, valid: Tensor, kind: str, generator: torch.Generator
+        self, masks: Tensor, valid: Tensor, kind: str, pixels: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw the first prompt on the decoder's grid, whose cells are ``pixels`` wide."""
         positives = negatives = 0
         if kind == "points":
             positives = int(torch.randint(1, self.first_points[0] + 1, (), generator=generator))
             negatives = int(torch.randint(0, self.first_points[1] + 1, (), generator=generator))
-        points, labels = sample_points(masks, valid, positives, negatives, generator, self.near_border)
-        return points, labels, noisy_boxes(masks, generator) if kind == "box" else None
+        points, labels = sample_points(masks, valid, positives, negatives, generator, self.near_border, 12 / pixels)
+        return points, labels, noisy_boxes(masks, generator, most=20 / pixels) if kind == "box" else None
 
 
 def mask_only_steps(length: int, generator: torch.Generator) -> set[int]:

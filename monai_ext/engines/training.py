@@ -16,13 +16,17 @@ from torch import nn
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.phantoms import random_slice, write_phantom_patient
 from monai_ext.data.provenance import TrainingData, WeightRecord
-from monai_ext.data.slices import MixedSampler, SliceDataset, cut_slices, store_drawn
+from monai_ext.data.regions import draw_regions
+from monai_ext.data.slices import MixedSampler, SliceDataset, cut_slices, store_drawn, store_regions
 from monai_ext.errors import UserError
 from monai_ext.losses.promptable import DenseClassLoss
 from monai_ext.networks.sam import CHECKPOINTS, PromptableSam, fetch_checkpoint
 
 FIRST_PHANTOM_PATIENT = 1000
 """Seed of the first phantom patient that is trained on."""
+
+SOURCES = ("data", "phantoms", "regions")
+"""Sources of training slices in the order of their numbers: labelled cases, drawn ones, regions of the same images."""
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 Groups = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -87,8 +91,9 @@ def training_sources(
     phantoms: int,
     seed: int,
     phantom_patients: int = 0,
+    regions: int = 0,
 ) -> dict[str, list[Path]]:
-    """Cut the training slices, draw the phantoms; return source -> stems for :class:`SliceDataset`.
+    """Cut the training slices, draw the phantoms and regions; return source -> stems, the keys being :data:`SOURCES`.
 
     Args:
         cases: of :func:`split_training`.
@@ -101,17 +106,17 @@ def training_sources(
         seed: of the drawn slices.
         phantom_patients: phantom patients of three visits; their seeds begin at :data:`FIRST_PHANTOM_PATIENT`, far from
             that of the demo.
+        regions: sets of regions cut from each slice's image; see :mod:`monai_ext.data.regions`.
     """
     folder = Path(output_dir) / "slices"
-    sources = {"data": cut_slices(cases, transform, folder, list(labels.values()), settings)}
+    data = cut_slices(cases, transform, folder, list(labels.values()), settings)
     drawn = store_drawn(random_slice, folder, size, phantoms, seed=seed) if phantoms else []
     for number in range(FIRST_PHANTOM_PATIENT, FIRST_PHANTOM_PATIENT + phantom_patients):
         patient = load_datalist(write_phantom_patient(folder / f"phantom_patient{number}", number))
         visits = [{"case": c.case, "image": c.image, "label": c.label, "modality": "MR"} for c in patient.cases]
         drawn += cut_slices(visits, transform, folder, list(patient.labels.values()), settings)
-    if drawn:
-        sources["phantoms"] = drawn
-    return sources
+    cut = store_regions(data, draw_regions, folder, regions, seed) if regions else []
+    return dict(zip(SOURCES, (data, drawn, cut), strict=True))
 
 
 def validation_sources(
@@ -123,10 +128,22 @@ def validation_sources(
 
 
 def training_sampler(
-    dataset: SliceDataset, phantom_share: float, batch_size: int, epoch_length: int | None, seed: int
+    dataset: SliceDataset,
+    phantom_share: float,
+    region_share: float,
+    batch_size: int,
+    epoch_length: int | None,
+    seed: int,
 ) -> MixedSampler:
-    """Draw an epoch's slices: ``epoch_length`` batches, or as many as there are slices."""
-    shares = [1.0] if max(dataset.source, default=0) == 0 else [1 - phantom_share, phantom_share]
+    """Draw an epoch's slices: ``epoch_length`` batches, or as many as there are slices.
+
+    The shares of phantoms and regions count where there are any; the rest are slices of the labelled cases.
+    """
+    present = set(dataset.source)
+    shares = [0.0 if number not in present else share for number, share in ((1, phantom_share), (2, region_share))]
+    if sum(shares) >= 1:
+        raise UserError("--phantom_share and --region_share leave nothing for the labelled cases; lower one of them.")
+    shares = [1 - sum(shares), *shares]
     batches = epoch_length or math.ceil(len(dataset) / batch_size)
     return MixedSampler(dataset, shares, batches * batch_size, seed)
 

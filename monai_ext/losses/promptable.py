@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 
-def mask_iou(logits: Tensor, masks: Tensor) -> Tensor:
-    """Intersection over union of the thresholded logits and the masks, [K, 1, H, W] each -> [K]; 1 if both empty."""
-    predicted, truth = logits > 0, masks > 0.5
+def mask_iou(logits: Tensor, truth: Tensor) -> Tensor:
+    """Intersection over union of the thresholded logits and boolean masks, [K, 1, H, W] each -> [K]; 1 if both empty."""
+    predicted = logits > 0
     union = (predicted | truth).sum((1, 2, 3))
     intersection = (predicted & truth).sum((1, 2, 3))
     return torch.where(union > 0, intersection / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32))
@@ -34,19 +34,22 @@ class PromptableLoss(nn.Module):
         self.weights = (dice, focal, iou)
         self.dice = DiceLoss(sigmoid=True)
 
-    def forward(self, logits: Tensor, quality: Tensor, masks: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, quality: Tensor, masks: Tensor, truth: Tensor | None = None) -> Tensor:
         """Return the scalar loss.
 
         Args:
             logits: [K, 1, H, W].
             quality: [K, 1], the predicted IoU.
-            masks: [K, 1, H, W], 0 or 1.
+            masks: [K, 1, H, W], the covered share of each pixel.
+            truth: [K, 1, H, W] bool, what the IoU is measured against; by default the pixels covered by more than
+                half, of which a small structure may have none.
         """
         masks = masks.float()
+        truth = masks > 0.5 if truth is None else truth
         parts = (
             self.dice(logits, masks),
             sigmoid_focal_loss(logits, masks, alpha=0.25, gamma=2.0, reduction="mean"),
-            F.mse_loss(quality[:, 0], mask_iou(logits.detach(), masks)),
+            F.mse_loss(quality[:, 0], mask_iou(logits.detach(), truth)),
         )
         return sum(w * p for w, p in zip(self.weights, parts, strict=True))
 

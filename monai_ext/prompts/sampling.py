@@ -20,7 +20,7 @@ def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.stack([index % width, index // width], dim=-1).float()
 
 
-def border_band(masks: Tensor, radius: int) -> Tensor:
+def border_band(masks: Tensor, radius: float) -> Tensor:
     """Mark the pixels within about ``radius`` pixels of the outline of each mask: [K, H, W] bool -> bool."""
     coarse = F.max_pool2d(masks[:, None].float(), 4, ceil_mode=True)
     size = 2 * max(1, round(radius / 4)) + 1
@@ -37,7 +37,7 @@ def sample_points(
     negatives: int,
     generator: torch.Generator,
     near_border: float = 0.0,
-    radius: int = 12,
+    radius: float = 12,
 ) -> tuple[Tensor, Tensor]:
     """Draw points inside (label 1) and outside (label 0) of each mask.
 
@@ -51,24 +51,30 @@ def sample_points(
         radius: half width of that band in pixels.
 
     Returns:
-        Points [K, positives + negatives, 2] (x, y) and labels [K, positives + negatives].
+        Points [K, positives + negatives, 2] (x, y) and labels [K, positives + negatives]: 1 inside, 0 outside. Where a
+        mask fills the image there is no outside; what should have been negatives are then further positives.
     """
-    drawn, labels = [], []
+    drawn = []
     band = border_band(masks, radius) if near_border else None
-    for region, count, label in ((masks, positives, 1.0), (valid & ~masks, negatives, 0.0)):
+    for region, count in ((masks, positives), (valid & ~masks, negatives)):
         if not count:
             continue
         weights = _uniform(region)
         if band is not None:
             weights = (1 - near_border) * weights + near_border * _uniform(region & band)
-        weights = torch.where(weights.sum((1, 2), keepdim=True) > 0, weights, torch.ones_like(weights))
+        weights = torch.where(weights.sum((1, 2), keepdim=True) > 0, weights, masks.float())
         drawn.append(_draw(weights.cpu(), count, generator).to(masks.device))
-        labels.append(torch.full((len(masks), count), label, device=masks.device))
     if not drawn:
-        return masks.new_zeros((len(masks), 0, 2), dtype=torch.float32), masks.new_zeros(
-            (len(masks), 0), dtype=torch.float32
-        )
-    return torch.cat(drawn, dim=1), torch.cat(labels, dim=1)
+        empty = torch.zeros(len(masks), 0, 2, device=masks.device)
+        return empty, empty[..., 0]
+    points = torch.cat(drawn, dim=1)
+    return points, _labels_at(masks, points)
+
+
+def _labels_at(masks: Tensor, points: Tensor) -> Tensor:
+    """Look up masks [K, H, W] at points [K, N, 2]: [K, N], 1 inside and 0 outside."""
+    x, y = points.long().unbind(-1)
+    return masks[torch.arange(len(masks), device=masks.device)[:, None], y, x].float()
 
 
 def _uniform(region: Tensor) -> Tensor:
@@ -93,9 +99,7 @@ def sample_correction(
     error = masks ^ predictions
     region = torch.where(error.any(dim=2, keepdim=True).any(dim=1, keepdim=True), error, masks)
     points = _draw(region.float().cpu(), count, generator).to(masks.device)
-    x, y = points.long().unbind(-1)
-    labels = masks[torch.arange(len(masks), device=masks.device)[:, None], y, x].float()
-    return points, labels
+    return points, _labels_at(masks, points)
 
 
 def noisy_boxes(masks: Tensor, generator: torch.Generator, share: float = 0.1, most: float = 20.0) -> Tensor:
@@ -118,6 +122,7 @@ def noisy_boxes(masks: Tensor, generator: torch.Generator, share: float = 0.1, m
     sides = (boxes[:, 2:] - boxes[:, :2] + 1).repeat(1, 2)
     noise = torch.randn(boxes.shape, generator=generator).to(masks.device) * share * sides
     boxes = boxes + noise.clamp(-most, most)
+    boxes = torch.cat([torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])], dim=1)
     limits = torch.tensor([width - 1, height - 1, width - 1, height - 1], device=masks.device)
     return torch.minimum(boxes.clamp(min=0), limits)
 

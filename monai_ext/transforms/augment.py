@@ -32,6 +32,7 @@ class BatchAugment:
         noise: largest standard deviation of Gaussian noise, in units of 255.
         blur: probability of a 3 x 3 blur.
         intensity: probability of each of the grey-value changes.
+        invert: probability of turning dark into bright: outlines stay, the meaning of grey levels does not.
     """
 
     rotation: float = 180.0
@@ -45,6 +46,7 @@ class BatchAugment:
     noise: float = 0.06
     blur: float = 0.15
     intensity: float = 0.5
+    invert: float = 0.0
 
     def __call__(
         self, image: Tensor, label: Tensor, valid: Tensor, generator: torch.Generator
@@ -64,6 +66,9 @@ class BatchAugment:
         image = F.grid_sample(image, grid, mode="bilinear", align_corners=False)
         exact = torch.cat([label.float(), valid.float()], dim=1)
         label, valid = F.grid_sample(exact, grid, mode="nearest", align_corners=False).split(1, dim=1)
+        if self.invert:
+            turned = (torch.rand(len(image), generator=generator) < self.invert).to(image.device)
+            image = torch.where(turned.view(-1, 1, 1, 1), 255 - image, image)
         return self._intensities(image / 255, generator).mul(255) * valid, label, valid
 
     def _grid(self, image: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_ext.data.slices import MixedSampler, SliceDataset, cut_slices, store_drawn
+from monai_ext.data.slices import MixedSampler, SliceDataset, cut_slices, store_drawn, store_regions
 from monai_ext.errors import UserError
 
 VALUES = [7, 3]  # classes 1 and 2
@@ -124,6 +124,21 @@ def test_drawn_slices_are_stored_once(tmp_path) -> None:
     assert not np.array_equal(loaded(other[0])[0], kept[0][0])
     rng = np.random.default_rng([5, 2])
     np.testing.assert_array_equal(kept[0][0][0], draw(rng, 8, "mr")[0].round())
+
+
+def test_regions_are_cut_from_images_alone(tmp_path) -> None:
+    images = np.arange(4 * 64, dtype=np.uint8).reshape(4, 1, 8, 8)
+    np.save(tmp_path / "a_image.npy", images)  # no label beside it: none is read
+
+    def draw(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return (image[0] > 100).astype(np.uint8) * rng.integers(1, 3)  # nothing on the first slice
+
+    for _ in range(2):
+        (stem,) = store_regions([tmp_path / "a"], draw, tmp_path / "out", 3, seed=5)
+    found, labels = np.load(f"{stem}_image.npy"), np.load(f"{stem}_label.npy")
+    assert found.shape == (9, 1, 8, 8)
+    assert np.array_equal(found, np.repeat(images[1:], 3, axis=0))
+    assert np.array_equal(labels > 0, found[:, 0] > 100)
 
 
 def test_items_are_padded_squares(tmp_path) -> None:

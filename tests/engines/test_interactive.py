@@ -93,8 +93,10 @@ class Losses(PromptableLoss):
         self.masks: list[Tensor] = []
         self.values: list[float] = []
 
-    def forward(self, logits: Tensor, quality: Tensor, masks: Tensor) -> Tensor:
-        value = super().forward(logits, quality, masks)
+    def forward(self, logits: Tensor, quality: Tensor, masks: Tensor, truth: Tensor | None = None) -> Tensor:
+        value = super().forward(logits, quality, masks, truth)
+        assert truth is not None
+        assert bool(truth.any(dim=(1, 2, 3)).all())  # a structure too small for a cell still counts for the IoU
         self.masks.append(masks)
         self.values.append(float(value.detach()))
         return value

@@ -84,24 +84,37 @@ def test_dense_loss_has_a_class_for_each_structure_and_the_background() -> None:
 def cut(item: dict[str, Any]) -> dict[str, Any]:
     """A case of three slices, the first without a structure."""
     label = np.zeros((1, 64, 64, 3))
-    label[0, 5:9, 5:9, 1], label[0, 5:9, 5:9, 2] = 1, 4
-    return {"image": np.full((1, 64, 64, 3), 50.0), "label": label}
+    label[0, 5:9, 5:9, 1], label[0, 5:25, 5:25, 2] = 1, 4
+    return {"image": 50.0 + 100 * (label == 4), "label": label}
 
 
-def sources(folder: Path, phantoms: int) -> dict[str, list[Path]]:
+def sources(folder: Path, phantoms: int, regions: int = 0) -> dict[str, list[Path]]:
     train = training.split_training(datalist(), ["b"])["train"]
-    return training.training_sources(train, cut, folder, {"organ": 4, "lesion": 1}, "settings", 64, phantoms, 0)
+    labels = {"organ": 4, "lesion": 1}
+    return training.training_sources(train, cut, folder, labels, "settings", 64, phantoms, 0, regions=regions)
 
 
 def test_sources_of_a_training(tmp_path) -> None:
     alone = sources(tmp_path, 0)
-    assert {name: len(stems) for name, stems in alone.items()} == {"data": 3}
+    assert {name: len(stems) for name, stems in alone.items()} == {"data": 3, "phantoms": 0, "regions": 0}
     mixed = sources(tmp_path, 2)
-    assert {name: len(stems) for name, stems in mixed.items()} == {"data": 3, "phantoms": 2}
+    assert {name: len(stems) for name, stems in mixed.items()} == {"data": 3, "phantoms": 2, "regions": 0}
     assert mixed["data"] == alone["data"]
     dataset = SliceDataset(mixed, 64)
     assert [dataset[n]["source"] for n in range(len(dataset))] == [0] * 6 + [1] * 4
     assert [int(dataset[n]["label"].max()) for n in range(2)] == [2, 1]  # classes in the order of the labels
+
+
+def test_regions_are_the_third_source_with_or_without_phantoms(tmp_path) -> None:
+    mixed = sources(tmp_path, 0, regions=2)
+    assert {name: len(stems) for name, stems in mixed.items()} == {"data": 3, "phantoms": 0, "regions": 3}
+    dataset = SliceDataset(mixed, 64)
+    numbers = np.array([dataset[n]["source"] for n in range(len(dataset))])
+    assert set(numbers) == {0, 2}
+    drawn = numbers[list(training.training_sampler(dataset, 0.2, 0.4, 4, 1000, 0))]
+    assert (drawn == 2).mean() == pytest.approx(0.4, abs=0.03)
+    with pytest.raises(UserError, match="leave nothing for the labelled cases"):
+        training.training_sampler(dataset, 0.2, 1.0, 4, 5, 0)
 
 
 def test_validation_takes_its_patients_or_the_first_case(tmp_path) -> None:
@@ -114,12 +127,12 @@ def test_validation_takes_its_patients_or_the_first_case(tmp_path) -> None:
 
 def test_length_of_an_epoch(tmp_path) -> None:
     dataset = SliceDataset(sources(tmp_path, 2), 64)
-    assert len(training.training_sampler(dataset, 0.2, 4, 5, 0)) == 20
-    assert len(training.training_sampler(dataset, 0.2, 4, None, 0)) == 12  # 10 slices in 3 batches
-    drawn = np.array([n >= 6 for n in training.training_sampler(dataset, 0.2, 4, 1000, 0)])
+    assert len(training.training_sampler(dataset, 0.2, 0.3, 4, 5, 0)) == 20
+    assert len(training.training_sampler(dataset, 0.2, 0.3, 4, None, 0)) == 12  # 10 slices in 3 batches
+    drawn = np.array([n >= 6 for n in training.training_sampler(dataset, 0.2, 0.3, 4, 1000, 0)])
     assert drawn.mean() == pytest.approx(0.2, abs=0.03)
     alone = SliceDataset(sources(tmp_path, 0), 64)
-    assert set(training.training_sampler(alone, 0.2, 4, 50, 0)) == set(range(6))
+    assert set(training.training_sampler(alone, 0.2, 0.3, 4, 50, 0)) == set(range(6))
 
 
 def test_phantom_patients_join_the_phantoms(tmp_path) -> None:
@@ -135,7 +148,7 @@ def test_cases_without_structures_are_refused(tmp_path, phantoms: int) -> None:
     train = training.split_training(datalist())["train"]
     found = training.training_sources(train, cut, tmp_path, {"other": 9}, "settings", 64, phantoms, 0)
     with pytest.raises(UserError, match="no slice of its cases holds a structure"):
-        training.training_sampler(SliceDataset(found, 64), 0.2, 4, 5, 0)
+        training.training_sampler(SliceDataset(found, 64), 0.2, 0.3, 4, 5, 0)
 
 
 def test_record_names_the_patients_and_the_command(monkeypatch) -> None:

@@ -50,8 +50,17 @@ def case() -> tuple[Tensor, Tensor, Tensor]:
 def test_iou_is_counted_pixel_by_pixel() -> None:
     logits, _, masks = case()
     expected = [slow_iou(x, y) for x, y in zip(logits, masks, strict=True)]
-    assert mask_iou(logits, masks).tolist() == pytest.approx(expected)
-    assert mask_iou(logits, masks)[1:].tolist() == [0, 0, 1]
+    assert mask_iou(logits, masks > 0.5).tolist() == pytest.approx(expected)
+    assert mask_iou(logits, masks > 0.5)[1:].tolist() == [0, 0, 1]
+
+
+def test_a_structure_that_covers_half_of_no_pixel_is_missed_by_an_empty_prediction() -> None:
+    shares = torch.zeros(1, 1, 4, 4)
+    shares[0, 0, 1, 1] = 0.3
+    logits, quality = torch.full((1, 1, 4, 4), -5.0), torch.zeros(1, 1)
+    loss = PromptableLoss(0.0, 0.0, 1.0)
+    assert float(loss(logits, quality, shares, shares > 0)) == 0  # predicted and true IoU are 0
+    assert float(loss(logits, quality, shares)) == 1
 
 
 @pytest.mark.parametrize("weights", [(1.0, 20.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])

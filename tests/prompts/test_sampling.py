@@ -78,6 +78,14 @@ def test_band_lies_along_the_outline() -> None:
     assert not bool(band[depth.abs() > 22].any()), "the band reaches far from the outline"
 
 
+@pytest.mark.parametrize("near_border", [0.0, 0.5])
+def test_a_mask_that_fills_the_image_has_no_negatives(near_border: float) -> None:
+    masks = torch.ones(1, 16, 16, dtype=torch.bool)
+    points, labels = sample_points(masks, masks, 2, 3, seeded(), near_border)
+    assert points.shape == (1, 5, 2)
+    assert labels.tolist() == [[1.0] * 5]
+
+
 def test_no_points_asked() -> None:
     masks = ellipses()
     points, labels = sample_points(masks, torch.ones_like(masks), 0, 0, seeded())
@@ -129,6 +137,13 @@ def test_noise_of_boxes() -> None:
     assert noise[:, [1, 3]].std(dim=0).tolist() == pytest.approx([0.4, 0.4], rel=0.05)
     inner = noise[:, [0, 2]].abs() < 20
     assert float(inner.float().mean()) == pytest.approx(math.erf(1 / math.sqrt(2)), abs=0.02)  # within one deviation
+
+
+def test_corners_are_never_swapped() -> None:
+    masks = torch.zeros(500, 16, 16, dtype=torch.bool)
+    masks[:, 8, 8] = True
+    boxes = noisy_boxes(masks, seeded(), share=2.0)
+    assert bool((boxes[:, 2:] >= boxes[:, :2]).all())
 
 
 def test_boxes_stay_in_the_image() -> None:

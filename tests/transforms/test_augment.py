@@ -165,6 +165,16 @@ def test_probability_of_grey_value_changes() -> None:
     assert float((changed[:, 0, 4, 4] < 90).float().mean()) == pytest.approx(0.3, abs=0.06)
 
 
+def test_inverted_images_keep_labels_and_padding() -> None:
+    given = batch()
+    image, label, valid = dataclasses.replace(STILL, invert=1.0)(*given, seeded())
+    torch.testing.assert_close(image, (255 - given[0]) * given[2], atol=0.01, rtol=0)
+    assert torch.equal(label, given[1])
+    turned = dataclasses.replace(STILL, invert=0.5)(*batch(400), seeded())[0].mean((1, 2, 3))
+    plain = STILL(*batch(400), seeded())[0].mean((1, 2, 3))
+    assert ((turned - plain).abs() > 0.1).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
 def test_same_generator_same_batch() -> None:
     given = batch()
     torch.manual_seed(1)
