@@ -167,7 +167,7 @@ def test_probability_of_grey_value_changes() -> None:
 
 def test_inverted_images_keep_labels_and_padding() -> None:
     given = batch()
-    image, label, valid = dataclasses.replace(STILL, invert=1.0)(*given, seeded())
+    image, label, _ = dataclasses.replace(STILL, invert=1.0)(*given, seeded())
     torch.testing.assert_close(image, (255 - given[0]) * given[2], atol=0.01, rtol=0)
     assert torch.equal(label, given[1])
     turned = dataclasses.replace(STILL, invert=0.5)(*batch(400), seeded())[0].mean((1, 2, 3))
