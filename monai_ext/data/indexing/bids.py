@@ -1,0 +1,151 @@
+"""BIDS: anatomical images of subjects and sessions, with label maps below derivatives/.
+
+Names follow the Brain Imaging Data Structure (https://bids-specification.readthedocs.io).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from monai_ext.data.indexing.folder import name_labels
+from monai_ext.data.indexing.frame import CaseEntry, Index, Options, files_below, natural, parse_visit_or_date, stem
+from monai_ext.errors import UserError
+
+LABEL_SUFFIXES = ("dseg", "mask")
+OF_THE_LABEL = ("desc", "label", "seg", "space", "res", "den", "atlas", "from")  # say nothing of the image
+
+_ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9]+)")
+
+
+def index_bids(root: Path, files: Path, options: Options) -> Index:
+    """Index ``sub-01/[ses-1/]anat/sub-01_ses-1_T1w.nii.gz`` with ``*_dseg`` or ``*_mask`` below ``derivatives/``.
+
+    A label map serves an image if all entities that both name agree (subject, session, run ...); an image with several
+    is left out, until ``--label_pattern`` chooses. Sessions are the visits: their dates in ``sessions.tsv`` where every
+    session of the subject has one, else their numbers, else their order. Images without a label are kept.
+
+    Raises:
+        UserError: there is no image, or the labels' values cannot be told.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder; give the root of the BIDS data set")
+    images = [path for path in root.glob("sub-*/**/anat/*.nii*") if _chosen(path, root, options.image_pattern)]
+    images = sorted((path for path in images if not _is_label(path)), key=lambda path: natural(path.name))
+    if not images:
+        raise UserError(f"{root}: there is no sub-*/[ses-*/]anat/*.nii.gz; give the root of the BIDS data set")
+    maps = [path for path in _labels(root) if _chosen(path, root, options.label_pattern)]
+    index = Index({"dataset": root.name, "modality": options.modality or "MR", "labels": {}, "cases": []})
+    groups, visits = _groups(root), _visits(root, images)
+    candidates = defaultdict(list)
+    for path in maps:
+        candidates[entities(path)["sub"]].append(path)
+    for image in images:
+        own = entities(image)
+        entry: CaseEntry = {"case": stem(image), "patient": f"sub-{own['sub']}", "image": str(image)}
+        entry |= {"visit": visits.get((own["sub"], own.get("ses"))), "group": groups.get(f"sub-{own['sub']}")}
+        serving = [path for path in candidates[own["sub"]] if _serves(path, image)]
+        if len(serving) > 1:
+            names = ", ".join(path.name for path in serving[:4])
+            index.skipped.append((image.name, f"has several label maps ({names}); choose with --label_pattern"))
+            continue
+        entry["label"] = str(serving[0]) if serving else None
+        index.datalist["cases"].append(entry)
+    name_labels(index, files, options)
+    if options.modality is None:
+        index.notes.append("the modality is taken to be MR; --modality says otherwise")
+    return index
+
+
+def entities(path: Path) -> dict[str, str]:
+    """Return the entities of a name and its suffix: "sub-01_ses-2_T1w" gives sub, ses and suffix.
+
+    Raises:
+        UserError: the name has no subject.
+    """
+    parts = stem(path).split("_")
+    found = {match[1]: match[2] for part in parts if (match := _ENTITY.fullmatch(part))}
+    if "sub" not in found:
+        raise UserError(f"{path}: the name has no subject (sub-...); name it as BIDS asks")
+    return {**found, "suffix": parts[-1]}
+
+
+def _is_label(path: Path) -> bool:
+    return stem(path).split("_")[-1] in LABEL_SUFFIXES
+
+
+def _labels(root: Path) -> list[Path]:
+    """Return the label maps below derivatives/, and those beside the images."""
+    derived = files_below(root / "derivatives") if (root / "derivatives").is_dir() else []
+    return [path for path in (*derived, *sorted(root.glob("sub-*/**/anat/*.nii*"))) if _is_label(path)]
+
+
+def _serves(label: Path, image: Path) -> bool:
+    """Whether nothing in the label's name speaks against the image, and the session is the same."""
+    of_label, of_image = entities(label), entities(image)
+    if of_label.get("ses") != of_image.get("ses"):
+        return False
+    for name, value in of_label.items():
+        if name not in (*OF_THE_LABEL, "suffix") and of_image.get(name) != value:
+            return False
+    contrasts = {part for part in stem(label).split("_")[:-1] if "-" not in part}  # "..._T1w_dseg"
+    return not contrasts or of_image["suffix"] in contrasts
+
+
+def _chosen(path: Path, root: Path, pattern: re.Pattern[str] | None) -> bool:
+    return pattern is None or pattern.search(path.relative_to(root).as_posix()) is not None
+
+
+# Tables
+
+
+def _groups(root: Path) -> dict[str, str]:
+    """Return the column ``group`` of ``participants.tsv``; nothing else of it is copied."""
+    rows = _read_table(root / "participants.tsv")
+    return {
+        row["participant_id"]: row["group"] for row in rows if row.get("participant_id") and _is_known(row.get("group"))
+    }
+
+
+def _visits(root: Path, images: list[Path]) -> dict[tuple[str, str | None], int | float | str | None]:
+    """Return the visit of each subject and session: dates for all sessions of a subject, or numbers for all."""
+    sessions: defaultdict[str, set[str]] = defaultdict(set)
+    for image in images:
+        own = entities(image)
+        if "ses" in own:
+            sessions[own["sub"]].add(own["ses"])
+    visits: dict[tuple[str, str | None], int | float | str | None] = {}
+    for subject, names in sessions.items():
+        ordered = sorted(names, key=natural)
+        dates = _dates(root / f"sub-{subject}" / f"sub-{subject}_sessions.tsv")
+        read = [parse_visit_or_date(name) for name in ordered]
+        found: list[int | float | str | None] = [dates.get(f"ses-{name}") for name in ordered]
+        if None in found:
+            found = (
+                read if None not in read and len({type(one) is str for one in read}) == 1 else list(range(len(ordered)))
+            )
+        visits |= {(subject, name): visit for name, visit in zip(ordered, found, strict=True)}
+    return visits
+
+
+def _dates(path: Path) -> dict[str, str]:
+    """Return the dates of ``acq_time`` in a subject's sessions table, without the time of day."""
+    dates = {}
+    for row in _read_table(path):
+        visit = parse_visit_or_date((row.get("acq_time") or "")[:10])
+        if isinstance(visit, str) and row.get("session_id"):
+            dates[row["session_id"]] = visit
+    return dates
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _is_known(value: str | None) -> bool:
+    return value is not None and value.strip().lower() not in ("", "n/a")

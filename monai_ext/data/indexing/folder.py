@@ -1,0 +1,232 @@
+"""People's own folders: images/ and labels/, nnU-Net's imagesTr/ and labelsTr/, or NAME_image beside NAME_label."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, is_frame
+from monai_ext.data.indexing.frame import (
+    CaseEntry,
+    Index,
+    Options,
+    files_below,
+    label_values,
+    parse_visit_or_date,
+    stem,
+)
+from monai_ext.data.indexing.pictures import MaskCleaner
+from monai_ext.errors import UserError
+
+SUFFIXES = VOLUME_SUFFIXES + FRAME_SUFFIXES
+TEST = "test/"  # in front of the names of nnU-Net's imagesTs and labelsTs
+IMAGE_FOLDERS = ("images", "image", "imagesTr", "img", "imgs")
+LABEL_FOLDERS = ("labels", "label", "labelsTr", "masks", "mask", "annotations", "segmentations", "gt")
+SCRIBBLE_FOLDERS = ("scribbles", "scribble")
+ENDINGS = ("", "_label", "_labels", "_mask", "_seg", "_segmentation", "_gt", "_manual", "_scribble")
+MOST_VALUES = 50  # more values than that are grey levels and not structures
+
+_CHANNEL = re.compile(r"_([0-9]{4})$")
+
+
+def index_folder(root: Path, files: Path, options: Options) -> Index:
+    """Index a folder of the user's own.
+
+    Images and labels are matched by their path below their folder, without suffix; a label's name may end in
+    ``_mask``, ``_seg`` or the like, an image's in nnU-Net's channel ``_0000`` (of which the first counts). Images
+    without a label are kept. Label values come from ``--labels``, from nnU-Net's ``dataset.json``, or from the label
+    maps.
+
+    Raises:
+        UserError: there are no images, or the labels' values cannot be told.
+    """
+    images, labels, scribbles = find_files(root, options)
+    if not images:
+        raise UserError(
+            f"{root}: there is neither a folder images/ nor files NAME_image and NAME_label; arrange it so, or give "
+            "--image_pattern that finds your images"
+        )
+    index = Index({"dataset": root.name, "modality": None, "labels": {}, "cases": []})
+    channels = _first_channels(images, index)
+    for name in channels:
+        case = name.removeprefix(TEST).replace("/", "_")
+        entry: CaseEntry = {"case": case, "image": str(images[channels[name]])}
+        entry |= patient_of(entry["case"], options.patient_pattern)
+        for key, found in (("label", labels), ("scribble", scribbles)):
+            match = _match(name, found)
+            entry[key] = str(match) if match is not None else None
+        if name.startswith(TEST):
+            entry["split"] = "test"
+        index.datalist["cases"].append(entry)
+    _report_lonely(labels, channels, index)
+    described = _nnunet(root)
+    index.datalist |= {key: value for key, value in described.items() if value is not None}
+    name_labels(index, files, options)
+    if options.patient_pattern is None:
+        index.notes.append("no patients and visits: --patient_pattern finds them in the names, for follow-ups")
+    if index.datalist["modality"] is None and options.modality is None:
+        index.notes.append("no modality: CT needs --modality CT for its intensity window")
+    return index
+
+
+def patient_of(case: str, pattern: re.Pattern[str] | None) -> CaseEntry:
+    """Find patient and visit in a case's name; empty without a pattern.
+
+    Raises:
+        UserError: the pattern has no group ``patient``, does not match, or its visit is neither a number nor a date.
+    """
+    if pattern is None:
+        return {}
+    if "patient" not in pattern.groupindex:
+        raise UserError(f"--patient_pattern: {pattern.pattern!r} has no group (?P<patient>...); add it")
+    match = pattern.search(case)
+    if match is None:
+        raise UserError(f"--patient_pattern: {pattern.pattern!r} does not match the case {case!r}; correct it")
+    found: CaseEntry = {"patient": match["patient"]}
+    if "visit" in pattern.groupindex and match["visit"] is not None:
+        found["visit"] = parse_visit_or_date(match["visit"])
+        if found["visit"] is None:
+            raise UserError(
+                f"--patient_pattern: the visit {match['visit']!r} of case {case!r} is neither a number nor a date "
+                "(2023-04-15 or 20230415); correct the pattern"
+            )
+    return found
+
+
+# Files
+
+
+def find_files(root: Path, options: Options) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:
+    """Return the images, labels and scribbles below a folder by name; patterns choose among them."""
+    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
+    if any(name in folders for name in IMAGE_FOLDERS):
+        images = _below([folders[name] for name in IMAGE_FOLDERS if name in folders])
+        labels = _below([folders[name] for name in LABEL_FOLDERS if name in folders])
+        for found, name in ((images, "imagesTs"), (labels, "labelsTs")):
+            tests = _below([folders[name]]) if name in folders else {}
+            found |= {f"{TEST}{key}": path for key, path in tests.items()}
+        scribbles = _below([folders[name] for name in SCRIBBLE_FOLDERS if name in folders])
+    else:
+        everything = _below([root])
+        images = _ending(everything, "_image")
+        labels, scribbles = _ending(everything, "_label", "_mask", "_seg"), _ending(everything, "_scribble")
+    return _chosen(images, root, options.image_pattern), _chosen(labels, root, options.label_pattern), scribbles
+
+
+def _below(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the files of the first folder that has any, by their path below it without suffix."""
+    for folder in folders:
+        found: dict[str, Path] = {}
+        for path in files_below(folder, SUFFIXES):
+            name = (path.relative_to(folder).parent / stem(path)).as_posix()
+            if name in found:
+                raise UserError(f"{path}: the same name as {found[name]}; remove one of them")
+            found[name] = path
+        if found:
+            return found
+    return {}
+
+
+def _ending(everything: dict[str, Path], *endings: str) -> dict[str, Path]:
+    return {
+        name.removesuffix(ending): path
+        for ending in endings
+        for name, path in everything.items()
+        if name.endswith(ending)
+    }
+
+
+def _chosen(found: dict[str, Path], root: Path, pattern: re.Pattern[str] | None) -> dict[str, Path]:
+    if pattern is None:
+        return found
+    return {name: path for name, path in found.items() if pattern.search(path.relative_to(root).as_posix())}
+
+
+def _first_channels(images: dict[str, Path], index: Index) -> dict[str, str]:
+    """Return the key in ``images`` of each case; further channels of nnU-Net are skipped."""
+    cases: dict[str, str] = {}
+    for name in sorted(images):
+        channel = _CHANNEL.search(name)
+        case = name[: channel.start()] if channel else name
+        if case in cases:
+            index.skipped.append((str(images[name]), "a further channel: an image has one"))
+        else:
+            cases[case] = name
+    return cases
+
+
+def _match(name: str, found: dict[str, Path]) -> Path | None:
+    return next((found[name + ending] for ending in ENDINGS if name + ending in found), None)
+
+
+def _report_lonely(labels: dict[str, Path], cases: Iterable[str], index: Index) -> None:
+    names = {case + ending for case in cases for ending in ENDINGS}
+    index.skipped += [
+        (str(path), "a label without an image of this name") for name, path in labels.items() if name not in names
+    ]
+
+
+# Labels
+
+
+def _nnunet(root: Path) -> dict[str, Any]:
+    """Read name, modality, labels and ignore value of nnU-Net's ``dataset.json`` (both versions), if there is one."""
+    path = root / "dataset.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        named = [(k, v) if str(k).isdecimal() else (v, k) for k, v in content["labels"].items()]
+        labels = {name: int(value) for value, name in named if not isinstance(value, list)}
+        channel = next(iter((content.get("channel_names") or content.get("modality") or {"0": None}).values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: this is no dataset.json of nnU-Net ({error}); correct or remove it") from error
+    modality = None if channel is None else ("CT" if str(channel).upper() == "CT" else str(channel))
+    structures = {name: value for name, value in labels.items() if value > 0 and name != "ignore"}
+    return {"dataset": content.get("name"), "modality": modality, "labels": structures, "ignore": labels.get("ignore")}
+
+
+def name_labels(index: Index, files: Path, options: Options) -> None:
+    """Fill in ``labels``: from the command line, from ``dataset.json``, or from what the label maps hold."""
+    if options.labels is not None:
+        index.datalist["labels"] = dict(options.labels)
+    if options.ignore is not None:
+        index.datalist["ignore"] = options.ignore
+    if options.threshold is not None:
+        _binarise(index, files, options.threshold)
+    if index.datalist["labels"]:
+        return
+    cases = index.datalist["cases"]
+    maps = [entry[key] for key in ("label", "scribble") for entry in cases if entry.get(key) is not None]
+    if options.headers_only or not maps:
+        raise UserError("say which value each structure has in the label maps: --labels NAME=VALUE ...")
+    found = set[int]().union(*(label_values(path) for path in tqdm(maps, desc="reading labels", unit="map")))
+    values = sorted(found - {0, index.datalist.get("ignore")})
+    if not values or values[0] < 0 or len(values) > MOST_VALUES:
+        raise UserError(
+            f"the label maps hold {len(values)} different values besides 0: no structures can be told from them; name "
+            "them with --labels NAME=VALUE, or, for grey masks, add --threshold 128"
+        )
+    index.datalist["labels"] = {f"label_{value}": value for value in values}
+    index.notes.append("the structures are named after their values; name them with --labels NAME=VALUE ...")
+
+
+def _binarise(index: Index, files: Path, threshold: int) -> None:
+    """Replace grey masks by clean ones of the only structure."""
+    index.datalist["labels"] = index.datalist["labels"] or {"foreground": 255}
+    if len(index.datalist["labels"]) > 1:
+        raise UserError("--threshold makes one structure; give one --labels NAME=VALUE with it")
+    cleaner = MaskCleaner(files, next(iter(index.datalist["labels"].values())), threshold)
+    for entry in tqdm(index.datalist["cases"], desc="reading masks", unit="mask"):
+        if entry["label"] is None:
+            continue
+        if not is_frame(entry["label"]):
+            raise UserError(f"{entry['label']}: --threshold is for pictures; save the volume as a label map")
+        entry["label"] = str(cleaner.clean([Path(entry["label"])], entry["case"]))
+    if cleaner.written:
+        index.notes.append(f"{cleaner.written} masks were cut at grey value {threshold} and written to {files.name}/")
