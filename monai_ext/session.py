@@ -2,32 +2,58 @@
 
 `python -m monai.bundle run --sead 3` adds an unused key ``sead`` to the config and runs with the old seed, exit code 0.
 :func:`start` refuses such options.
+
+Where torchrun has started several processes (overlay ``multi_gpu.yaml``), what must happen once happens in the first
+of them, and a mistake is shown once: see :mod:`monai_ext.processes`.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
+import logging
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 from fire.parser import DefaultParseValue
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
 from monai.utils import set_determinism
 
+from monai_ext import __version__, processes
 from monai_ext.data.checks import check_pairs
 from monai_ext.data.images import ensure_writable_folder
 from monai_ext.data.manifest import DataList
 from monai_ext.data.phantoms import write_phantom_patient
 from monai_ext.data.provenance import check_overlap, read_record, verify_sha256
+from monai_ext.data.shards import parse_shard
 from monai_ext.errors import UserError, report_user_errors
+from monai_ext.files import sha256_of
 from monai_ext.inferers.slice_match import refuse_volumes_apart
 from monai_ext.networks.sam import CHECKPOINTS, VARIANTS, fetch_checkpoint
+
+NOT_OF_A_CASE = frozenset(
+    {
+        *("_meta_", "imports", "initialize", "run", "finalize", "run_record", "finished"),
+        *("bundle_root", "datalist", "data_root", "dataset_dir", "split", "shard", "output_dir", "run_dir"),
+        *("checkpoint", "device", "threads", "mean_of", "allow_overlap"),
+    }
+)
+"""Entries of a config that leave the result of a case as it is, or of which the contents are hashed."""
+
+MAKES_RESULTS = (
+    *("inferers", "metrics", "networks", "prompts", "transforms", "handlers"),
+    *("data/images.py", "evaluation/case_metrics.py"),
+)
+"""Parts of this package that make a case's results of its files."""
 
 
 def start(seed: int = 0, threads: int | None = None) -> None:
@@ -38,13 +64,68 @@ def start(seed: int = 0, threads: int | None = None) -> None:
         threads: of torch; None leaves its choice.
 
     Raises:
-        UserError: for an option of the command line that no config file declares.
+        UserError: for an option of the command line that no config file declares, or where torchrun has started
+            several processes and the config does not share the cases out.
     """
-    report_user_errors()
+    _report_mistakes()
     check_options(sys.argv)
+    if processes.started_by_torchrun() != processes.count():
+        processes.join()
+        _report_mistakes()
+        raise UserError(
+            f"torchrun has started {processes.started_by_torchrun()} processes, but each would do all of the work: "
+            "add configs/multi_gpu.yaml to --config_file, or run without torchrun."
+        )
     set_determinism(seed=int(seed))
     if threads:
         torch.set_num_threads(int(threads))
+
+
+def start_process(seed: int = 0, threads: int | None = None, device: str | torch.device = "cpu") -> None:
+    """Begin a run in one of the processes that torchrun has started, or in the only one; see :func:`start`.
+
+    Args:
+        seed: of Python, NumPy and torch.
+        threads: of torch, in each process.
+        device: of this process; see :func:`process_device`.
+    """
+    processes.join()
+    processes.open_group(device)
+    start(seed, threads)
+
+
+def process_device() -> torch.device:
+    """Return this process's device: the GPU that torchrun's LOCAL_RANK counts, or the CPU where there is none.
+
+    Raises:
+        UserError: if torchrun has started more processes on this machine than it has GPUs.
+    """
+    processes.join()
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    index, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if index >= gpus:
+        _report_mistakes()
+        raise UserError(
+            f"torchrun has started more than {gpus} processes for {gpus} GPUs: set --nproc_per_node {gpus}."
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _report_mistakes() -> None:
+    """Show a mistake as one sentence; of several processes, the first that fails says why, the others are silent."""
+    report_user_errors()
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)  # it tells of each exception twice before it ends the run
+    report = sys.excepthook
+
+    def report_once(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if processes.fails_first():
+            print(file=sys.stderr)  # the line may hold another process's progress bar
+            report(kind, error, traceback)
+
+    if processes.count() > 1:
+        sys.excepthook = report_once
 
 
 def check_options(argv: Sequence[str]) -> None:
@@ -121,7 +202,18 @@ def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathL
     """Return the data list, or write the phantom patient into ``output_dir/phantom`` where none is given."""
     if datalist is not None:
         return Path(datalist)
-    return Path(write_phantom_patient(ensure_writable_folder(output_dir) / "phantom"))
+    folder = Path(output_dir).expanduser().absolute() / "phantom"
+    return Path(processes.from_first(lambda: str(write_phantom_patient(ensure_writable_folder(folder)))))
+
+
+def run_folder(output_dir: str | os.PathLike, shard: str | None = None) -> Path:
+    """Return the folder of this run's outputs: ``output_dir``, or ``output_dir/shard-0-of-4`` for shard 0/4.
+
+    Raises:
+        UserError: for an impossible shard.
+    """
+    part = parse_shard(shard)
+    return Path(output_dir) if part is None else Path(output_dir) / part.folder
 
 
 def select_labels(datalist: DataList, names: Sequence[str] | str | None) -> dict[str, int]:
@@ -160,7 +252,19 @@ def find_checkpoint(
     Raises:
         UserError: for a missing file, or one whose sha256 is not that of its record.
     """
-    models = Path(bundle_root) / "models"
+
+    def find() -> Path:
+        return _find_checkpoint(checkpoint, variant, Path(bundle_root), datalist)
+
+    if processes.count() > 1:
+        processes.from_first(lambda: str(find()))  # so that it is fetched once
+    return find()
+
+
+def _find_checkpoint(
+    checkpoint: str | None, variant: str, bundle_root: Path, datalist: str | os.PathLike | None
+) -> Path:
+    models = bundle_root / "models"
     if checkpoint is None and variant in CHECKPOINTS:
         return fetch_checkpoint(variant)
     if variant not in VARIANTS:
@@ -204,8 +308,10 @@ def prepare(
 ) -> None:
     """Check everything that could stop a run half-way, before its first case: outputs, images, reference labels.
 
+    Of several processes, the first one checks for all.
+
     Args:
-        pairs: the targets with their references.
+        pairs: the targets that are to be run, with their references.
         labels: name -> value of the structures asked for.
         cases: the data list, for its values.
         output_dir: must be writable.
@@ -214,6 +320,70 @@ def prepare(
     Raises:
         UserError: see :func:`monai_ext.data.checks.check_pairs`.
     """
-    ensure_writable_folder(output_dir)
-    check_pairs(pairs, cases.labels, cases.ignore, asked=labels)
-    refuse_volumes_apart(pairs, slice_match)
+
+    def check() -> None:
+        ensure_writable_folder(output_dir)
+        if pairs:
+            check_pairs(pairs, cases.labels, cases.ignore, asked=labels)
+            refuse_volumes_apart(pairs, slice_match)
+
+    processes.from_first(check)
+
+
+def case_settings(cases: DataList, weights: str | os.PathLike | None, device: str | torch.device) -> dict[str, Any]:
+    """Return all that decides a case's result besides its own files: what a finished case may be kept for.
+
+    Args:
+        cases: the data list.
+        weights: their file; None: there are none.
+        device: the kind of device counts (CPU or GPU), not its number.
+
+    Returns:
+        Versions and a hash of the source that makes results, sha256 of the weights, data set and labels, and
+        ``config``: what this config holds, with overlays and overrides, but for :data:`NOT_OF_A_CASE`.
+    """
+    config = {key: value for key, value in running_config().items() if key not in NOT_OF_A_CASE}
+    return {
+        "versions": {"monai-ext": __version__, **{name: version(name).split("+")[0] for name in ("monai", "torch")}},
+        "code": _source_sha256(),
+        "weights": None if weights is None else sha256_of(weights),
+        "device": torch.device(device).type,
+        "dataset": cases.dataset,
+        "labels": dict(cases.labels),
+        "ignore": cases.ignore,
+        "config": config,
+    }
+
+
+def running_config() -> dict[str, Any]:
+    """Return the content of the config whose ``$`` expression is making this call; empty outside of one.
+
+    MONAI hands its parser to no expression, so it is looked for among the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, ConfigParser):
+            return dict(caller.get())
+        frame = frame.f_back
+    return {}
+
+
+def _source_sha256() -> str:
+    """Return a hash of the modules of :data:`MAKES_RESULTS`: who changes a method's code wants its cases run again."""
+    root = Path(__file__).parent
+    found = (path for name in MAKES_RESULTS for path in [root / name, *(root / name).rglob("*.py")] if path.is_file())
+    names = (f"{path.relative_to(root).as_posix()} {sha256_of(path)}\n" for path in sorted(found))
+    return hashlib.sha256("".join(names).encode()).hexdigest()
+
+
+def run_cases(evaluator: Engine) -> None:
+    """Run an evaluator; where no case is left to be run, let its handlers write the tables all the same.
+
+    MONAI's engines leave an empty data loader without calling any handler.
+    """
+    if evaluator.state.epoch_length:
+        evaluator.run()
+        return
+    for event in (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+        evaluator.fire_event(event)

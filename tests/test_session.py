@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+from monai.data import DataLoader
+from monai.engines.evaluator import Evaluator
 from monai.utils import set_determinism
 
-from monai_ext import session
+from monai_ext import processes, session
 from monai_ext.data.manifest import DataList
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import UserError
@@ -133,6 +137,40 @@ def test_start_seeds_and_limits_threads(monkeypatch):
         torch.set_num_threads(before)
         set_determinism(None)
     assert sys.excepthook is not sys.__excepthook__
+
+
+def test_torchrun_without_its_overlay_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "join", lambda: None)
+    with pytest.raises(UserError, match=r"started 2 processes.*add configs/multi_gpu.yaml"):
+        session.start()
+
+
+def test_a_mistake_is_told_by_the_first_process_that_fails(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(processes, "_job", processes.Job(torch.distributed.HashStore(), 1, 2))
+    error = UserError("wrong")
+    for told in ("error: wrong", ""):
+        session._report_mistakes()
+        sys.excepthook(UserError, error, None)
+        assert capsys.readouterr().err.strip() == told
+
+
+def test_each_process_has_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert session.process_device() == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert session.process_device() == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="--nproc_per_node 2"):
+        session.process_device()
 
 
 def test_start_refuses_the_command_line(config, monkeypatch):
@@ -263,6 +301,54 @@ def test_weights_that_saw_the_patients_are_refused(bundle):
 
 def test_weights_without_a_record_are_not_refused(bundle):
     session.refuse_overlap(bundle / "models" / "compact_chaos.pt", "ACDC", PAIRS)
+
+
+def test_a_shard_has_a_folder_of_its_own(tmp_path):
+    assert session.run_folder(tmp_path) == tmp_path
+    assert session.run_folder(tmp_path, "1/4") == tmp_path / "shard-1-of-4"
+
+
+def test_settings_are_what_decides_a_result(tmp_path, bundle, datalist):
+    """The config is that of the running expression, with its overrides and without what decides nothing."""
+    weights = bundle / "models" / "compact_acdc.pt"
+    config = {"seed": 0, "n_pos": [1, 3], "output_dir": "out", "imports": ["$import monai_ext.session as session"]}
+    config |= {"list": datalist, "weights": str(weights), "device": "cuda:1"}
+    config["settings"] = "$session.case_settings(@list, @weights, @device)"
+    parser = ConfigParser(config)
+    parser.update({"seed": 4, "n_pos": "$[1, 1]"})
+    settings = parser.get_parsed_content("settings")
+    assert settings["config"] == {
+        "seed": 4,
+        "n_pos": "$[1, 1]",
+        "list": datalist,
+        "weights": str(weights),
+        "settings": config["settings"],
+    }
+    assert settings["weights"] == sha256_of(weights)
+    assert settings["device"] == "cuda"
+    assert settings["labels"] == datalist.labels
+    assert session.running_config() == {}
+
+
+def test_the_source_of_a_method_counts(monkeypatch, tmp_path):
+    (tmp_path / "inferers").mkdir()
+    monkeypatch.setattr(session, "__file__", str(tmp_path / "session.py"))
+    keys = []
+    for name, text in (("inferers/a.py", "x"), ("inferers/a.py", "y"), ("inferers/b.py", "y"), ("other.py", "z")):
+        (tmp_path / name).write_text(text)
+        keys.append(session._source_sha256())
+    assert len(set(keys)) == 3
+    assert keys[2] == keys[3]
+
+
+@pytest.mark.parametrize("cases", [[1, 2], []])
+def test_handlers_end_a_run_without_cases_too(cases):
+    events = []
+    evaluator = Evaluator(torch.device("cpu"), DataLoader(cases), iteration_update=lambda engine, case: None)
+    for event in (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+        evaluator.add_event_handler(event, lambda engine, event=event: events.append(event))
+    session.run_cases(evaluator)
+    assert events == [Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED]
 
 
 def test_prepare_checks_outputs_first(tmp_path, datalist):

@@ -55,6 +55,28 @@ class WeightRecord(BaseModel):
     notes: str = ""
 
 
+def _official(variant: str, sha256: str) -> WeightRecord:
+    return WeightRecord(
+        name=f"SAM {variant}",
+        variant=variant,
+        datasets=[TrainingData(dataset="SA-1B", labels="dense", licence="SA-1B Dataset Research License")],
+        command="released by the authors of Segment Anything (Kirillov et al. 2023)",
+        licence="Apache-2.0",
+        sha256=sha256,
+    )
+
+
+# SAM's official files come without a record beside them; they are known by their checksums.
+OFFICIAL_WEIGHTS = {
+    sha256: _official(variant, sha256)
+    for variant, sha256 in (
+        ("vit_b", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+        ("vit_l", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+        ("vit_h", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    )
+}
+
+
 def record_path(checkpoint: PathLike) -> Path:
     """Return where the record of a checkpoint lies: ``model.pt`` -> ``model.json``."""
     return Path(checkpoint).with_suffix(".json")

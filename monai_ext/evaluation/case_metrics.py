@@ -17,14 +17,16 @@ any        missing or failed   missing, failed     0           image diagonal
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import nibabel as nib
 import numpy as np
 
 from monai_ext.metrics.dice import dice, dice_slice_mean
 from monai_ext.metrics.surface import foreground_box, hd95_of, image_diagonal_mm, nsd_of, surface_distances
-from monai_ext.metrics.volume import volume_error_ml, volume_ml
+from monai_ext.metrics.volume import relative_volume_error, volume_error_ml, volume_ml
 
 UNDEFINED_POLICY = "worst_value"
 UNDEFINED_POLICY_TEXT = (
@@ -36,9 +38,19 @@ HD95_DEFINITION = (
     "surface voxels by face neighbours, voxels on the image border count as surface"
 )
 
-KINDS = ("dice", "dice_slice_mean", "hd95", "nsd", "volume_ml", "volume_error_ml")
+KINDS = ("dice", "dice_slice_mean", "hd95", "nsd", "volume_ml", "volume_error_ml", "relative_volume_error")
 
 MetricValue = tuple[str, str, float | None, str]
+
+
+@dataclass(frozen=True)
+class VoxelCounts:
+    """How often prediction and reference agree on one label, in voxels: true/false positives/negatives."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
 
 
 def case_rows(
@@ -56,9 +68,10 @@ def case_rows(
 
     Per label, in this order: ``dice``; ``dice_slice_mean`` (mean of the per-slice Dice over the slices where
     the reference is present); ``hd95_mm`` and ``nsd_<tolerance>mm``; for volumes ``volume_ml`` (of the
-    prediction) and ``volume_error_ml`` (predicted minus reference volume). Without spacing: ``hd95_px`` and
-    neither NSD nor volumes. A missing or failed prediction has the volume 0. A row of status ``both_empty``
-    has the value None throughout.
+    prediction), ``volume_error_ml`` (predicted minus reference volume) and, where the reference holds the
+    label, ``relative_volume_error`` (of the reference volume). Without spacing: ``hd95_px`` and neither NSD nor
+    volumes. A missing or failed prediction has the volume 0. A row of status ``both_empty`` has the value None
+    throughout.
 
     Args:
         reference: integer mask [X, Y, Z] or [W, H], values as in ``labels``.
@@ -80,17 +93,53 @@ def case_rows(
     if slice_axis is None:
         slice_axis = through_plane_axis(reference.shape, spacing)
     names = metric_names(reference.ndim, spacing is not None, nsd_tolerance_mm)
-    known = None if ignore is None else reference != ignore
+    diagonal = image_diagonal_mm(reference.shape, spacing)
     rows: list[MetricValue] = []
-    for channel, (label, value) in enumerate(labels.items()):
-        in_reference = reference == value
-        in_prediction = _channel(prediction, reference.shape, channel, value, len(labels))
-        if known is not None:
-            in_reference, in_prediction = in_reference & known, in_prediction & known
+    for label, in_reference, in_prediction in _masks(reference, prediction, labels, ignore):
         status = absent if prediction is None else _status(in_reference, in_prediction)
-        values = _values(in_reference, in_prediction, status, spacing, nsd_tolerance_mm, slice_axis)
-        rows += [(label, name, values[kind], status) for name, kind in names.items()]
+        values = _values(in_reference, in_prediction, status, spacing, nsd_tolerance_mm, slice_axis, diagonal)
+        for name, kind in names.items():
+            if kind != "relative_volume_error" or in_reference.any():
+                rows.append((label, name, values[kind], status))
     return rows
+
+
+def voxel_counts(
+    reference: np.ndarray, prediction: np.ndarray | None, labels: Mapping[str, int], *, ignore: int | None = None
+) -> dict[str, VoxelCounts]:
+    """Count the voxels of each label in a case; arguments as for :func:`case_rows`.
+
+    Ignored voxels are in none of the counts. Without a prediction nothing is predicted.
+    """
+    voxels = reference.size if ignore is None else int(np.count_nonzero(reference != ignore))
+    found = {}
+    for label, in_reference, in_prediction in _masks(reference, prediction, labels, ignore):
+        common = int(np.count_nonzero(in_reference & in_prediction))
+        fp = int(np.count_nonzero(in_prediction)) - common
+        fn = int(np.count_nonzero(in_reference)) - common
+        found[label] = VoxelCounts(common, fp, fn, voxels - common - fp - fn)
+    return found
+
+
+def stored_slice_axis(shape: Sequence[int], affine: np.ndarray | None, slice_axis: str | None = None) -> int | None:
+    """Return the stored axis along which a volume is cut into slices; None for a frame (no affine).
+
+    The axis that :func:`monai_ext.transforms.sam_input.find_layout` cuts along, found without torch: one of a
+    single voxel, else the longest voxels', of equals the last in the order R, A, S.
+
+    Args:
+        shape: (X, Y, Z).
+        affine: [4, 4], stored index -> RAS mm.
+        slice_axis: "R", "A" or "S" to force it.
+    """
+    if affine is None:
+        return None
+    towards = nib.orientations.io_orientation(affine)[:, 0].astype(int)  # patient axis of each stored axis
+    order = [int(np.flatnonzero(towards == patient_axis)[0]) for patient_axis in range(3)]
+    if slice_axis is not None:
+        return order["RAS".index(slice_axis)]
+    spacing = nib.affines.voxel_sizes(affine)
+    return order[through_plane_axis([shape[axis] for axis in order], [spacing[axis] for axis in order])]
 
 
 def through_plane_axis(shape: Sequence[int], spacing: Sequence[float] | None) -> int:
@@ -105,16 +154,39 @@ def through_plane_axis(shape: Sequence[int], spacing: Sequence[float] | None) ->
     return max(axis for axis in candidates if sizes[axis] >= 0.99 * largest)
 
 
-def _channel(
-    prediction: np.ndarray | None, shape: tuple[int, ...], channel: int, value: int, channels: int
-) -> np.ndarray:
-    if prediction is None:
-        return np.zeros(shape, dtype=bool)
-    if prediction.shape == shape:
-        return prediction == value
-    if prediction.shape == (channels, *shape):
-        return prediction[channel].astype(bool, copy=False)
-    raise ValueError(f"reference has shape {shape}, prediction {prediction.shape}, for {channels} labels")
+def _masks(
+    reference: np.ndarray, prediction: np.ndarray | None, labels: Mapping[str, int], ignore: int | None
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield each label with its two boolean masks, cut to the box that holds all that is not background."""
+    channels = prediction is not None and prediction.shape == (len(labels), *reference.shape)
+    if prediction is not None and not channels and prediction.shape != reference.shape:
+        raise ValueError(
+            f"reference has shape {reference.shape}, prediction {prediction.shape}, for {len(labels)} labels"
+        )
+    if 0 not in labels.values():
+        box = _foreground(reference, prediction, channels)
+        reference = reference[box]
+        if prediction is not None:
+            prediction = prediction[(slice(None),) * channels + box]
+    known = None if ignore is None else reference != ignore
+    for channel, (label, value) in enumerate(labels.items()):
+        in_reference = reference == value
+        if prediction is None:
+            in_prediction = np.zeros_like(in_reference)
+        else:
+            in_prediction = prediction[channel].astype(bool, copy=False) if channels else prediction == value
+        if known is not None:
+            in_reference, in_prediction = in_reference & known, in_prediction & known
+        yield label, in_reference, in_prediction
+
+
+def _foreground(reference: np.ndarray, prediction: np.ndarray | None, channels: bool) -> tuple[slice, ...]:
+    """Return the box around all that is not 0 in reference or prediction; of empty masks one of no voxels."""
+    foreground = reference != 0
+    if prediction is not None:
+        for part in prediction if channels else (prediction,):
+            foreground |= part != 0
+    return foreground_box(foreground) or (slice(0, 0),) * reference.ndim
 
 
 def metric_names(dimensions: int, has_spacing: bool, tolerance: float) -> dict[str, str]:
@@ -127,7 +199,7 @@ def metric_names(dimensions: int, has_spacing: bool, tolerance: float) -> dict[s
     if has_spacing:
         names[f"nsd_{tolerance:g}mm"] = "nsd"
     if has_spacing and dimensions == 3:
-        names |= {"volume_ml": "volume_ml", "volume_error_ml": "volume_error_ml"}
+        names |= {kind: kind for kind in ("volume_ml", "volume_error_ml", "relative_volume_error")}
     return names
 
 
@@ -144,12 +216,12 @@ def _values(
     spacing: Sequence[float] | None,
     tolerance: float,
     slice_axis: int,
+    diagonal: float,
 ) -> dict[str, float | None]:
     """Return the value of every kind of metric for one label, given as two boolean masks."""
     values: dict[str, float | None] = dict.fromkeys(KINDS)
     if status == "both_empty":
         return values
-    diagonal = image_diagonal_mm(reference.shape, spacing)
     box = foreground_box(reference | prediction)
     if box is not None:
         reference, prediction = reference[box], prediction[box]
@@ -163,4 +235,5 @@ def _values(
     if spacing is not None and reference.ndim == 3:
         values["volume_ml"] = volume_ml(prediction, spacing)
         values["volume_error_ml"] = volume_error_ml(reference, prediction, spacing)
+        values["relative_volume_error"] = relative_volume_error(reference, prediction)
     return values

@@ -9,17 +9,28 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monai_ext.evaluation.bootstrap import DRAWS, cohort_warning, patient_bootstrap_ci
+from monai_ext.evaluation.bootstrap import DRAWS, cohort_warning, group_means, percentile_interval
 from monai_ext.evaluation.case_metrics import HD95_DEFINITION, UNDEFINED_POLICY, UNDEFINED_POLICY_TEXT
+from monai_ext.evaluation.levels import (
+    DEFAULT_LEVELS,
+    NestedMean,
+    describe_levels,
+    nest,
+    parse_levels,
+    place,
+    refuse_empty_levels,
+)
 from monai_ext.evaluation.table import STATUSES, Row, write_text
 
 LEVEL = 0.95
+MAX_VISITS = 10
+SPACING_SOURCE = "header of the case's image file, in mm; frames have none"
 DEFINITIONS = {
     "dice": "2 |A and B| / (|A| + |B|) over all voxels of the case",
     "dice_slice_mean": "mean of the per-slice Dice over the slices where the reference is present",
@@ -27,33 +38,52 @@ DEFINITIONS = {
     "nsd": "share of both surfaces' voxels within the tolerance of the other surface",
     "volume_ml": "volume of the prediction",
     "volume_error_ml": "predicted minus reference volume",
+    "relative_volume_error": "volume_error_ml / reference volume, of the cases whose reference holds the label",
 }
+# Columns of a table whose intervals are calculated at a time: bounds the memory.
+COLUMNS_AT_A_TIME = 1_000
 
 
-def summarise(rows: Sequence[Row], draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
+def summarise(
+    rows: Sequence[Row],
+    draws: int = DRAWS,
+    seed: int = 0,
+    mean_of: str | Sequence[str] = DEFAULT_LEVELS,
+    remarks: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Summarise the rows of one algorithm on one data set.
 
-    Per label and metric: ``n`` rows, ``n_by_status``, ``n_defined`` (what the statistics are of),
-    ``n_patients``, mean, sample standard deviation, median, quartiles and the 95 % interval of the mean
-    (bootstrap over patients). ``macro`` is the mean over labels of the labels' means, ``micro`` the mean over
-    all rows; ``visits`` holds the same per visit. Means are over cases, whatever the number of cases per
-    patient.
+    Per label and metric: ``n`` rows, ``n_by_status``, ``n_defined``, ``n_patients``, ``n_units`` (the values
+    that the statistics are of: cases, or what ``mean_of`` names last), their mean, sample standard deviation,
+    median, quartiles, and the 95 % interval of the mean. ``macro`` is the mean over labels of the labels'
+    means, ``micro`` the mean over all rows, whatever their label; ``visits`` holds the same per visit.
+
+    Every interval is of the same resampled cohorts of patients, of whatever units the mean is; a cohort in
+    which a mean has no value is left out of that mean's interval.
 
     Args:
-        rows: of ``metrics.csv``.
+        rows: of ``metrics.csv``, in any order.
         draws: of the bootstrap.
         seed: of the bootstrap.
+        mean_of: levels of the mean as the protocol defines it, finest first:
+            see :func:`monai_ext.evaluation.levels.parse_levels`. ``("case",)`` weighs every case alike.
+        remarks: what else the file shall say, by key; its ``warnings`` are put before the summary's own.
 
     Returns:
-        A dictionary that JSON can hold; what is not defined is None.
+        A dictionary that JSON can hold, numbers to 12 digits; what is not defined is None.
 
     Raises:
+        UserError: where a level is unknown, or no row has it.
         ValueError: where there are no rows, or rows of several algorithms or data sets.
     """
     tasks, algorithms = {row.task for row in rows}, {row.algorithm for row in rows}
     if len(tasks) != 1 or len(algorithms) != 1:
         raise ValueError(f"one task and one algorithm can be summarised, got {sorted(tasks)} and {sorted(algorithms)}")
-    visits = _visits(rows)
+    levels = parse_levels(mean_of)
+    refuse_empty_levels(levels, ({"visit": row.visit, "fold": row.fold, "run": row.run} for row in rows))
+    told = dict(remarks or {})
+    found_warnings = [*told.pop("warnings", []), *_warnings(rows)]
+    table = _Table(rows, levels, draws, seed)
     return {
         "task": tasks.pop(),
         "algorithm": algorithms.pop(),
@@ -61,7 +91,9 @@ def summarise(rows: Sequence[Row], draws: int = DRAWS, seed: int = 0) -> dict[st
         "n_patients": len({row.cluster for row in rows}),
         "undefined_values": {"policy": UNDEFINED_POLICY, "text": UNDEFINED_POLICY_TEXT},
         "definitions": DEFINITIONS,
-        "mean_of": "cases",
+        "spacing_source": SPACING_SOURCE,
+        "mean_of": describe_levels(levels),
+        "mean_of_levels": list(levels),
         "confidence_interval": {
             "of": "mean",
             "level": LEVEL,
@@ -70,9 +102,9 @@ def summarise(rows: Sequence[Row], draws: int = DRAWS, seed: int = 0) -> dict[st
             "draws": draws,
             "seed": seed,
         },
-        **_levels(rows, draws, seed),
-        "visits": {visit: _levels([row for row in rows if row.visit == visit], draws, seed) for visit in visits},
-        "warnings": _warnings(rows),
+        **told,
+        **table.sections(),
+        "warnings": found_warnings,
     }
 
 
@@ -103,8 +135,8 @@ def format_table(rows: Sequence[Row], summary: dict[str, Any] | None = None) -> 
             lines.append([visit, "macro", *_cells(level["macro"], metrics), ""])
     interval = summary["confidence_interval"]
     notes = [
-        f"mean over cases [{interval['level']:.0%} CI: {interval['draws']} bootstrap draws over patients]; "
-        "macro: mean over labels",
+        f"mean over {summary['mean_of']} [{interval['level']:.0%} CI: {interval['draws']} bootstrap draws over "
+        "patients]; macro: mean over labels",
         f"hd95: {HD95_DEFINITION}",
         f"undefined values ({UNDEFINED_POLICY}): {UNDEFINED_POLICY_TEXT}",
         *(f"warning: {text}" for text in summary["warnings"]),
@@ -125,68 +157,124 @@ def _in_table(metric: str) -> bool:
     return metric == "dice" or metric.startswith(("hd95_", "nsd_"))
 
 
-def _levels(rows: Sequence[Row], draws: int, seed: int) -> dict[str, Any]:
-    labels, metrics = _ordered(row.label for row in rows), _ordered(row.metric for row in rows)
-    by_metric = {metric: [row for row in rows if row.metric == metric] for metric in metrics}
+class _Table:
+    """The statistics of a table; all of its intervals are of the same resampled cohorts."""
 
-    def of_label(label: str) -> dict[str, Any]:
-        chosen = {metric: [row for row in by_metric[metric] if row.label == label] for metric in metrics}
-        return {metric: _statistics(chosen[metric], draws, seed) for metric in metrics}
+    def __init__(self, rows: Sequence[Row], levels: tuple[str, ...], draws: int, seed: int) -> None:
+        clusters = sorted({row.cluster for row in rows})
+        self._patients = {name: number for number, name in enumerate(clusters)}
+        self._labels, self._metrics = _ordered(row.label for row in rows), _ordered(row.metric for row in rows)
+        self._rows = sorted(rows, key=place)
+        self._visits = _visits(rows)
+        self._levels = levels
+        self._draws, self._seed = draws, seed
+        self._waiting: list[tuple[dict[str, Any], NestedMean]] = []
 
-    return {
-        "labels": {label: of_label(label) for label in labels},
-        "macro": {metric: _macro(by_metric[metric], draws, seed) for metric in metrics},
-        "micro": {metric: _statistics(by_metric[metric], draws, seed) for metric in metrics},
-    }
+    def sections(self) -> dict[str, Any]:
+        """Return the statistics over all rows, and per visit below the key ``visits``."""
+        visits = self._visits if len(self._visits) <= MAX_VISITS else []
+        found = self._section(self._rows)
+        found["visits"] = {name: self._section([row for row in self._rows if row.visit == name]) for name in visits}
+        self._give_intervals()
+        return found
+
+    def _section(self, rows: Sequence[Row]) -> dict[str, Any]:
+        by_metric: dict[str, list[Row]] = {}
+        cells: dict[tuple[str, str], list[Row]] = {}
+        for row in rows:
+            by_metric.setdefault(row.metric, []).append(row)
+            cells.setdefault((row.label, row.metric), []).append(row)
+        of_labels = {label for label, _ in cells}
+        return {
+            "labels": {
+                label: {metric: self._statistics(cells.get((label, metric), [])) for metric in self._metrics}
+                for label in self._labels
+                if label in of_labels
+            },
+            "macro": {metric: self._macro(by_metric.get(metric, [])) for metric in self._metrics},
+            "micro": {metric: self._statistics(by_metric.get(metric, [])) for metric in self._metrics},
+        }
+
+    def _statistics(self, rows: Sequence[Row]) -> dict[str, Any]:
+        defined = [row for row in rows if row.value is not None]
+        counted = Counter(row.status for row in rows)
+        result: dict[str, Any] = {
+            "n": len(rows),
+            "n_by_status": {status: counted[status] for status in STATUSES},
+            "n_defined": len(defined),
+            "n_patients": len({row.cluster for row in defined}),
+            "n_units": 0,
+        }
+        result |= dict.fromkeys(("mean", "std", "median", "q1", "q3", "ci_low", "ci_high"))
+        if defined:
+            nested = nest(defined, self._levels, self._patients)
+            units = nested.values
+            quartiles = [_rounded(np.quantile(units, share)) for share in (0.5, 0.25, 0.75)]
+            spread = _rounded(np.std(units, ddof=1)) if len(units) > 1 else None
+            result |= {"n_units": len(units), "mean": _rounded(nested.mean), "std": spread}
+            result |= dict(zip(("median", "q1", "q3"), quartiles, strict=True))
+            self._wait(result, nested)
+        return result
+
+    def _macro(self, rows: Sequence[Row]) -> dict[str, Any]:
+        defined = [row for row in rows if row.value is not None]
+        result: dict[str, Any] = {
+            "n_labels": len({row.label for row in defined}),
+            "n_patients": len({row.cluster for row in defined}),
+            "mean": None,
+            "ci_low": None,
+            "ci_high": None,
+        }
+        if defined:
+            below = [level for level in self._levels if level != "label"]
+            nested = nest(defined, [*below, "label"], self._patients)
+            result["mean"] = _rounded(nested.mean)
+            self._wait(result, nested)
+        return result
+
+    def _wait(self, statistics: dict[str, Any], nested: NestedMean) -> None:
+        """Let statistics wait for their interval, which many get at once."""
+        self._waiting.append((statistics, nested))
+        if sum(waiting.sums.shape[1] for _, waiting in self._waiting) > COLUMNS_AT_A_TIME:
+            self._give_intervals()
+
+    def _give_intervals(self) -> None:
+        if not self._waiting:
+            return
+        nested_means = [nested for _, nested in self._waiting]
+        sums = np.concatenate([nested.sums for nested in nested_means], axis=1)
+        counts = np.concatenate([nested.counts for nested in nested_means], axis=1)
+        ends = np.cumsum([nested.sums.shape[1] for nested in nested_means])
+        means = np.empty((self._draws, len(nested_means)))
+        for draws, of_groups in group_means(sums, counts, self._draws, self._seed):
+            for column, (nested, part) in enumerate(zip(nested_means, np.split(of_groups, ends[:-1], 1), strict=True)):
+                means[draws, column] = nested.of_cohorts(part)
+        for column, (statistics, _) in enumerate(self._waiting):
+            low, high = percentile_interval(means[:, column], LEVEL)
+            statistics["ci_low"], statistics["ci_high"] = _rounded(low), _rounded(high)
+        self._waiting = []
 
 
-def _statistics(rows: Sequence[Row], draws: int, seed: int) -> dict[str, Any]:
-    values, patients = _defined(rows)
-    counted = Counter(row.status for row in rows)
-    result: dict[str, Any] = {
-        "n": len(rows),
-        "n_by_status": {status: counted[status] for status in STATUSES},
-        "n_defined": len(values),
-        "n_patients": len(set(patients)),
-    }
-    names = ("mean", "std", "median", "q1", "q3", "ci_low", "ci_high")
-    if not values:
-        return result | dict.fromkeys(names)
-    numbers = np.array(values)
-    spread = float(np.std(numbers, ddof=1)) if len(values) > 1 else None
-    quartiles = [float(np.quantile(numbers, share)) for share in (0.5, 0.25, 0.75)]
-    interval = patient_bootstrap_ci(values, patients, draws, seed, LEVEL)
-    return result | dict(zip(names, (float(np.mean(numbers)), spread, *quartiles, *interval), strict=True))
-
-
-def _macro(rows: Sequence[Row], draws: int, seed: int) -> dict[str, Any]:
-    values, patients = _defined(rows)
-    labels = [row.label for row in rows if row.value is not None]
-    result: dict[str, Any] = {"n_labels": len(set(labels)), "n_patients": len(set(patients))}
-    if not values:
-        return result | {"mean": None, "ci_low": None, "ci_high": None}
-    numbers, names = np.array(values), np.array(labels)
-    mean = float(np.mean([np.mean(numbers[names == label]) for label in _ordered(labels)]))
-    low, high = patient_bootstrap_ci(values, patients, draws, seed, LEVEL, groups=labels)
-    return result | {"mean": mean, "ci_low": low, "ci_high": high}
-
-
-def _defined(rows: Iterable[Row]) -> tuple[list[float], list[str]]:
-    pairs = [(row.value, row.cluster) for row in rows if row.value is not None]
-    return [value for value, _ in pairs], [patient for _, patient in pairs]
+def _rounded(value: float | np.floating) -> float:
+    """Round to 12 digits: beyond them a matrix product depends on the processor."""
+    return float(f"{value:.12g}")
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:
     found = [cohort_warning(len({row.cluster for row in rows}))]
     if not all(row.patient for row in rows):
         found.append("cases without a patient count as patients of their own")
-    first = rows[0].metric
-    for label in _ordered(row.label for row in rows):
-        of_label = [row for row in rows if (row.label, row.metric) == (label, first)]
-        counted = Counter(row.status for row in of_label if row.status != "ok")
-        if counted:
-            told = ", ".join(f"{counted[status]} {status}" for status in STATUSES if counted[status])
-            found.append(f"{label}: {told} of {len(of_label)} cases")
+    visits = _visits(rows)
+    if len(visits) > MAX_VISITS:
+        found.append(f"{len(visits)} different visits: no means per visit, which are given of up to {MAX_VISITS}")
+    first, statuses = rows[0].metric, {row.label: Counter[str]() for row in rows}
+    for row in rows:
+        if row.metric == first:
+            statuses[row.label][row.status] += 1
+    for label, counted in statuses.items():
+        told = ", ".join(f"{counted[name]} {name}" for name in STATUSES if name != "ok" and counted[name])
+        if told:
+            found.append(f"{label}: {told} of {counted.total()} cases")
     return [text for text in found if text]
 
 

@@ -1,8 +1,8 @@
-"""Writes the numbers of an evaluation: ``metrics.csv``, ``summary.json``, and a table for the terminal."""
+"""Writes the numbers of an evaluation: ``metrics.csv``, ``summary.json``, what others read, a table to look at."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,15 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
+from monai_ext import processes
 from monai_ext.data.images import Geometry, read_geometry
 from monai_ext.errors import UserError
-from monai_ext.evaluation.case_metrics import case_rows
-from monai_ext.evaluation.summary import format_table, summarise, write_summary
-from monai_ext.evaluation.table import Row, write_rows
+from monai_ext.evaluation.case_metrics import VoxelCounts, case_rows, voxel_counts
+from monai_ext.evaluation.case_record import CaseRecord, add_metrics, write_metrics
+from monai_ext.evaluation.levels import DEFAULT_LEVELS
+from monai_ext.evaluation.summary import format_table
+from monai_ext.evaluation.table import Row
+from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated, label_masks
 from monai_ext.transforms.sam_input import find_layout
 
@@ -30,7 +34,7 @@ class CaseTable:
     tensors. Nothing is written before the last case is measured.
 
     Args:
-        output_dir: folder for ``metrics.csv`` and ``summary.json``.
+        output_dir: folder of the files; see :func:`monai_ext.evaluation.outputs.write_outputs`.
         labels: value in the masks by name.
         dataset: column ``task``.
         algorithm: column ``algorithm``.
@@ -40,6 +44,8 @@ class CaseTable:
         seed: of the bootstrap.
         nsd_tolerance_mm: tolerance of the normalised surface Dice.
         slice_axis: "R", "A" or "S" where the inferer was forced to cut slices orthogonal to it.
+        mean_of: levels of the mean; see :func:`monai_ext.evaluation.summary.summarise`.
+        finished: keeps the rows of finished cases; None: they are kept in memory until the end.
 
     Raises:
         UserError: (while running) where a case has no label, a mask is not on the image's grid, or no case
@@ -58,6 +64,8 @@ class CaseTable:
         seed: int = 0,
         nsd_tolerance_mm: float = 2.0,
         slice_axis: str | None = None,
+        mean_of: str | Sequence[str] = DEFAULT_LEVELS,
+        finished: FinishedCases | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.labels = dict(labels)
@@ -66,10 +74,13 @@ class CaseTable:
         self.ignore = ignore
         self.run = run
         self.fold = fold
-        self.seed = seed
         self.nsd_tolerance_mm = nsd_tolerance_mm
         self.slice_axis = slice_axis
-        self.rows: list[Row] = []
+        self.finished = finished
+        self.options: dict[str, Any] = {"seed": seed, "mean_of": mean_of, "label_values": self.labels}
+        self._records: list[CaseRecord] = []
+        if finished is not None:
+            finished.summary_options = self.options
 
     def attach(self, engine: Engine) -> None:
         """Attach to a MONAI evaluator; before a :class:`~monai_ext.handlers.run_record.RunRecord`."""
@@ -78,21 +89,32 @@ class CaseTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
-        self.rows = []
+        self._records = []
 
     def _measure_batch(self, engine: Engine) -> None:
         for item, output in decollated(engine):
-            self.rows += self._measure(item, _array(output["pred"]))
+            rows, counts = self._measure(item, _array(output["pred"]))
+            add_metrics(self._record(rows[0].case), rows, counts)
+
+    def _record(self, case: str) -> CaseRecord:
+        if self.finished is not None:
+            return self.finished.record(case)
+        self._records.append(CaseRecord(case, key=""))
+        return self._records[-1]
 
     def _write(self, engine: Engine) -> None:
-        if not self.rows:
+        if not processes.is_first():
+            return
+        records = self._records if self.finished is None else self.finished.records()
+        written = write_metrics(records, self.output_dir, self.options)
+        if written is not None:
+            print(f"\n{format_table(*written)}\n\nwritten to {self.output_dir}", flush=True)
+        elif self.finished is None or self.finished.shard is None:
             raise UserError("no case was evaluated; give a data list with cases to evaluate")
-        summary = summarise(self.rows, seed=self.seed)
-        write_rows(self.output_dir / "metrics.csv", self.rows)
-        write_summary(self.output_dir / "summary.json", summary)
-        print(f"\n{format_table(self.rows, summary)}\n\nwritten to {self.output_dir}", flush=True)
+        else:
+            print(f"no patient falls into shard {self.finished.shard}", flush=True)
 
-    def _measure(self, item: Mapping[str, Any], pred: np.ndarray) -> list[Row]:
+    def _measure(self, item: Mapping[str, Any], pred: np.ndarray) -> tuple[list[Row], dict[str, VoxelCounts]]:
         case = _text(item.get("case"))
         if item.get("label") is None:
             raise UserError(f"case {case} has no label, so it cannot be evaluated; add one to the data list")
@@ -105,16 +127,17 @@ class CaseTable:
                     f"case {case}: the {what} has shape {shape}, but the image {path} has shape "
                     f"{tuple(geometry.shape)}; bring it back to the image's grid"
                 )
+        prediction = np.stack(list(label_masks(pred, self.labels).values()))
         measured = case_rows(
             reference,
-            np.stack(list(label_masks(pred, self.labels).values())),
+            prediction,
             self.labels,
             geometry.spacing,
             ignore=self.ignore,
             nsd_tolerance_mm=self.nsd_tolerance_mm,
             slice_axis=_stored_axis(geometry, self.slice_axis),
         )
-        return [
+        rows = [
             Row(
                 task=self.dataset,
                 algorithm=self.algorithm,
@@ -131,6 +154,7 @@ class CaseTable:
             )
             for label, metric, value, status in measured
         ]
+        return rows, voxel_counts(reference, prediction, self.labels, ignore=self.ignore)
 
 
 def _array(tensor: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from monai_ext.data.images import write_mask
+from monai_ext.handlers.finished_cases import FinishedCases
 
 
 class MaskWriter:
@@ -23,11 +24,15 @@ class MaskWriter:
     Args:
         output_dir: folder of the run's outputs.
         labels: name -> value in the mask, in the order of the channels.
+        finished: is told of each file.
     """
 
-    def __init__(self, output_dir: str | Path, labels: Mapping[str, int]) -> None:
+    def __init__(
+        self, output_dir: str | Path, labels: Mapping[str, int], finished: FinishedCases | None = None
+    ) -> None:
         self.folder = Path(output_dir) / "masks"
         self.labels = dict(labels)
+        self.finished = finished
 
     def attach(self, engine: Engine) -> None:
         """Register with ``engine``."""
@@ -39,7 +44,10 @@ class MaskWriter:
             image_path = case["image"].meta["filename_or_obj"]
             suffix = ".png" if pred.ndim == 3 else ".nii.gz"
             for name, mask in self._masks(case["case"], pred):
-                write_mask(self.folder / f"{name}{suffix}", mask, like=image_path)
+                path = self.folder / f"{name}{suffix}"
+                write_mask(path, mask, like=image_path)
+                if self.finished is not None:
+                    self.finished.record(case["case"]).add_file(self.finished.output_dir, path)
 
     def _masks(self, case: str, pred: np.ndarray) -> list[tuple[str, np.ndarray]]:
         """Return (file name without suffix, integer mask on the spatial grid) of each file to write."""

@@ -23,6 +23,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from monai_ext.data.images import atomic_path
+from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated, label_masks
 from monai_ext.transforms.sam_input import DISPLAY_DIRECTIONS, display_spacing, to_display
 
@@ -97,6 +98,7 @@ class OverlayWriter:
         labels: name -> value, in the order of channels.
         max_slices: slices shown of a case.
         report: object whose ``rows`` name the prompts, or None.
+        finished: is told of each file.
     """
 
     def __init__(
@@ -105,11 +107,13 @@ class OverlayWriter:
         labels: Mapping[str, int],
         max_slices: int = 12,
         report: PromptReport | None = None,
+        finished: FinishedCases | None = None,
     ) -> None:
         self.folder = Path(output_dir) / "overlays"
         self.labels = dict(labels)
         self.max_slices = max_slices
         self.report = report
+        self.finished = finished
 
     def attach(self, engine: Engine) -> None:
         """Register with ``engine``."""
@@ -118,8 +122,11 @@ class OverlayWriter:
     def __call__(self, engine: Engine) -> None:
         for case, output in decollated(engine):
             figure = draw(self._scene(case, output), self.max_slices)
-            with atomic_path(self.folder / f"{case['case']}.png") as path:
-                figure.savefig(path, dpi=DPI, facecolor="black", metadata={"Software": None})
+            path = self.folder / f"{case['case']}.png"
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=DPI, facecolor="black", metadata={"Software": None})
+            if self.finished is not None:
+                self.finished.record(case["case"]).add_file(self.finished.output_dir, path)
 
     def _scene(self, case: Mapping[str, Any], output: Mapping[str, Any]) -> Scene:
         image, pred = case["image"], output["pred"]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ignite.engine import Engine, Events
 
-from monai_ext.data.images import atomic_path
+from monai_ext import processes
+from monai_ext.evaluation.case_record import table_rows
+from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 
-COLUMNS = ("case", "label", "slice", "reference_slice", "status", "recovered", "n_pos", "n_neg", "distance", "margin")
+TABLE = "prompts.csv"
+COLUMNS = (
+    *("case", "label", "slice", "reference_slice", "status", "recovered"),
+    *("n_pos", "n_neg", "distance", "margin", "points"),
+)
 
 
 class Reporter(Protocol):
@@ -31,11 +38,16 @@ class PromptTable:
     Args:
         output_dir: folder of ``prompts.csv``.
         inferer: whose ``rows`` are collected after each case.
+        finished: keeps the rows of finished cases; None: they are kept in memory until the end.
+
+    Attributes:
+        rows: of the last case.
     """
 
-    def __init__(self, output_dir: str | Path, inferer: Reporter) -> None:
-        self.output_dir, self.inferer = Path(output_dir), inferer
+    def __init__(self, output_dir: str | Path, inferer: Reporter, finished: FinishedCases | None = None) -> None:
+        self.output_dir, self.inferer, self.finished = Path(output_dir), inferer, finished
         self.rows: list[dict[str, Any]] = []
+        self._cells: list[list[str]] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach before handlers that draw ``rows``."""
@@ -44,18 +56,26 @@ class PromptTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
-        self.rows = []
+        self.rows, self._cells = [], []
 
     def _collect(self, engine: Engine) -> None:
         for case, _ in decollated(engine):
-            self.rows += [{"case": case["case"], **row} for row in self.inferer.rows]
+            self.rows = [{"case": case["case"], **row} for row in self.inferer.rows]
+            cells = [_cells(row) for row in self.rows]
+            if self.finished is None:
+                self._cells += cells
+            else:
+                self.finished.record(case["case"]).add_rows(TABLE, COLUMNS, cells)
 
     def _write(self, engine: Engine) -> None:
-        with atomic_path(self.output_dir / "prompts.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*COLUMNS, "points"])
-            for row in self.rows:
-                writer.writerow([_text(row.get(column)) for column in COLUMNS] + [_points(row.get("points", []))])
+        if not processes.is_first():
+            return
+        rows = self._cells if self.finished is None else table_rows(self.finished.records(), TABLE)
+        write_table(self.output_dir / TABLE, COLUMNS, rows)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [_text(row.get(column)) for column in COLUMNS[:-1]] + [_points(row.get("points", []))]
 
 
 def _text(value: Any) -> str:

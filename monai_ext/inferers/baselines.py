@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
-from monai_ext.inferers.reference import plain
-from monai_ext.networks.sam import PromptableSam
+from monai_ext.inferers.reference import ReferenceLoader, plain
+from monai_ext.networks.sam import Embeddings, PromptableSam
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.sampling import centre_click
 
@@ -61,10 +63,40 @@ class NoPromptInferer(FollowUpInferer):
 
 
 class OracleClickInferer(FollowUpInferer):
-    """One positive click at the deepest point of each structure's true mask on each slice: a ceiling, not a method.
+    """Clicks of someone who knows the answer: a ceiling for one click, a curve for several, not a method.
 
-    The truth comes from the call's ``oracle_label``, which only an evaluation with ground truth can provide.
+    On each slice and for each structure that the true mask of the slice holds, apart from each other: the first click
+    is positive, at the deepest point of the true mask. Each further one is :func:`correction_click` on the mask that
+    the clicks before it gave; the network is given all clicks so far and its last mask, as in SAM's interactive
+    training (Kirillov et al. 2023; P²SAM, Appendix A). A slice that is right needs no further click and keeps its mask.
+    Slices without the structure stay background, so false positives there do not occur. The truth comes from the call's
+    ``oracle_label``, which only an evaluation with ground truth can provide.
+
+    After a call ``steps`` holds the logits [1, L, H, W, D] after 1, 2, ... ``clicks`` clicks on every such slice; the
+    last are what the call returns.
+
+    Args:
+        labels: name -> value of the structures.
+        load_reference: loads references.
+        slice_match: see :class:`FollowUpInferer`; slices without a matched reference slice are left out.
+        clicks: on each slice and structure, 1 or more.
+
+    Raises:
+        UserError: for an impossible number of clicks.
     """
+
+    def __init__(
+        self,
+        labels: dict[str, int],
+        load_reference: ReferenceLoader,
+        slice_match: str = "position",
+        clicks: int = 1,
+    ) -> None:
+        super().__init__(labels, load_reference, slice_match)
+        if not isinstance(clicks, int) or clicks < 1:
+            raise UserError(f"clicks is {clicks}: give a whole number of clicks a slice and structure, 1 or more.")
+        self.clicks = clicks
+        self.steps: list[Tensor] = []
 
     def __call__(  # type: ignore[override]
         self, inputs: Tensor, network: PromptableSam, *args: Any, oracle_label: Any = None, **extra: Any
@@ -74,6 +106,8 @@ class OracleClickInferer(FollowUpInferer):
             raise UserError(
                 "the oracle click needs the target's label: overlay configs/oracle_click.yaml on evaluate.yaml."
             )
+        shape = (1, len(self.labels), *inputs.shape[2:])
+        self.steps = [torch.full(shape, BACKGROUND) for _ in range(self.clicks)]
         return super().__call__(inputs, network, *args, oracle_label=oracle_label[0, 0], **extra)
 
     def segment_slice(
@@ -83,18 +117,73 @@ class OracleClickInferer(FollowUpInferer):
         truth = plain(extra["oracle_label"])[:, :, target.index]
         embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
         results = []
-        for value in self.labels.values():
+        for channel, value in enumerate(self.labels.values()):
             mask = (truth == value).cpu().numpy()
             if not mask.any():
                 results.append(SliceResult(None, "no_foreground", {}))
                 continue
-            click = torch.tensor([centre_click(mask)], dtype=torch.float32)
-            logits, _ = network.decode(embeddings, [Prompt(click, torch.ones(1), None)])
-            mask_logits = network.to_image(logits, embeddings.size)[0, 0]
-            results.append(
-                SliceResult(mask_logits, "ok", {"n_pos": 1, "n_neg": 0, "points": [[*click[0].tolist(), 1.0]]})
-            )
+            logits, points = self._click(network, embeddings, mask)
+            for step, of_step in zip(self.steps, logits, strict=True):
+                step[0, channel, :, :, target.index] = of_step.float().cpu()
+            positive = sum(int(sign) for *_, sign in points)
+            details = {"n_pos": positive, "n_neg": len(points) - positive, "points": points}
+            results.append(SliceResult(logits[-1], "ok", details))
         return results
+
+    def _click(
+        self, network: PromptableSam, embeddings: Embeddings, truth: np.ndarray
+    ) -> tuple[list[Tensor], list[list[float]]]:
+        """Return the logits [H, W] after each click, and the clicks [x, y, 1 or 0]."""
+        x, y = centre_click(truth)
+        points = [[float(x), float(y), 1.0]]
+        masks: list[Tensor] = []
+        previous: Tensor | None = None
+        for number in range(self.clicks):
+            if number:
+                click = correction_click(truth, (masks[-1] > 0).cpu().numpy(), points)
+                if click is None:
+                    masks += [masks[-1]] * (self.clicks - number)
+                    break
+                points.append([float(coordinate) for coordinate in click])
+            given = torch.tensor(points, dtype=torch.float32)
+            previous, _ = network.decode(embeddings, [Prompt(given[:, :2], given[:, 2])], mask_input=previous)
+            masks.append(network.to_image(previous, embeddings.size)[0, 0])
+        return masks, points
+
+
+def correction_click(
+    truth: np.ndarray, predicted: np.ndarray, clicked: Sequence[Sequence[float]] = ()
+) -> tuple[int, int, int] | None:
+    """Place the click that corrects a mask at the centre of the largest error, as interactive methods are evaluated.
+
+    The largest error region is the one that reaches deepest, and its centre is the pixel of the greatest Euclidean
+    distance to what is not part of that error (the image border counts as outside): the rule of RITM (Sofiiuk et al.
+    2022). It is a positive click where the structure was missed, a negative one on a false positive; at equal depth
+    negative. Pixels that were clicked before are not clicked again.
+
+    Args:
+        truth: [H, W] bool.
+        predicted: [H, W] bool.
+        clicked: earlier clicks, x and y first.
+
+    Returns:
+        x, y and 1 (positive) or 0 (negative); None where nothing is left to correct.
+    """
+    free = np.ones(truth.shape, dtype=bool)
+    for column, row, *_ in clicked:
+        free[int(row), int(column)] = False
+    missed, false = (_depth(error) * free for error in (truth & ~predicted, predicted & ~truth))
+    positive = missed.max() > false.max()
+    depth = missed if positive else false
+    if not depth.any():
+        return None
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(x), int(y), int(positive)
+
+
+def _depth(region: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each pixel of a region [H, W] to the outside."""
+    return ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
 
 
 def _resize(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -64,10 +64,11 @@ TARGETS = ("phantom_visit1", "phantom_visit2")
 def test_an_evaluation_writes_all_outputs(evaluated):
     written = {str(path.relative_to(evaluated)) for path in evaluated.rglob("*") if path.is_file()}
     cases = {f"{folder}/{case}.{suffix}" for case in TARGETS for folder, suffix in OUTPUTS}
-    assert written == cases | {"metrics.csv", "summary.json", "run.json", "prompts.csv"}
+    formats = {"challenger.csv", "challenger_hd95.csv", "challenger_nsd.csv", "nnunet_summary.json", "metrics.json"}
+    assert written == cases | formats | {"metrics.csv", "summary.json", "run.json", "prompts.csv"}
 
 
-OUTPUTS = (("masks", "nii.gz"), ("overlays", "png"))
+OUTPUTS = (("masks", "nii.gz"), ("overlays", "png"), ("cases", "json"))
 
 
 @pytest.mark.parametrize("case", TARGETS)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from monai_ext.data.provenance import (
+    OFFICIAL_WEIGHTS,
     TrainingData,
     WeightRecord,
     check_overlap,
@@ -15,6 +16,7 @@ from monai_ext.data.provenance import (
     write_record,
 )
 from monai_ext.errors import UserError
+from monai_ext.networks.sam import CHECKPOINTS
 
 RECORD = WeightRecord(
     name="compact_acdc",
@@ -81,3 +83,8 @@ def test_a_checksum_is_verified(tmp_path: Path) -> None:
         verify_sha256(tmp_path / "model.pt", "00ff")
     with pytest.raises(UserError, match=r"missing\.pt: cannot be read"):
         verify_sha256(tmp_path / "missing.pt", expected)
+
+
+def test_official_weights_are_those_that_are_fetched() -> None:
+    known = {record.variant: sha256 for sha256, record in OFFICIAL_WEIGHTS.items()}
+    assert known == {variant: sha256 for variant, (_, sha256) in CHECKPOINTS.items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
-from monai_ext.evaluation.table import Row
+from monai_ext.evaluation.table import Row, write_rows
 
 
 @pytest.fixture
@@ -26,3 +27,16 @@ def make_row() -> Callable[..., Row]:
         return Row(case=case, label=label, value=value, **(given | fields))
 
     return make
+
+
+@pytest.fixture
+def write_tables(tmp_path) -> Callable[[Mapping[str, Sequence[Row]]], list[Path]]:
+    """Return a function that writes ``<name>/metrics.csv`` for each name and returns the paths."""
+
+    def write(tables: Mapping[str, Sequence[Row]]) -> list[Path]:
+        paths = [tmp_path / name / "metrics.csv" for name in tables]
+        for path, rows in zip(paths, tables.values(), strict=True):
+            write_rows(path, rows)
+        return paths
+
+    return write

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from monai_ext.evaluation import bootstrap
-from monai_ext.evaluation.bootstrap import bootstrap_means, cohort_warning, patient_bootstrap_ci
+from monai_ext.evaluation.bootstrap import (
+    bootstrap_means,
+    cohort_warning,
+    group_means,
+    patient_bootstrap_ci,
+    patient_sums,
+    percentile_interval,
+    resampled,
+)
 
 VALUES = [0.1, 0.5, 0.9, 0.4, 0.7, 0.2, 0.35]
 PATIENTS = ["b", "a", "b", "c", "d", "d", "d"]
@@ -35,6 +43,36 @@ def test_means_are_those_of_a_loop(groups, monkeypatch):
     monkeypatch.setattr(bootstrap, "BLOCK", 40)  # several blocks, the last one not full
     found = bootstrap_means(VALUES, PATIENTS, 101, 5, groups)
     np.testing.assert_allclose(found, slow_means(101, 5, None if groups is None else ["x", "y"]))
+
+
+def test_cohorts_are_those_of_a_loop(monkeypatch):
+    monkeypatch.setattr(bootstrap, "BLOCK", 40)
+    blocks = list(resampled(7, 23, seed=3))
+    assert max(block.size for block in blocks) <= 40
+    generator = np.random.default_rng(3)
+    drawn = [generator.integers(0, 7, size=7).tolist() for _ in range(23)]
+    assert np.concatenate(blocks).tolist() == [[cohort.count(patient) for patient in range(7)] for cohort in drawn]
+
+
+def test_every_cohort_is_as_large_as_the_first():
+    assert {*np.concatenate(list(resampled(30, 50))).sum(axis=1)} == {30.0}
+    with pytest.raises(ValueError, match="no patients"):
+        next(resampled(0))
+
+
+def test_columns_of_a_table_share_their_cohorts():
+    rng = np.random.default_rng(0)
+    values, patients, groups = rng.random(40), rng.integers(0, 6, 40), rng.integers(0, 3, 40)
+    together = np.concatenate([means for _, means in group_means(*patient_sums(values, patients, groups, 6), 50)])
+    for group in range(3):
+        chosen = groups == group
+        sums, counts = patient_sums(values[chosen], patients[chosen], np.zeros(chosen.sum(), int), 6)
+        alone = np.concatenate([means for _, means in group_means(sums, counts, 50)])
+        np.testing.assert_allclose(together[:, group], alone[:, 0])
+
+
+def test_cohorts_without_a_value_do_not_count():
+    assert percentile_interval(np.array([np.nan, 1.0, 3.0, np.nan]), 0.5) == (1.5, 2.5)
 
 
 def test_interval_is_the_percentiles_of_the_means():

@@ -7,11 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from monai.metrics import HausdorffDistanceMetric
 
-from monai_ext.evaluation.case_metrics import case_rows, through_plane_axis
+from monai_ext.evaluation.case_metrics import case_rows, stored_slice_axis, through_plane_axis, voxel_counts
 from monai_ext.metrics.dice import dice, dice_slice_mean
 from monai_ext.metrics.surface import hd95, nsd
+from monai_ext.transforms.sam_input import find_layout
 
 SPACING = (1.0, 2.0, 5.0)
 SHAPE = (12, 10, 4)
@@ -84,6 +87,57 @@ def test_a_missing_prediction_has_no_volume():
     rows = table(mask(1), None)
     assert rows["organ", "volume_ml"][0] == 0.0
     assert rows["organ", "volume_error_ml"][0] == pytest.approx(-3 * 4 * 2 * 10 / 1000)
+    assert rows["organ", "relative_volume_error"] == (-1.0, "missing")
+
+
+def test_a_relative_error_needs_a_reference():
+    """Whether there is a row depends on the reference alone, so tables of two methods have the same."""
+    half = mask(1)
+    half[..., 1] = 0
+    assert table(mask(1), half)["organ", "relative_volume_error"] == (-0.5, "ok")
+    for prediction in (mask(1), mask(), None):
+        assert ("organ", "relative_volume_error") not in table(mask(2), prediction)
+
+
+def test_voxels_are_counted_as_in_a_loop():
+    rng = np.random.default_rng(0)
+    reference, prediction = rng.integers(0, 4, (2, 5, 4, 3))
+    for ignore in (None, 3):
+        found = voxel_counts(reference, prediction, {"a": 1, "b": 2}, ignore=ignore)
+        for label, value in (("a", 1), ("b", 2)):
+            pairs = [
+                (bool(r == value), bool(p == value))
+                for r, p in zip(reference.flat, prediction.flat, strict=True)
+                if r != ignore
+            ]
+            of_label = found[label]
+            expected = [pairs.count(pair) for pair in ((True, True), (False, True), (True, False), (False, False))]
+            assert [of_label.tp, of_label.fp, of_label.fn, of_label.tn] == expected
+
+
+def test_voxels_of_nothing_are_all_true_negatives():
+    counts = voxel_counts(mask(), None, {"organ": 1})["organ"]
+    assert (counts.tp, counts.fp, counts.fn, counts.tn) == (0, 0, 0, 12 * 10 * 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.permutations([0, 1, 2]),
+    st.lists(st.sampled_from([0.8, 1.0, 1.005, 3.0]), min_size=3, max_size=3),
+    st.lists(st.integers(1, 4), min_size=3, max_size=3),
+    st.sampled_from([0.0, 0.3, -0.6]),
+    st.sampled_from([None, "R", "A", "S"]),
+)
+def test_slices_are_those_that_inferers_cut(order, spacing, shape, tilt, letter):
+    affine = np.zeros((4, 4))
+    affine[order, range(3)] = np.multiply(spacing, [-1, 1, -1])
+    turn = np.array([[1, 0, 0], [0, math.cos(tilt), -math.sin(tilt)], [0, math.sin(tilt), math.cos(tilt)]])
+    affine[:3, :3], affine[3, 3] = turn @ affine[:3, :3], 1
+    assert stored_slice_axis(shape, affine, letter) == find_layout(shape, affine, letter).order[2]
+
+
+def test_frames_have_no_slices():
+    assert stored_slice_axis((4, 4), None) is None
 
 
 def test_frames_are_measured_in_pixels():

@@ -78,7 +78,7 @@ def rows_by_name(folder: Path) -> dict[tuple[str, str, str], Row]:
 def test_rows_are_those_of_the_masks(tmp_path):
     evaluate(write_volumes(tmp_path, ["v 1", "v2"]), table(tmp_path / "out", run=4))
     rows = rows_by_name(tmp_path / "out")
-    assert len(rows) == 2 * 2 * 6
+    assert len(rows) == 2 * 2 * 7
     dice = rows["v 1", "organ", "dice"]
     assert dice.value == pytest.approx(0.5)
     assert (dice.task, dice.algorithm, dice.patient, dice.visit) == ("toy", "shift", "P", "1")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from torch import distributed, multiprocessing
 
 from monai_ext.files import sha256_of
 from monai_ext.handlers.run_record import RunRecord
@@ -60,6 +61,7 @@ def test_inputs_of_pairs_are_hashed_once(files, tmp_path):
     )
     assert record["inputs"][0] == {
         "path": files["image"],
+        "in": None,
         "bytes": 5000,
         "sha256": hashlib.sha256(b"image" * 1000).hexdigest(),
     }
@@ -79,6 +81,42 @@ def test_outputs_are_what_this_run_wrote(tmp_path):
         "old.csv",
         "run.json",
     ]
+
+
+def test_files_of_an_interrupted_run_are_kept(tmp_path):
+    output_dir = tmp_path / "out"
+    (output_dir / "masks").mkdir(parents=True)
+    for name in ("first.png", "stray.png"):
+        (output_dir / "masks" / name).write_bytes(name.encode())
+    record = RunRecord(output_dir)
+    record.keep([output_dir / "masks" / "first.png", output_dir / "masks" / "gone.png"])
+    written = run(record, output_dir)["outputs"]
+    assert [entry["path"] for entry in written] == ["masks/case.png", "masks/first.png", "metrics.csv"]
+
+
+def run_rank(rank: int, folder: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    inputs = [folder / f"input{rank}"]
+    inputs[0].write_text(str(rank))
+    record = RunRecord(folder / "out", inputs=inputs, data_root=folder)
+
+    def step(engine, batch):
+        (folder / "out" / f"mask{rank}.png").write_text(str(rank))
+
+    engine = Engine(step)
+    record.attach(engine)
+    engine.run([0])
+    assert (folder / "out" / "run.json").is_file()
+    distributed.destroy_process_group()
+
+
+def test_one_of_two_processes_writes_for_both(tmp_path):
+    (tmp_path / "out").mkdir()
+    multiprocessing.start_processes(run_rank, (tmp_path,), nprocs=2, start_method="fork")
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["processes"] == 2
+    assert [entry["path"] for entry in record["inputs"]] == ["input0", "input1"]
+    assert [entry["path"] for entry in record["outputs"]] == ["mask0.png", "mask1.png"]
 
 
 def test_run_is_described(files, tmp_path):

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.baselines import CopyReferenceInferer, NoPromptInferer, OracleClickInferer
+from monai_ext.inferers.baselines import (
+    CopyReferenceInferer,
+    NoPromptInferer,
+    OracleClickInferer,
+    correction_click,
+)
 from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.prompts.prompt import Prompt
 
@@ -95,3 +102,136 @@ def test_oracle_click_is_the_deepest_point_of_the_true_mask(loader, make_image, 
 def test_oracle_click_without_the_truth_is_refused(loader, make_image, tiny_network):
     with pytest.raises(UserError, match=r"oracle click needs the target's label: overlay .*oracle_click\.yaml"):
         OracleClickInferer(LABELS, loader)(make_image(2, (*SIZE, 2))[None], tiny_network(2), "a", "a")
+
+
+def test_more_clicks_do_not_change_the_first(loader, make_image, tiny_network, label):
+    network, target = tiny_network(2), make_image(2, (*SIZE, 2))
+    truth = torch.tensor(label).roll(4, dims=1)[None, None]
+    one, three = OracleClickInferer(LABELS, loader), OracleClickInferer(LABELS, loader, clicks=3)
+    expected = one(target[None], network, "a", "a", oracle_label=truth)
+    last = three(target[None], network, "a", "a", oracle_label=truth)
+    assert len(three.steps) == 3
+    assert torch.equal(three.steps[0], expected.as_tensor())
+    assert torch.equal(three.steps[0], one.steps[0])
+    assert torch.equal(three.steps[2], last.as_tensor())
+    for row, first in zip(three.rows, one.rows, strict=True):
+        assert row.get("points", [])[:1] == first.get("points", [])
+
+
+def test_further_clicks_correct_the_mask_and_keep_it_in_mind(loader, make_image, tiny_network, label):
+    """Each is the correction of the mask before, decoded with all clicks so far and that mask's logits."""
+    network, target = tiny_network(2), make_image(2, (*SIZE, 2))
+    truth = torch.tensor(label).roll(4, dims=1)
+    inferer = OracleClickInferer(LABELS, loader, clicks=4)
+    inferer(target[None], network, "a", "a", oracle_label=truth[None, None])
+    corrected = 0
+    for row in inferer.rows:
+        if row["status"] != "ok":
+            continue
+        mask = (truth[..., row["slice"]] == LABELS[row["label"]]).numpy()
+        low = None
+        for number, step in enumerate(inferer.steps, start=1):
+            points = torch.tensor(row["points"][:number])
+            with torch.no_grad():
+                embeddings = network.encode(target[..., row["slice"]][None].as_tensor())
+                low, _ = network.decode(embeddings, [Prompt(points[:, :2], points[:, 2])], mask_input=low)
+            logits = step[0, list(LABELS).index(row["label"]), ..., row["slice"]]
+            torch.testing.assert_close(logits, network.to_image(low, embeddings.size)[0, 0], atol=1e-5, rtol=0)
+            following = correction_click(mask, (logits > 0).numpy(), row["points"][:number])
+            if number < 4:
+                assert row["points"][number] == list(following)
+                corrected += 1
+        assert row["n_pos"] + row["n_neg"] == len(row["points"]) == 4
+    assert corrected >= 9
+
+
+class Painter:
+    """A network that does what it is told: a disc for each positive click, none for each negative one."""
+
+    image_size = 64
+
+    def __init__(self, radius: float) -> None:
+        self.radius, self.pixel_mean, self.decoded = radius, torch.zeros(1), 0
+
+    def encode(self, image: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(size=tuple(image.shape[-2:]))
+
+    def decode(self, embeddings: SimpleNamespace, prompts: list[Prompt], mask_input: torch.Tensor | None = None):
+        self.decoded += 1
+        height, width = embeddings.size
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        logits = -torch.ones(height, width)
+        for (px, py), sign in zip(prompts[0].points, prompts[0].labels, strict=True):
+            logits[(x - px) ** 2 + (y - py) ** 2 <= self.radius**2] = 1.0 if sign else -1.0
+        return logits[None, None], None
+
+    def to_image(self, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return logits
+
+
+def test_each_click_makes_an_obedient_network_better(loader, make_image, label):
+    truth = torch.tensor(label)
+    inferer = OracleClickInferer(LABELS, loader, clicks=6)
+    inferer(make_image(2, (*SIZE, 2))[None], Painter(2), "a", "a", oracle_label=truth[None, None])
+    for channel, value in enumerate(LABELS.values()):
+        errors = [int(((step[0, channel] > 0) != (truth == value)).sum()) for step in inferer.steps]
+        assert errors == sorted(errors, reverse=True)
+        assert len(set(errors)) == 6
+
+
+def test_a_mask_that_is_right_is_left_alone(make_loader, make_image, disc):
+    lesion = disc(SIZE, (14, 20), 9)[..., None]
+    loader = make_loader({"a": (make_image(1, (*SIZE, 1)), lesion)}, {"lesion": 1})
+    inferer, network = OracleClickInferer({"lesion": 1}, loader, clicks=5), Painter(9)
+    inferer(make_image(2, (*SIZE, 1))[None], network, "a", "a", oracle_label=torch.tensor(lesion)[None, None])
+    assert network.decoded == 1
+    assert inferer.rows[0]["points"] == [[20, 14, 1]]
+    assert all(torch.equal(step > 0, torch.tensor(lesion)[None, None] > 0) for step in inferer.steps)
+
+
+@pytest.mark.parametrize("clicks", [0, -1, 2.5, "3"])
+def test_an_impossible_number_of_clicks_is_refused(clicks):
+    with pytest.raises(UserError, match=f"clicks is {clicks}: give a whole number"):
+        OracleClickInferer(LABELS, None, clicks=clicks)
+
+
+def test_the_deeper_error_is_corrected_first():
+    """A missed square of 5 pixels beside a false strip that is longer but thinner."""
+    truth, predicted = np.zeros((20, 30), dtype=bool), np.zeros((20, 30), dtype=bool)
+    truth[3:8, 3:8] = True
+    predicted[12:15, 2:28] = True
+    assert correction_click(truth, predicted) == (5, 5, 1)
+    predicted |= truth
+    assert correction_click(truth, predicted)[1:] == (13, 0)
+    assert correction_click(truth, truth) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_click_is_the_deepest_pixel_of_the_error(seed):
+    rng = np.random.default_rng(seed)
+    truth, predicted = (ndimage.gaussian_filter(rng.normal(size=(12, 14)), 1.5) > 0 for _ in range(2))
+    x, y, sign = correction_click(truth, predicted)
+    assert (bool(truth[y, x]), bool(predicted[y, x])) == ((True, False) if sign else (False, True))
+    depths = [deepest(truth & ~predicted), deepest(predicted & ~truth)]
+    region = truth & ~predicted if sign else predicted & ~truth
+    assert distance_outside(region, y, x) == pytest.approx(max(depths))
+
+
+def distance_outside(region: np.ndarray, y: int, x: int) -> float:
+    """Distance of a pixel to the nearest one that is not of the region, all beyond the border included."""
+    outside = np.argwhere(~np.pad(region, 1)) - 1
+    return float(np.hypot(*(outside - (y, x)).T).min())
+
+
+def deepest(region: np.ndarray) -> float:
+    return max((distance_outside(region, y, x) for y, x in np.argwhere(region)), default=0.0)
+
+
+def test_no_pixel_is_clicked_twice():
+    truth = np.zeros((9, 9), dtype=bool)
+    truth[4, 3:6] = True
+    nothing = np.zeros_like(truth)
+    clicked: list[tuple[int, int, int]] = []
+    while (click := correction_click(truth, nothing, clicked)) is not None:
+        clicked.append(click)
+    assert sorted(clicked) == [(3, 4, 1), (4, 4, 1), (5, 4, 1)]

@@ -1,0 +1,203 @@
+"""Which cases are finished: a run that was killed, started again, does the others and ends in the same bytes.
+
+The order of things for one case: the other handlers write its mask and overlay and hand over their rows, then this
+one writes ``cases/<case>.json`` (:mod:`monai_ext.evaluation.case_record`). When all cases are done, the tables are
+made of these files, in the order of the data list, whichever process, run or shard has made them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from monai_ext import processes
+from monai_ext.data.manifest import FILE_KEYS
+from monai_ext.data.shards import parse_shard
+from monai_ext.errors import UserError
+from monai_ext.evaluation.case_record import (
+    FOLDER,
+    SHARD_FILE,
+    CaseRecord,
+    content_key,
+    read_case_record,
+    record_path,
+)
+from monai_ext.evaluation.table import write_text
+from monai_ext.files import sha256_of
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")  # of monai_ext.data.images.atomic_path
+
+
+class FinishedCases:
+    """Keeps a record of each finished case, and tells which cases are left.
+
+    A case is finished if its record has the case's key and all files written for it are as they were. The key is
+    the sha256 over the contents of the case's files (image, references, their labels, the label of an evaluation),
+    the case's further entries, and ``settings``. So a changed image, option or weight, and a mask deleted or
+    altered, mean that a case is run again.
+
+    Every case begins with the same seeds: its result does not depend on which cases were run before it. A
+    method that carries something from case to case (one that learns online) must not use this handler.
+
+    Handlers that write something for a case take this object as ``finished`` and add it to :meth:`record`. Attach
+    it after them and before a :class:`~monai_ext.handlers.run_record.RunRecord`.
+
+    Args:
+        output_dir: folder of the run's outputs.
+        cases: all cases in the order of the data list, each with ``case``, ``patient`` and its files.
+        settings: all that decides a result besides the case itself; see
+            :func:`monai_ext.session.case_settings`.
+        shard: such as ``"0/4"``: take these cases only; ``shard.json`` then tells
+            :mod:`monai_ext.evaluation.merge` what the whole is.
+        seed: of Python, NumPy and torch at the beginning of each case.
+
+    Attributes:
+        cases: the cases of this run, those of its shard.
+        left: those that are still to be done, by all processes.
+
+    Raises:
+        UserError: for an impossible shard, or a file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        cases: Sequence[Mapping[str, Any]],
+        settings: Mapping[str, Any],
+        shard: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.settings = dict(settings)
+        self.seed = seed
+        self.shard = parse_shard(shard)
+        self.list = [str(case["case"]) for case in cases]
+        self.cases = [dict(case) for case in cases if self.shard is None or self.shard.holds(case)]
+        self.summary_options: dict[str, Any] = {}
+        self._by_name = {str(case["case"]): case for case in self.cases}
+        self._settings_key = content_key(self.settings)
+        self._sha256 = cache(sha256_of)
+        self._keys: dict[str, str] = {}
+        self._open: dict[str, CaseRecord] = {}
+        names = set(processes.from_first(self._find_left))
+        self.left = [case for case in self.cases if case["case"] in names]
+
+    def own(self) -> list[dict[str, Any]]:
+        """Return the cases that this process has to do; a patient's are kept together where that is fair."""
+        by_patient: dict[str, list[dict[str, Any]]] = {}
+        for case in self.left:
+            by_patient.setdefault(str(case.get("patient") or case["case"]), []).append(case)
+        own = processes.share_out([case for cases in by_patient.values() for case in cases])
+        for case in own:
+            self._key(case)  # of the files as they are now, not as they may be when the case is done
+        return own
+
+    def record(self, case: str) -> CaseRecord:
+        """Return the record of a case that is being run, to add files and rows to; it is written at the case's end."""
+        if case not in self._open:
+            self._open[case] = CaseRecord(case, self._key(self._by_name[case]))
+        return self._open[case]
+
+    def kept(self) -> list[Path]:
+        """Return the files of the cases that are not run again, for :meth:`RunRecord.keep`."""
+        left = {case["case"] for case in self.left}
+        names = [case["case"] for case in self.cases if case["case"] not in left]
+        records = [(name, read_case_record(self.output_dir, name)) for name in names]
+        files = [self.output_dir / file for _, record in records if record for file in record.files]
+        return [*files, *(record_path(self.output_dir, name) for name in names)]
+
+    def records(self) -> Iterator[CaseRecord]:
+        """Yield the record of each case of this run, in the order of the data list.
+
+        Raises:
+            RuntimeError: a case has none.
+        """
+        for case in self.cases:
+            record = read_case_record(self.output_dir, case["case"])
+            if record is None:
+                raise RuntimeError(f"case {case['case']!r} has no record in {self.output_dir / FOLDER}")
+            yield record
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator, after the handlers that write something for a case."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._meet)  # all have looked at what is there
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._seed)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._save)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._meet)  # the tables are made of all cases
+        engine.add_event_handler(Events.COMPLETED, self._describe)
+
+    def _start(self, engine: Engine) -> None:
+        self._open = {}
+        done = len(self.cases) - len(self.left)
+        if done and processes.is_first():
+            print(f"{done} of {len(self.cases)} cases are finished and kept as they are", flush=True)
+
+    def _seed(self, engine: Engine) -> None:
+        random.seed(self.seed)
+        np.random.seed(self.seed % 2**32)
+        torch.manual_seed(self.seed)
+
+    def _save(self, engine: Engine) -> None:
+        for record in self._open.values():
+            record.write(self.output_dir)
+        self._open = {}
+
+    def _meet(self, engine: Engine) -> None:
+        processes.wait_for_all()
+
+    def _describe(self, engine: Engine) -> None:
+        if self.shard is None or not processes.is_first():
+            return
+        content = {
+            "shard": str(self.shard),
+            "list": self.list,
+            "cases": {case["case"]: self._key(case) for case in self.cases},
+            "settings": self.settings,
+            "summary": self.summary_options,
+        }
+        text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+        write_text(self.output_dir / SHARD_FILE, text + "\n")
+
+    def _find_left(self) -> list[str]:
+        _remove_temporaries(self.output_dir)
+        bar = tqdm(self.cases, desc="looking for finished cases", unit="case", delay=2, leave=False)
+        return [case["case"] for case in bar if not self._is_finished(case)]
+
+    def _is_finished(self, case: Mapping[str, Any]) -> bool:
+        record = read_case_record(self.output_dir, case["case"])
+        return record is not None and record.key == self._key(case) and record.find_change(self.output_dir) is None
+
+    def _key(self, case: Mapping[str, Any]) -> str:
+        name = case["case"]
+        if name not in self._keys:
+            entries = {key: self._contents(value) if key in FILE_KEYS else value for key, value in case.items()}
+            self._keys[name] = content_key([self._settings_key, entries])
+        return self._keys[name]
+
+    def _contents(self, files: Any) -> Any:
+        """Replace paths by their suffix and their file's sha256."""
+        if isinstance(files, (str, PurePath)):
+            try:
+                return [PurePath(files).suffix.lower(), self._sha256(str(files))]
+            except OSError as error:
+                raise UserError(f"{files}: cannot be read ({error.strerror}); check the file's permissions") from error
+        return None if files is None else [self._contents(file) for file in files]
+
+
+def _remove_temporaries(output_dir: Path) -> None:
+    """Remove half-written files that a killed run has left."""
+    for folder in (output_dir, *(output_dir / name for name in (FOLDER, "masks", "overlays", "phantom"))):
+        for path in folder.glob(".*") if folder.is_dir() else ():
+            if path.is_file() and _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
