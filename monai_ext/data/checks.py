@@ -1,10 +1,12 @@
 """What only the pixels can tell: images and labels are read once before a run, and mistakes are named early.
 
-Each check is a function of its own, on the few facts that are kept of a file.
+Each check is a function of its own, on the few facts that are kept of a file. :mod:`monai_ext.data.doctor` asks the
+same functions, and goes on where a run stops.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +15,26 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from monai_ext.data.file_error import FileError
 from monai_ext.data.images import Geometry, read_geometry, read_image, read_label
 from monai_ext.errors import UserError
 
 TOLERANCE = 1e-3  # of spacing and origin in mm, and of direction cosines
+
+
+@dataclass(frozen=True)
+class GridDifference:
+    """The first property in which a label's grid differs from its image's.
+
+    Args:
+        name: "kind" (a frame and a volume), "shape", "spacing", "origin" or "direction".
+        of_image: the image's, in words.
+        of_label: the label's.
+    """
+
+    name: str
+    of_image: str
+    of_label: str
 
 
 @dataclass(frozen=True)
@@ -102,7 +120,9 @@ def check_image(path: str) -> Geometry:
     check_affine(path, geometry)
     image = read_image(path)
     if image.min() == image.max():
-        raise UserError(f"{path}: the image is constant (every value is {image.min():g}); export it again")
+        raise FileError(
+            path, "constant_image", f"the image is constant (every value is {image.min():g})", "export it again"
+        )
     return geometry
 
 
@@ -112,14 +132,32 @@ def check_label(path: str, known: Collection[int]) -> LabelFacts:
     Raises:
         UserError: it does not.
     """
-    values = frozenset(np.unique(read_label(path)).tolist())
-    unknown = sorted(values - set(known))
-    if unknown:
-        raise UserError(
-            f"{path}: the label holds {_enumerate(unknown)}, but the data list knows only "
-            f"{_enumerate(sorted(known))}; name the value in 'labels' or 'ignore', or correct the file"
-        )
+    values = frozenset(count_values(read_label(path)))
+    check_values(path, values, known)
     return LabelFacts(read_geometry(path), values)
+
+
+def count_values(label: np.ndarray) -> dict[int, int]:
+    """Count how often each value stands in a label map of whole numbers, plane by plane to save memory."""
+    counts: Counter[int] = Counter()
+    for plane in np.moveaxis(label, -1, 0) if label.ndim > 2 else [label]:
+        values, numbers = np.unique(plane, return_counts=True)
+        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    return dict(sorted(counts.items()))
+
+
+def check_values(path: str, values: Collection[int], known: Collection[int]) -> None:
+    """Check that a label map holds known values only.
+
+    Raises:
+        UserError: it does not.
+    """
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        what = f"the label holds {_enumerate(unknown)}, but the data list knows only {_enumerate(sorted(known))}"
+        raise FileError(
+            path, "unknown_label_value", what, "name the value in 'labels' or 'ignore', or correct the file"
+        )
 
 
 def check_affine(path: str, geometry: Geometry) -> None:
@@ -132,13 +170,12 @@ def check_affine(path: str, geometry: Geometry) -> None:
         return
     spacing = np.array(geometry.spacing)
     if (spacing <= 0).any():
-        raise UserError(f"{path}: the affine gives a spacing of {_grid(spacing)} mm; correct the file's sform")
+        what = f"the affine gives a spacing of {_grid(spacing)} mm"
+        raise FileError(path, "zero_spacing", what, "correct the file's sform")
     directions = geometry.affine[:3, :3] / spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > TOLERANCE:
-        raise UserError(
-            f"{path}: the affine is sheared, its axes are not at right angles; "
-            "correct the sform (or set its code to 0, so that the qform counts) or resample the image"
-        )
+        fix = "correct the sform (or set its code to 0, so that the qform counts) or resample the image"
+        raise FileError(path, "sheared", "the affine is sheared, its axes are not at right angles", fix)
 
 
 def check_same_grid(image: str, image_geometry: Geometry, label: str, label_geometry: Geometry) -> None:
@@ -147,13 +184,45 @@ def check_same_grid(image: str, image_geometry: Geometry, label: str, label_geom
     Raises:
         UserError: shape, spacing, origin or direction differ, the last three by more than 1e-3.
     """
-    difference = _grid_difference(image_geometry, label_geometry)
+    difference = grid_difference(image_geometry, label_geometry)
     if difference is not None:
-        name, of_image, of_label = difference
         raise UserError(
-            f"{label}: label grid differs from image grid: {name} {of_label}, but {of_image} in {image}; "
-            "resample the label onto the image"
+            f"{label}: label grid differs from image grid: {difference.name} {difference.of_label}, "
+            f"but {difference.of_image} in {image}; resample the label onto the image"
         )
+
+
+def grid_difference(image: Geometry, label: Geometry) -> GridDifference | None:
+    """Compare two grids: shapes exactly, spacing and origin to 1e-3 mm, directions to 1e-3 of a cosine."""
+    if image.is_frame != label.is_frame:
+        return GridDifference("kind", _kind(image), _kind(label))
+    if image.shape != label.shape:
+        return GridDifference("shape", _grid(image.shape), _grid(label.shape))
+    for name, a, b in zip(("spacing", "origin", "direction"), _properties(image), _properties(label), strict=False):
+        if not np.abs(a - b).max() <= TOLERANCE:
+            return GridDifference(name, _vector(a), _vector(b))
+    return None
+
+
+def _properties(grid: Geometry) -> list[np.ndarray]:
+    """Spacing, origin and direction cosines of a volume; nothing of a frame."""
+    if grid.affine is None or grid.spacing is None:
+        return []
+    spacing = np.array(grid.spacing)
+    return [spacing, grid.affine[:3, 3], (grid.affine[:3, :3] / spacing).ravel()]
+
+
+def grids_overlap(one: Geometry, other: Geometry) -> bool:
+    """Tell whether the other volume's field of view, as a box in the first one's axes, meets the first one's.
+
+    Frames lie nowhere and are never apart.
+    """
+    if one.affine is None or other.affine is None:
+        return True
+    corners = np.array(np.meshgrid(*[[-0.5, n - 0.5] for n in other.shape], indexing="ij")).reshape(3, -1)
+    to_one = np.linalg.inv(one.affine) @ other.affine
+    box = to_one[:3, :3] @ corners + to_one[:3, 3:]
+    return bool(np.all(box.max(axis=1) > -0.5) and np.all(box.min(axis=1) < np.array(one.shape) - 0.5))
 
 
 def check_same_kind(image: str, image_geometry: Geometry, reference: str, reference_geometry: Geometry) -> None:
@@ -197,26 +266,6 @@ def _count_files(pairs: Sequence[Mapping[str, Any]]) -> int:
     images = {file for pair in pairs for file in (pair["image"], *pair["reference_image"])}
     labels = {file for pair in pairs for file in (pair.get("label"), *pair["reference_label"])} - {None}
     return len(images) + len(labels)
-
-
-def _grid_difference(one: Geometry, other: Geometry) -> tuple[str, str, str] | None:
-    """Name the first property in which two grids differ, and what it is in both."""
-    if one.shape != other.shape:
-        return "shape", _grid(one.shape), _grid(other.shape)
-    if one.affine is None or other.affine is None or one.spacing is None or other.spacing is None:
-        return None if one.is_frame == other.is_frame else ("kind", _kind(one), _kind(other))
-    properties = {
-        "spacing": (np.array(one.spacing), np.array(other.spacing)),
-        "origin": (one.affine[:3, 3], other.affine[:3, 3]),
-        "direction": (
-            (one.affine[:3, :3] / one.spacing).ravel(),
-            (other.affine[:3, :3] / other.spacing).ravel(),
-        ),
-    }
-    for name, (a, b) in properties.items():
-        if not np.abs(a - b).max() <= TOLERANCE:
-            return name, _vector(a), _vector(b)
-    return None
 
 
 def _kind(geometry: Geometry) -> str:

@@ -30,6 +30,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image, ImageOps
 
+from monai_ext.data.file_error import FileError
 from monai_ext.errors import UserError
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -85,7 +86,7 @@ def is_frame(path: PathLike) -> bool:
     if name.endswith(VOLUME_SUFFIXES):
         return False
     readable = ", ".join(VOLUME_SUFFIXES + FRAME_SUFFIXES)
-    raise UserError(f"{path}: this kind of file cannot be read; convert it to one of {readable}")
+    raise FileError(path, "unknown_kind", "this kind of file cannot be read", f"convert it to one of {readable}")
 
 
 def read_geometry(path: PathLike) -> Geometry:
@@ -98,11 +99,24 @@ def read_geometry(path: PathLike) -> Geometry:
     """
     if is_frame(path):
         with _open_frame(path) as picture:
-            turned = picture.getexif().get(_EXIF_ORIENTATION, 1) != 1
-            shape = _upright(picture).size if turned else picture.size
+            shape = _upright(picture).size if exif_orientation(picture, path) != 1 else picture.size
         return Geometry(shape, None, None, True)
     with _open_volume(path) as volume:
         return _volume_geometry(volume)
+
+
+def read_nifti_header(path: PathLike) -> nib.Nifti1Header:
+    """Read the header of a volume as it stands, where :func:`read_geometry` says what it is taken to mean.
+
+    nibabel's own reading repairs it: a negative spacing becomes positive, and the fields no longer say so.
+
+    Raises:
+        UserError: the file is missing, is no volume, or its header is not usable.
+    """
+    with _file_errors(path), _open_stream(path) as stream:
+        header = _read_header(stream, path)
+        _check_header(header, path)
+        return header
 
 
 def read_image(path: PathLike) -> np.ndarray:
@@ -117,11 +131,21 @@ def read_image(path: PathLike) -> np.ndarray:
     Raises:
         UserError: the file is missing, damaged, not 3-D (or one 2-D frame), or holds NaN or Inf.
     """
-    image = _read_frame(path, label=False) if is_frame(path) else _read_volume(path, scaled=True)
+    image = read_values(path)
     bad = image.size - np.count_nonzero(np.isfinite(image))
     if bad:
-        raise UserError(f"{path}: {bad} of {image.size} values are NaN or Inf; replace them before running")
+        what = f"{bad} of {image.size} values are NaN or Inf"
+        raise FileError(path, "not_finite", what, "replace them before running")
     return image
+
+
+def read_values(path: PathLike) -> np.ndarray:
+    """Read the intensities of an image as :func:`read_image` does, NaN and Inf included.
+
+    Raises:
+        UserError: the file is missing, damaged or not 3-D (or one 2-D frame).
+    """
+    return _read_frame(path, label=False) if is_frame(path) else _read_volume(path, scaled=True)
 
 
 def read_label(path: PathLike) -> np.ndarray:
@@ -138,7 +162,8 @@ def read_label(path: PathLike) -> np.ndarray:
     label = _read_frame(path, label=True) if is_frame(path) else _read_volume(path, scaled=False)
     if label.ndim == 3 and is_frame(path):
         if (label != label[..., :1]).any():
-            raise UserError(f"{path}: a label has one channel, this is a colour picture; save it as grey")
+            what = "a label has one channel, this is a colour picture"
+            raise FileError(path, "colour_label", what, "save it as grey")
         label = label[..., 0]
     return _as_integers(label, path)
 
@@ -281,17 +306,23 @@ class CaseReader(ImageReader):
 @contextmanager
 def _open_volume(path: PathLike) -> Iterator[nib.Nifti1Image]:
     """Yield a NIfTI image whose header has been checked; its data can be read while the block lasts."""
+    with _file_errors(path), _open_stream(path) as stream:
+        yield _parse_volume(stream, path)
+
+
+@contextmanager
+def _file_errors(path: PathLike) -> Iterator[None]:
+    """Turn what reading a NIfTI file raises into a sentence."""
     try:
-        with _open_stream(path) as stream:
-            yield _parse_volume(stream, path)
+        yield
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; check its path in the data list") from error
+        raise _no_file(path) from error
     except gzip.BadGzipFile as error:
-        raise UserError(f"{path}: not a sound gzip file ({_first_line(error)}); copy it again") from error
+        raise FileError(path, "bad_gzip", f"not a sound gzip file ({_first_line(error)})", "copy it again") from error
     except EOFError as error:
-        raise UserError(f"{path}: the file is truncated; copy or download it again") from error
+        raise FileError(path, "truncated", "the file is truncated", "copy or download it again") from error
     except (OSError, ImageFileError, HeaderDataError, zlib.error) as error:
-        raise UserError(f"{path}: damaged or no NIfTI file ({_first_line(error)}); copy it again") from error
+        raise FileError(path, "damaged", f"damaged or no NIfTI file ({_first_line(error)})", "copy it again") from error
 
 
 def _open_stream(path: PathLike) -> io.BufferedIOBase:
@@ -306,9 +337,9 @@ def _parse_volume(stream: io.BufferedIOBase, path: PathLike) -> nib.Nifti1Image:
     try:
         volume = image_class.from_stream(stream)
     except ValueError as error:  # a quaternion that is none
-        raise UserError(f"{path}: the header's qform is not usable ({error}); rewrite it") from error
+        raise FileError(path, "bad_affine", f"the header's qform is not usable ({error})", "write it again") from error
     if not np.isfinite(volume.affine).all():
-        raise UserError(f"{path}: the affine holds NaN or Inf; repair the sform and qform of the header")
+        raise FileError(path, "bad_affine", "the affine holds NaN or Inf", "repair the sform and qform of the header")
     return volume
 
 
@@ -318,33 +349,36 @@ def _read_header(stream: io.BufferedIOBase, path: PathLike) -> nib.Nifti1Header:
     for header_class in (nib.Nifti1Header, nib.Nifti2Header):
         if header_class.may_contain_header(block):
             return header_class(block[: header_class.sizeof_hdr], check=False)
-    raise UserError(f"{path}: this is no NIfTI file, whatever its name says; copy or convert it again")
+    what = "this is no NIfTI file, whatever its name says"
+    raise FileError(path, "damaged", what, "copy or convert it again")
 
 
 def _check_header(header: nib.Nifti1Header, path: PathLike) -> None:
     """Refuse what cannot be read as one volume, before any memory is taken for it."""
     shape = header.get_data_shape()
     if any(length < 1 for length in shape) or len(shape) < 2:
-        raise UserError(f"{path}: the header claims the shape {_times(shape)}; this is no image")
+        raise FileError(path, "damaged", f"the header claims the shape {_times(shape)}", "copy or convert it again")
     if len(_spatial_shape(shape)) != 3:
-        raise UserError(f"{path}: has {len(shape)} axes ({_times(shape)}), but a case is one 3-D volume; split it")
+        what = f"has {len(shape)} axes ({_times(shape)}), but a case is one 3-D volume"
+        raise FileError(path, "four_axes", what, "split it")
     if math.prod(shape) > MAX_VOXELS:
-        raise UserError(f"{path}: the header claims {_times(shape)} voxels; it is damaged or too large")
+        what = f"the header claims {_times(shape)} voxels: damaged, or too large"
+        raise FileError(path, "too_large", what, "copy it again, or crop it")
     try:
         dtype = header.get_data_dtype()
     except KeyError as error:
-        raise UserError(f"{path}: the header names no known value type ({error}); copy it again") from error
+        raise FileError(path, "damaged", f"the header names no known value type ({error})", "copy it again") from error
     if dtype.kind not in "iuf":
-        raise UserError(f"{path}: holds colours or complex numbers ({dtype}); convert it to grey values")
+        what = f"holds colours or complex numbers ({dtype})"
+        raise FileError(path, "value_type", what, "convert it to grey values")
     size = os.path.getsize(path) * (MAX_GZIP_RATIO if str(path).lower().endswith(".gz") else 1)
     if float(header["vox_offset"]) + math.prod(shape) * dtype.itemsize > size:
-        raise UserError(
-            f"{path}: truncated: the header claims {_times(shape)} voxels, more than the file can hold; "
-            "copy or download it again"
-        )
+        what = f"truncated: the header claims {_times(shape)} voxels, more than the file can hold"
+        raise FileError(path, "truncated", what, "copy or download it again")
     spacing = header["pixdim"][1:4][: len(shape)]
     if header["sform_code"] == 0 and any(s == 0 and n > 1 for s, n in zip(spacing, shape, strict=False)):
-        raise UserError(f"{path}: the header's spacing is 0 mm on an axis ({_times(spacing)}); mend it")
+        what = f"the header's spacing is 0 mm on an axis ({_times(spacing)})"
+        raise FileError(path, "zero_spacing", what, "correct its pixdim, or give it an sform")
 
 
 def _spatial_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -388,6 +422,30 @@ def _geometry_header(source: nib.Nifti1Header, dtype: np.dtype) -> nib.Nifti1Hea
 # Frames
 
 
+def exif_orientation(picture: Image.Image, path: PathLike) -> int:
+    """Return the EXIF orientation of an open picture, 1 for upright.
+
+    Pillow decodes all pixels of a PNG to see whether an orientation follows them; here only if something does.
+    """
+    if picture.format == "PNG" and _ends_with_pixels(path):
+        return Image.Image.getexif(picture).get(_EXIF_ORIENTATION, 1)
+    return picture.getexif().get(_EXIF_ORIENTATION, 1)
+
+
+def _ends_with_pixels(path: PathLike) -> bool:
+    """Walk along the chunks of a PNG and tell whether IEND comes right after the pixels."""
+    with open(path, "rb") as stream:
+        before = b""
+        stream.seek(8)
+        while len(head := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"IEND":
+                return before == b"IDAT"
+            before = kind
+            stream.seek(length + 4, os.SEEK_CUR)
+    return False
+
+
 @contextmanager
 def _open_frame(path: PathLike) -> Iterator[Image.Image]:
     """Yield a picture; its pixels can be read while the block lasts."""
@@ -395,16 +453,18 @@ def _open_frame(path: PathLike) -> Iterator[Image.Image]:
         # from a stream: Pillow maps uncompressed TIFF by name, and then misreads it if it is to be turned
         with open(path, "rb") as stream, Image.open(stream) as picture:
             if getattr(picture, "n_frames", 1) != 1:
-                raise UserError(f"{path}: holds several pictures; save each as a file and a case of its own")
+                fix = "save each as a file and a case of its own"
+                raise FileError(path, "several_pictures", "holds several pictures", fix)
             yield picture
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; check its path in the data list") from error
+        raise _no_file(path) from error
     except UserError:
         raise
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: too large for a frame ({_first_line(error)}); make it smaller") from error
+        what = f"too large for a frame ({_first_line(error)})"
+        raise FileError(path, "too_large", what, "make it smaller") from error
     except (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error) as error:
-        raise UserError(f"{path}: damaged or no picture ({_first_line(error)}); copy it again") from error
+        raise FileError(path, "damaged", f"damaged or no picture ({_first_line(error)})", "copy it again") from error
 
 
 def _read_frame(path: PathLike, label: bool) -> np.ndarray:
@@ -451,11 +511,13 @@ def _as_integers(label: np.ndarray, path: PathLike) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             wrong = ~(np.abs(label - whole) <= 1e-4)  # so NaN and Inf are wrong, too
         if wrong.any():
-            raise UserError(f"{path}: label values must be whole numbers, found {label[wrong].flat[0]:g}")
+            what = f"label values must be whole numbers, found {label[wrong].flat[0]:g}"
+            raise FileError(path, "label_not_whole", what, "export the label map again, without interpolation")
         label = whole
     limits = np.iinfo(np.int32)
     if label.size and (label.min() < limits.min or label.max() > limits.max):
-        raise UserError(f"{path}: label values must fit in 32 bits, found {label.min()} to {label.max()}")
+        what = f"label values must fit in 32 bits, found {label.min()} to {label.max()}"
+        raise FileError(path, "label_not_whole", what, "number the structures from 1")
     return label.astype(np.int32)
 
 
@@ -463,6 +525,10 @@ def _smallest_unsigned(mask: np.ndarray) -> np.ndarray:
     if mask.dtype.kind not in "bui" or (mask.size and mask.min() < 0):
         raise ValueError(f"a mask holds whole numbers >= 0, not {mask.dtype} from {mask.min()}")
     return mask.astype(np.min_scalar_type(int(mask.max(initial=0))))
+
+
+def _no_file(path: PathLike) -> FileError:
+    return FileError(path, "file_missing", "there is no such file", "check its path in the data list")
 
 
 def _times(values: Iterable[float]) -> str:

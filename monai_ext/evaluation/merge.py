@@ -33,7 +33,7 @@ from monai_ext.evaluation.case_record import (
     table_rows,
     write_metrics,
 )
-from monai_ext.evaluation.record import output_files, read_record, write_merged_record
+from monai_ext.evaluation.record import output_files, read_shard_records, write_merged_record
 from monai_ext.evaluation.summary import format_table
 from monai_ext.evaluation.table import write_table
 
@@ -72,8 +72,7 @@ def merge(shard_dirs: Sequence[str | Path], output_dir: str | Path) -> None:
     place = {case: run for run in runs for case in run.cases}
     order = runs[0].whole["list"]
     records = [read_finished(place[case], case) for case in tqdm(order, desc="checking cases", unit="case", delay=2)]
-    for run in runs:
-        read_record(run.folder)
+    read_shard_records([run.folder for run in runs])
     target = ensure_writable_folder(output_dir)
     for record in records:
         _copy_case(record, place[record.case].folder, target)

@@ -46,8 +46,10 @@ PACKAGES = (
 )
 FILE_KEYS = ("image", "label", "scribble", "reference_image", "reference_label", "prediction")
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Options in which the shards of one evaluation may differ.
-OWN_OPTIONS = frozenset({"shard", "output_dir", "device", "threads"})
+# Options in which the shards of one evaluation may differ; of files the contents are compared, not the paths.
+OWN_OPTIONS = frozenset(
+    {"shard", "output_dir", "device", "threads", "datalist", "data_root", "checkpoint", "bundle_root"}
+)
 
 PathLike = str | os.PathLike[str]
 
@@ -168,11 +170,7 @@ def write_merged_record(
     Raises:
         UserError: where a record is absent, or options, seed, weights or data list differ from the first one's.
     """
-    records = [read_record(Path(path) / RUN_FILE) for path in shard_dirs]
-    if not records:
-        raise UserError("there are no shards to merge; name the output folders of the parts")
-    for path, record in zip(shard_dirs[1:], records[1:], strict=True):
-        _refuse_other_run(shard_dirs[0], records[0], path, record)
+    records = read_shard_records(shard_dirs)
     output_dir = Path(output_dir)
     written = output_files(output_dir) if outputs is None else [output_dir / path for path in outputs]
     known = {str(entry["sha256"]) + str(entry["path"]): entry for record in records for entry in record["inputs"]}
@@ -386,6 +384,20 @@ def _part(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _common_options(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.get("config", {}).items() if name not in OWN_OPTIONS}
+
+
+def read_shard_records(shard_dirs: Sequence[PathLike]) -> list[dict[str, Any]]:
+    """Read the ``run.json`` of every shard.
+
+    Raises:
+        UserError: there is none, one is missing, or two are not of one evaluation.
+    """
+    records = [read_record(Path(path) / RUN_FILE) for path in shard_dirs]
+    if not records:
+        raise UserError("there are no shards to merge; name the output folders of the parts")
+    for path, record in zip(shard_dirs[1:], records[1:], strict=True):
+        _refuse_other_run(shard_dirs[0], records[0], path, record)
+    return records
 
 
 def _refuse_other_run(

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 import monai_ext.data.checks as checks
-from monai_ext.data.checks import check_affine, check_image, check_label, check_pairs, check_same_grid
+from monai_ext.data.checks import (
+    check_affine,
+    check_image,
+    check_label,
+    check_pairs,
+    check_same_grid,
+    count_values,
+    grids_overlap,
+)
 from monai_ext.data.images import Geometry, read_geometry
 from monai_ext.errors import UserError
 
@@ -207,3 +215,27 @@ def test_frame_is_not_served_by_a_volume(pair: dict[str, Any], tmp_path: Path) -
         {**pair, "image": str(tmp_path / "frame.png")},
         r"frame\.png is a frame, but its reference .* a volume",
     )
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 5), (7, 5, 4)])
+def test_values_are_counted(shape: tuple[int, ...]) -> None:
+    label = np.random.default_rng(0).integers(-2, 300, shape).astype(np.int32)
+    values, counts = np.unique(label, return_counts=True)
+    assert count_values(label) == dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def test_a_frame_is_no_label_of_a_volume() -> None:
+    frame, volume = Geometry((4, 3), None, None, True), Geometry((4, 3, 2), np.eye(4), (1.0, 1.0, 1.0), False)
+    with pytest.raises(UserError, match="kind frame, but volume in image"):
+        check_same_grid("image", volume, "label", frame)
+
+
+@pytest.mark.parametrize(
+    ("shift", "overlap"), [(0.0, True), (31.9, True), (32.1, False), (-31.9, True), (-32.1, False)]
+)
+def test_volumes_overlap_until_their_boxes_part(shift: float, overlap: bool) -> None:
+    """Four slices of 8 mm reach 32 mm."""
+    one = Geometry((6, 5, 4), affine(), (1.5, 1.5, 8.0), False)
+    other = Geometry((6, 5, 4), affine(a23=shift), (1.5, 1.5, 8.0), False)
+    assert grids_overlap(one, other) == grids_overlap(other, one) == overlap
+    assert grids_overlap(one, Geometry((4, 3), None, None, True))

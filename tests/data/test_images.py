@@ -20,6 +20,8 @@ from monai_ext.data.images import (
     read_geometry,
     read_image,
     read_label,
+    read_nifti_header,
+    read_values,
     write_mask,
 )
 from monai_ext.errors import UserError, find_user_error
@@ -275,6 +277,41 @@ def test_exif_orientation_is_applied_and_masks_fit_it(
     assert read_geometry(tmp_path / name).shape == image.shape
     write_mask(tmp_path / "mask.png", image.astype(int), like=tmp_path / name)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), shown)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_orientation_of_a_png_is_found_before_and_after_the_pixels(tmp_path: Path, late: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(asymmetric_picture()).save(tmp_path / "a.png", exif=exif)
+    content = (tmp_path / "a.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    if late:
+        content = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+        (tmp_path / "a.png").write_bytes(content)
+    assert read_geometry(tmp_path / "a.png").shape == read_image(tmp_path / "a.png").shape == (3, 5)
+
+
+def test_shape_of_an_upright_png_is_read_without_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(asymmetric_picture()).save(tmp_path / "a.png")
+    monkeypatch.delattr("PIL.ImageFile.ImageFile.load")
+    assert read_geometry(tmp_path / "a.png").shape == (5, 3)
+
+
+def test_header_is_read_as_it_stands(tmp_path: Path) -> None:
+    path = save_volume(tmp_path / "v.nii", counting((2, 2, 2)))
+    content = bytearray(path.read_bytes())
+    content[80:84] = np.float32(-1.5).tobytes()  # pixdim[1]
+    path.write_bytes(content)
+    np.testing.assert_allclose(read_nifti_header(path)["pixdim"][1:4], (-1.5, 1.3, 8.0))
+    with pytest.raises(UserError, match=r"none\.nii: there is no such file"):
+        read_nifti_header(tmp_path / "none.nii")
+
+
+def test_values_that_are_no_numbers_can_be_read(tmp_path: Path) -> None:
+    path = save_volume(tmp_path / "v.nii", np.array([[[0, np.nan]]], np.float32))
+    np.testing.assert_array_equal(read_values(path), [[[0, np.nan]]])
 
 
 def test_unreadable_pictures_are_refused(tmp_path: Path) -> None:

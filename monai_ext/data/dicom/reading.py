@@ -1,0 +1,106 @@
+"""The one door to DICOM files: a data set read, or one sentence why not."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monai_ext.data.images import PathLike
+from monai_ext.errors import UserError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+INSTALL = "pip install 'monai-ext[dicom]'"
+NOT_DICOM = "no DICOM file"
+_MAGIC_OFFSET = 128
+_BARE_SUFFIXES = ("", ".dcm", ".ima", ".dicom")  # files of these may be DICOM without the usual first 132 bytes
+
+
+def require_extra() -> None:
+    """Check that pydicom and highdicom are installed.
+
+    Raises:
+        UserError: they are not.
+    """
+    missing = [name for name in ("pydicom", "highdicom") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"DICOM needs {' and '.join(missing)}, which is not installed; {INSTALL}")
+
+
+def looks_like_dicom(path: PathLike) -> bool:
+    """Tell by its first bytes whether a file is DICOM, or by its name whether it may be DICOM without preamble."""
+    path = Path(path)
+    with open(path, "rb") as file:
+        start = file.read(_MAGIC_OFFSET + 4)
+    return start[_MAGIC_OFFSET:] == b"DICM" or (path.suffix.lower() in _BARE_SUFFIXES and len(start) > _MAGIC_OFFSET)
+
+
+def read_dataset(path: PathLike, *, pixels: bool = True, tags: Sequence[str] | None = None) -> Dataset:
+    """Read a DICOM file.
+
+    Args:
+        path: the file.
+        pixels: read the pixels too; without them a header is read in about a millisecond.
+        tags: keywords of the elements to read (default: all).
+
+    Raises:
+        UserError: there is no such file, it is no DICOM file or it is truncated, or the extra is not installed.
+    """
+    require_extra()
+    import pydicom
+
+    try:
+        with naming_damage(path):
+            dataset = _parse(path, pixels, tags)
+            kind = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; check its path") from error
+    if not kind and getattr(dataset, "preamble", None):
+        raise UserError(f"{path}: damaged DICOM file (no SOPClassUID); copy or download it again")
+    if not kind:
+        raise UserError(f"{path}: {NOT_DICOM}, whatever its name says; remove it")
+    if "TransferSyntaxUID" not in dataset.file_meta:  # pixels cannot be read without
+        implicit, _ = dataset.original_encoding
+        syntax = pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
+
+
+@contextmanager
+def naming_damage(path: PathLike) -> Iterator[None]:
+    """Turn whatever goes wrong in the block into a sentence about the file.
+
+    pydicom parses an element when it is first looked at, so damaged bytes fail late, and in more ways than it has
+    exceptions for.
+
+    Raises:
+        UserError: in place of any other exception but FileNotFoundError.
+    """
+    try:
+        yield
+    except (UserError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: damaged DICOM file ({_first_line(error)}); copy or download it again") from error
+
+
+def _parse(path: PathLike, pixels: bool, tags: Sequence[str] | None) -> Dataset:
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=list(tags) if tags else None)
+    except InvalidDicomError:  # no preamble
+        pass
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+    except Exception as error:  # arbitrary bytes taken for elements
+        raise UserError(f"{path}: {NOT_DICOM}, whatever its name says; remove it") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

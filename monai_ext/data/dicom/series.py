@@ -1,0 +1,335 @@
+"""Series: headers grouped by SeriesInstanceUID, slices sorted by where they lie, volumes with exact affines.
+
+Slices are ordered by the projection of ImagePositionPatient on the slice normal, which is what names and
+InstanceNumber only pretend to be. Values are those of the modality: RescaleSlope and RescaleIntercept are applied.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from monai_ext.data.dicom.geometry import find_problems, series_affine, sorted_slices
+from monai_ext.data.dicom.headers import SeriesHeaders, SliceHeader
+from monai_ext.data.dicom.reading import NOT_DICOM, looks_like_dicom, naming_damage, read_dataset, require_extra
+from monai_ext.data.images import MAX_VOXELS, PathLike
+from monai_ext.errors import UserError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = [
+    "NOT_DICOM",
+    "SeriesHeaders",
+    "SeriesList",
+    "SliceHeader",
+    "Volume",
+    "group_headers",
+    "parse_date",
+    "read_header",
+    "read_volume",
+]
+
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR: an index of other files
+PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+
+_TAGS = (
+    *("SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate"),
+    *("SeriesDate", "AcquisitionDate", "Modality", "SeriesDescription", "SeriesNumber", "FrameOfReferenceUID"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns"),
+    *("InstanceNumber", "NumberOfFrames", "GantryDetectorTilt", "EchoTime"),
+)
+
+
+class SeriesList(list[SeriesHeaders]):
+    """The series of a folder, sorted by patient, study and series; ``skipped`` holds (file, why) of other files."""
+
+    def __init__(self, series: Iterable[SeriesHeaders], skipped: Iterable[tuple[Path, str]] = ()) -> None:
+        super().__init__(series)
+        self.skipped = list(skipped)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The voxels of a series.
+
+    Args:
+        array: [X, Y, Z], columns along X, rows along Y, slices along Z in the direction of the slice normal; int16
+            where the modality's values are whole numbers that fit, else float32.
+        affine: [4, 4], voxel indices to RAS+ mm.
+        files: the file of each slice k.
+    """
+
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+    files: tuple[Path, ...]
+
+
+def read_header(path: PathLike) -> SliceHeader:
+    """Read what is needed of one file's header; no pixels.
+
+    Raises:
+        UserError: it is no DICOM file, or damaged.
+    """
+    path = Path(path)
+    dataset = read_dataset(path, pixels=False, tags=_TAGS)
+    with naming_damage(path):
+        return _header(path, dataset)
+
+
+def group_headers(folder: PathLike, keep: Callable[[SliceHeader], bool] | None = None) -> SeriesList:
+    """Read the headers of all DICOM files below a folder and group them by SeriesInstanceUID.
+
+    Nothing is judged: see :func:`~monai_ext.data.dicom.geometry.find_problems`. Hidden files and folders are
+    passed over, and so is a DICOMDIR.
+
+    Args:
+        folder: searched with all its subfolders, or one file.
+        keep: whether a file matters, by its header. Where the names in a folder say that it holds one series
+            (``1-01.dcm``, ``1-02.dcm``, ... as TCIA numbers them), only the first file is asked.
+
+    Returns:
+        The series; ``.skipped`` names the files that are no DICOM (:data:`NOT_DICOM`) or damaged, and why.
+
+    Raises:
+        UserError: there is no such folder, or the extra is not installed.
+    """
+    require_extra()
+    groups: dict[str, list[SliceHeader]] = {}
+    skipped: list[tuple[Path, str]] = []
+    folders = list(_folders(Path(folder)))
+    with tqdm(total=sum(map(len, folders)), desc="reading DICOM headers", unit="file", delay=1, leave=False) as bar:
+        for paths in folders:
+            for header in _kept(paths, keep, skipped, bar):
+                uid = header.series_uid or f"no SeriesInstanceUID: {header.path.parent}"
+                groups.setdefault(uid, []).append(header)
+    series = [SeriesHeaders.of(headers) for headers in groups.values()]
+    return SeriesList(sorted(series, key=lambda s: (s.patient_id, s.study_uid, str(s.slices[0].path))), skipped)
+
+
+def read_volume(series: SeriesHeaders) -> Volume:
+    """Read a series as one volume in the modality's values.
+
+    The affine holds the positions as the files state them: columns step PixelSpacing[1] along the row cosines, rows
+    PixelSpacing[0] along the column cosines, slices the mean distance of neighbours. Grey values of MONOCHROME1
+    (white is low) are inverted within their stored bits, so that white is high, except for CT, whose HU have a
+    meaning of their own. Padding outside the field of view stays as it is.
+
+    Returns:
+        The volume; a single slice becomes [X, Y, 1] with SliceThickness as its third spacing.
+
+    Raises:
+        UserError: the first of the problems of its geometry, pixels that cannot be decoded, or colour.
+    """
+    if not series.is_image:
+        raise UserError(f"{series.name}: holds {series.modality or 'files'} and no image slices; name an image series")
+    for problem in find_problems(series):
+        raise UserError(f"{series.name}: {problem.sentence}; {problem.fix}")
+    slices = sorted_slices(series)
+    first = slices[0]
+    if first.columns * first.rows * len(slices) > MAX_VOXELS:
+        raise UserError(f"{series.name}: {first.columns} x {first.rows} x {len(slices)} voxels are too many; split it")
+    planes = []
+    for header in slices:
+        with naming_damage(header.path):
+            planes.append(_read_plane(header))
+    return Volume(
+        _stack(planes, (first.columns, first.rows)), series_affine(slices), tuple(header.path for header in slices)
+    )
+
+
+# Headers
+
+
+def _header(path: Path, dataset: Dataset) -> SliceHeader:
+    numbers = _NumberReader(dataset)
+    spacing = numbers.vector("PixelSpacing", 2)
+    return SliceHeader(
+        path=path,
+        series_uid=_text(dataset, "SeriesInstanceUID"),
+        study_uid=_text(dataset, "StudyInstanceUID"),
+        patient_id=_text(dataset, "PatientID"),
+        modality=_text(dataset, "Modality"),
+        study_date=_study_date(dataset),
+        series_description=_text(dataset, "SeriesDescription"),
+        frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID"),
+        position=numbers.vector("ImagePositionPatient", 3),
+        orientation=numbers.vector("ImageOrientationPatient", 6),
+        pixel_spacing=spacing,
+        slice_thickness=numbers.scalar("SliceThickness"),
+        rows=int(numbers.scalar("Rows") or 0),
+        columns=int(numbers.scalar("Columns") or 0),
+        instance_number=None if (number := numbers.scalar("InstanceNumber")) is None else int(number),
+        frames=int(numbers.scalar("NumberOfFrames") or 1),
+        gantry_tilt=numbers.scalar("GantryDetectorTilt"),
+        sop_instance_uid=_text(dataset, "SOPInstanceUID"),
+        sop_class_uid=_text(dataset, "SOPClassUID"),
+        echo_time=numbers.scalar("EchoTime"),
+    )
+
+
+def _folders(root: Path) -> Iterator[list[Path]]:
+    """The files of each folder below, sorted by name; links are followed, but not in circles."""
+    if root.is_file():
+        yield [root]
+        return
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder; give the folder of the DICOM files")
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            yield [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
+        seen.add(real)
+
+
+def _kept(
+    paths: list[Path], keep: Callable[[SliceHeader], bool] | None, skipped: list[tuple[Path, str]], bar: tqdm
+) -> Iterator[SliceHeader]:
+    """The headers of one folder that matter."""
+    one_series = keep is not None and _is_numbered(paths)
+    wanted = keep is None
+    for position, path in enumerate(paths, start=1):
+        bar.update()
+        header = _try_header(path, skipped)
+        if header is None or header.sop_class_uid == MEDIA_DIRECTORY:
+            continue
+        if keep is not None and not (one_series and wanted):
+            wanted = keep(header)
+        if wanted:
+            yield header
+        elif one_series:
+            bar.update(len(paths) - position)
+            return
+
+
+def _is_numbered(paths: list[Path]) -> bool:
+    """Whether names count the files of one series, without a hole: 1-01.dcm, 1-02.dcm, ..."""
+    matches = [re.fullmatch(r"(\d+)-(\d+)\.dcm", path.name) for path in paths]
+    numbers = sorted(int(match[2]) for match in matches if match)
+    return len({match[1] for match in matches if match}) == 1 and numbers == list(range(1, len(paths) + 1))
+
+
+def _try_header(path: Path, skipped: list[tuple[Path, str]]) -> SliceHeader | None:
+    try:
+        if looks_like_dicom(path):
+            return read_header(path)
+        skipped.append((path, NOT_DICOM))
+    except (UserError, OSError) as error:
+        why = str(error).removeprefix(f"{path}: ")
+        skipped.append((path, NOT_DICOM if NOT_DICOM in why else why))
+    return None
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip("\0 ")
+
+
+class _NumberReader:
+    """Numbers of a data set; what is absent, empty or no number becomes None."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def _values(self, keyword: str) -> list[float]:
+        try:
+            value = self.dataset.get(keyword)
+            several = [] if value is None else [value] if isinstance(value, (str, int, float)) else list(value)
+            values = [float(item) for item in several]
+        except (TypeError, ValueError, ArithmeticError):
+            return []
+        return values if all(np.isfinite(values)) else []
+
+    def scalar(self, keyword: str) -> float | None:
+        values = self._values(keyword)
+        return values[0] if values else None
+
+    def vector(self, keyword: str, length: int) -> Any:
+        values = self._values(keyword)
+        return tuple(values) if len(values) == length else None
+
+
+def _study_date(dataset: Dataset) -> datetime.date | None:
+    """The first usable date of study, series and acquisition."""
+    for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate"):
+        date = parse_date(_text(dataset, keyword))
+        if date is not None:
+            return date
+    return None
+
+
+def parse_date(text: str) -> datetime.date | None:
+    """Read a DICOM date, ``20001127`` or the older ``2000.11.27``; None for anything else."""
+    match = re.fullmatch(r"(\d{4})\.?(\d{2})\.?(\d{2})", text)
+    try:
+        return datetime.date(*map(int, match.groups())) if match else None
+    except ValueError:
+        return None
+
+
+# Pixels
+
+
+def _read_plane(header: SliceHeader) -> NDArray[Any]:
+    """Read one slice [rows, columns] in the modality's values: int16 where nothing is lost, else float32."""
+    dataset = read_dataset(header.path)
+    if dataset.get("SamplesPerPixel", 1) != 1 or not str(dataset.get("PhotometricInterpretation", "")).startswith(
+        "MONO"
+    ):
+        kind = dataset.get("PhotometricInterpretation", "no PhotometricInterpretation")
+        raise UserError(f"{header.path}: holds {kind} pixels, and a volume holds grey values; leave the file out")
+    stored = _decode(dataset, header.path)
+    if stored.shape != (header.rows, header.columns):
+        raise UserError(f"{header.path}: {stored.shape} pixels do not fit the header; copy or download it again")
+    if dataset.PhotometricInterpretation == "MONOCHROME1" and header.modality != "CT":
+        highest = -1 if dataset.PixelRepresentation else 2 ** int(dataset.BitsStored) - 1
+        stored = highest - stored.astype(np.int64)
+    values = _rescale(dataset, stored)
+    limits = np.iinfo(np.int16)
+    if values.dtype.kind in "iu" and values.min() >= limits.min and values.max() <= limits.max:
+        return values.astype(np.int16)
+    return values.astype(np.float32)
+
+
+def _decode(dataset: Dataset, path: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(dataset.pixel_array)
+    except RuntimeError as error:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if "missing dependencies" in str(error):
+            raise UserError(f"{path}: no decoder for its compression ({syntax.name}); {PLUGINS}") from error
+        sentence = f"{path}: the decoders at hand cannot read its pixels ({syntax.name}); {PLUGINS}, or copy it again"
+        raise UserError(sentence) from error
+    except NotImplementedError as error:
+        raise UserError(f"{path}: pydicom cannot decode its pixels; convert it with gdcmconv --raw") from error
+
+
+def _rescale(dataset: Dataset, stored: NDArray[Any]) -> NDArray[Any]:
+    if "ModalityLUTSequence" in dataset:
+        from pydicom.pixels import apply_modality_lut
+
+        return np.asarray(apply_modality_lut(stored, dataset))
+    slope = float(dataset.get("RescaleSlope") or 1)
+    intercept = float(dataset.get("RescaleIntercept") or 0)
+    if slope.is_integer() and intercept.is_integer():
+        return stored.astype(np.int64) * int(slope) + int(intercept)
+    return stored * slope + intercept
+
+
+def _stack(planes: list[NDArray[Any]], shape: tuple[int, int]) -> NDArray[Any]:
+    """Stack planes [rows, columns] to [X, Y, Z]."""
+    volume = np.empty((*shape, len(planes)), np.result_type(*planes), order="F")
+    for k, plane in enumerate(planes):
+        volume[:, :, k] = plane.T
+    return volume
