@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -26,12 +27,13 @@ import torch
 from fire.parser import DefaultParseValue
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
-from monai.utils import set_determinism
+from monai.utils import ensure_tuple, set_determinism
 
 from monai_ext import __version__, processes
 from monai_ext.data.checks import check_pairs
+from monai_ext.data.doctor import examine, warn_and_stop
 from monai_ext.data.images import ensure_writable_folder
-from monai_ext.data.manifest import DataList
+from monai_ext.data.manifest import FILE_KEYS, DataList
 from monai_ext.data.phantoms import write_phantom_patient
 from monai_ext.data.provenance import check_overlap, read_record, verify_sha256
 from monai_ext.data.shards import parse_shard
@@ -51,7 +53,7 @@ NOT_OF_A_CASE = frozenset(
 
 MAKES_RESULTS = (
     *("inferers", "metrics", "networks", "prompts", "transforms", "handlers"),
-    *("data/images.py", "evaluation/case_metrics.py"),
+    *("data/images.py", "data/case_reader.py", "evaluation/case_metrics.py"),
 )
 """Parts of this package that make a case's results of its files."""
 
@@ -76,6 +78,7 @@ def start(seed: int = 0, threads: int | None = None) -> None:
             f"torchrun has started {processes.started_by_torchrun()} processes, but each would do all of the work: "
             "add configs/multi_gpu.yaml to --config_file, or run without torchrun."
         )
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")  # of no concern: we read no DICOM with it
     set_determinism(seed=int(seed))
     if threads:
         torch.set_num_threads(int(threads))
@@ -308,6 +311,8 @@ def prepare(
 ) -> None:
     """Check everything that could stop a run half-way, before its first case: outputs, images, reference labels.
 
+    Then the doctor's fast part looks at the headers; what it only warns of is printed once.
+
     Of several processes, the first one checks for all.
 
     Args:
@@ -326,6 +331,8 @@ def prepare(
         if pairs:
             check_pairs(pairs, cases.labels, cases.ignore, asked=labels)
             refuse_volumes_apart(pairs, slice_match)
+            used = {path for pair in pairs for key in FILE_KEYS for path in ensure_tuple(pair.get(key) or ())}
+            warn_and_stop(examine(cases, only=used, leave_out=("visits_apart",)))
 
     processes.from_first(check)
 

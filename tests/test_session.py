@@ -361,10 +361,13 @@ def test_prepare_hands_on_what_is_asked_for(tmp_path, datalist, monkeypatch):
     seen = {}
     monkeypatch.setattr(session, "check_pairs", lambda *args, **options: seen.update(args=args, **options))
     monkeypatch.setattr(session, "refuse_volumes_apart", lambda *args: seen.update(apart=args))
-    session.prepare(PAIRS, {"LV": 3}, datalist, tmp_path / "out", "relative")
+    monkeypatch.setattr(session, "examine", lambda *args, **options: seen.update(looked_at=options["only"]) or [])
+    pairs = [{"image": "a.nii", "reference_image": ["r.nii"]}]
+    session.prepare(pairs, {"LV": 3}, datalist, tmp_path / "out", "relative")
     assert seen == {
-        "args": (PAIRS, datalist.labels, None),
+        "args": (pairs, datalist.labels, None),
         "asked": {"LV": 3},
-        "apart": (PAIRS, "relative"),
+        "apart": (pairs, "relative"),
+        "looked_at": {"a.nii", "r.nii"},
     }
     assert (tmp_path / "out").is_dir()

@@ -219,10 +219,17 @@ def grids_overlap(one: Geometry, other: Geometry) -> bool:
     """
     if one.affine is None or other.affine is None:
         return True
-    corners = np.array(np.meshgrid(*[[-0.5, n - 0.5] for n in other.shape], indexing="ij")).reshape(3, -1)
-    to_one = np.linalg.inv(one.affine) @ other.affine
-    box = to_one[:3, :3] @ corners + to_one[:3, 3:]
-    return bool(np.all(box.max(axis=1) > -0.5) and np.all(box.min(axis=1) < np.array(one.shape) - 0.5))
+    return boxes_overlap(one.shape, one.affine, other.shape, other.affine)
+
+
+def boxes_overlap(
+    shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray
+) -> bool:
+    """Do the same for grids given as the shape [X, Y, Z] and the affine to RAS+ mm."""
+    corners = np.array(np.meshgrid(*[[-0.5, n - 0.5] for n in other_shape], indexing="ij")).reshape(3, -1)
+    to_first = np.linalg.inv(affine) @ other_affine
+    box = to_first[:3, :3] @ corners + to_first[:3, 3:]
+    return bool(np.all(box.max(axis=1) > -0.5) and np.all(box.min(axis=1) < np.array(shape) - 0.5))
 
 
 def check_same_kind(image: str, image_geometry: Geometry, reference: str, reference_geometry: Geometry) -> None:

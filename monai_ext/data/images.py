@@ -3,7 +3,8 @@
 Volumes are NIfTI files (`.nii`, `.nii.gz`), frames are pictures (`.png`, `.jpg`, `.tif`, `.bmp`). Arrays keep
 the order of the file: [X, Y, Z] as nibabel gives it (affine to RAS+, mm), [W, H] or [W, H, 3] for frames (the
 picture transposed, as MONAI's ``PILReader`` gives it). Whatever is wrong with a file is a
-:class:`~monai_ext.errors.UserError` of one sentence. :class:`CaseReader` brings the same functions to MONAI.
+:class:`~monai_ext.errors.UserError` of one sentence. :class:`~monai_ext.data.case_reader.CaseReader` brings
+the same functions to MONAI.
 """
 
 from __future__ import annotations
@@ -20,12 +21,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import nibabel as nib
 import numpy as np
-from monai.data import ImageReader
-from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image, ImageOps
@@ -245,59 +244,6 @@ def ensure_writable_folder(path: PathLike) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {_reason(error)}; choose another --output_dir") from error
     return folder
-
-
-class CaseReader(ImageReader):
-    """Reads NIfTI and frames through :func:`read_image` or :func:`read_label` for MONAI's ``LoadImaged``.
-
-    So the transforms see exactly what the checks saw. ``LoadImaged`` swallows what :meth:`read` raises and
-    tries its other readers instead, hence :meth:`read` only passes the path on and :meth:`get_data` opens the
-    file: a :class:`~monai_ext.errors.UserError` from there stays in the chain of causes.
-
-    Args:
-        label: read label values (nothing is scaled or converted to RGB) instead of intensities.
-    """
-
-    def __init__(self, label: bool = False) -> None:
-        super().__init__()
-        self.label = label
-
-    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Tell whether all files have a suffix of a volume or a frame."""
-        names = [str(name).lower() for name in ensure_tuple(filename)]
-        return all(name.endswith(VOLUME_SUFFIXES + FRAME_SUFFIXES) for name in names)
-
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Sequence[PathLike] | PathLike:
-        """Return the path as it is: see the class's docstring."""
-        return data
-
-    def get_data(self, img: Sequence[PathLike] | PathLike) -> tuple[np.ndarray, dict[str, Any]]:
-        """Read one file.
-
-        Returns:
-            The array ([X, Y, Z], [W, H] or [W, H, 3]) and its meta data: ``affine`` and ``original_affine``
-            [4, 4] (identity for frames), ``space`` RAS, ``spatial_shape``, ``original_channel_dim`` (-1 or
-            "no_channel"), ``is_frame``.
-
-        Raises:
-            UserError: what :func:`read_image` and :func:`read_label` say.
-            ValueError: several files are asked for as one image.
-        """
-        paths = ensure_tuple(img)
-        if len(paths) != 1:
-            raise ValueError(f"CaseReader reads one file at a time, not {len(paths)}")
-        array = read_label(paths[0]) if self.label else read_image(paths[0])
-        geometry = read_geometry(paths[0])
-        affine = np.eye(4) if geometry.affine is None else geometry.affine
-        meta = {
-            MetaKeys.AFFINE: affine,
-            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
-            MetaKeys.SPACE: SpaceKeys.RAS,
-            MetaKeys.SPATIAL_SHAPE: np.asarray(geometry.shape),
-            MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel" if array.ndim == len(geometry.shape) else -1,
-            "is_frame": geometry.is_frame,
-        }
-        return array, meta
 
 
 # Volumes

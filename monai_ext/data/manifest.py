@@ -163,16 +163,16 @@ def load_datalist(
         UserError: the list is not usable; the sentence names the case and the key.
     """
     path = Path(path).expanduser()
-    datalist = _validate(_read_json(path), path)
-    _check_ignore(datalist, path)
+    datalist = _validate(read_json(path), path)
+    check_ignore(datalist, path)
     _check_names(datalist.cases, path)
-    _check_one_group(datalist.cases, "split", path)
-    _check_one_group(datalist.cases, "fold", path)
-    _check_visits(datalist.cases, path)
-    _check_references(datalist.cases, path)
-    datalist.cases = _select(datalist.cases, "split", split, path)
-    datalist.cases = _select(datalist.cases, "fold", fold, path)
-    root = _resolve_root(path.parent if data_root is None else Path(data_root))
+    check_one_group(datalist.cases, "split", path)
+    check_one_group(datalist.cases, "fold", path)
+    check_visits(datalist.cases, path)
+    check_references(datalist.cases, path)
+    datalist.cases = select(datalist.cases, "split", split, path)
+    datalist.cases = select(datalist.cases, "fold", fold, path)
+    root = resolve_root(path.parent if data_root is None else Path(data_root))
     for case in datalist.cases:
         _resolve_files(case, root, path)
     return datalist
@@ -181,7 +181,8 @@ def load_datalist(
 # Reading
 
 
-def _read_json(path: Path) -> object:
+def read_json(path: Path) -> object:
+    """Read a data list as plain JSON; ``UserError`` where it is absent, too large, too deep or not JSON."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path}: a data list has at most {MAX_BYTES >> 20} MB; is this the right file?")
@@ -230,11 +231,11 @@ def _validate(content: object, path: Path) -> DataList:
         return DataList.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = _where(content, first["loc"])
-        raise UserError(f"{path}: {where}{_what(first)}") from error
+        where = place_of(content, first["loc"])
+        raise UserError(f"{path}: {where}{describe_mistake(first)}") from error
 
 
-def _where(content: Any, location: tuple[int | str, ...]) -> str:
+def place_of(content: Any, location: tuple[int | str, ...]) -> str:
     """Say which case and key of the list ``location`` stands for, ending in ": " or ", "."""
     if location[:1] != ("cases",) or len(location) == 1:
         return f"key {location[0]!r} " if location else "the data list "
@@ -254,7 +255,8 @@ _EXPECTED = {
 }
 
 
-def _what(error: Any) -> str:
+def describe_mistake(error: Any) -> str:
+    """Say in words what pydantic found wrong with one value."""
     if error["type"] == "missing":
         return "is missing; add it"
     if error["type"] == "value_error":
@@ -267,7 +269,8 @@ def _what(error: Any) -> str:
 # Checks
 
 
-def _check_ignore(datalist: DataList, path: Path) -> None:
+def check_ignore(datalist: DataList, path: Path) -> None:
+    """Check that the value to be ignored is neither background nor a structure."""
     if datalist.ignore is None:
         return
     if datalist.ignore < 1:
@@ -293,7 +296,7 @@ def _by_patient(cases: Iterable[Case]) -> dict[str, list[Case]]:
     return patients
 
 
-def _check_one_group(cases: list[Case], key: str, path: Path) -> None:
+def check_one_group(cases: list[Case], key: str, path: Path) -> None:
     """Check that a patient's cases stay together, so that no test patient is trained on."""
     for patient, theirs in _by_patient(cases).items():
         groups = {getattr(case, key): case.case for case in theirs if getattr(case, key) is not None}
@@ -305,7 +308,8 @@ def _check_one_group(cases: list[Case], key: str, path: Path) -> None:
             )
 
 
-def _check_visits(cases: list[Case], path: Path) -> None:
+def check_visits(cases: list[Case], path: Path) -> None:
+    """Check that a patient's visits can be ordered: all numbers or all dates."""
     for patient, theirs in _by_patient(cases).items():
         dates = {isinstance(case.visit, datetime.date): case.case for case in theirs if case.visit is not None}
         if len(dates) > 1:
@@ -315,7 +319,8 @@ def _check_visits(cases: list[Case], path: Path) -> None:
             )
 
 
-def _check_references(cases: list[Case], path: Path) -> None:
+def check_references(cases: list[Case], path: Path) -> None:
+    """Check that each reference image has its label."""
     for case in cases:
         images, labels = case.reference_image or [], case.reference_label or []
         if len(images) != len(labels):
@@ -325,7 +330,8 @@ def _check_references(cases: list[Case], path: Path) -> None:
             )
 
 
-def _select(cases: list[Case], key: str, value: str | int | None, path: Path) -> list[Case]:
+def select(cases: list[Case], key: str, value: str | int | None, path: Path) -> list[Case]:
+    """Return the cases whose ``key`` is ``value``, all for None; ``UserError`` where there is none."""
     if value is None:
         return cases
     selected = [case for case in cases if getattr(case, key) == value]
@@ -339,7 +345,8 @@ def _select(cases: list[Case], key: str, value: str | int | None, path: Path) ->
 # Files
 
 
-def _resolve_root(root: Path) -> Path:
+def resolve_root(root: Path) -> Path:
+    """Return the full path of the folder of the images; ``UserError`` where there is no such folder."""
     root = root.expanduser()
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder; set --data_root to the folder of the images")
@@ -352,7 +359,7 @@ def _resolve_files(case: Case, root: Path, path: Path) -> None:
         files = getattr(case, key)
 
         def resolve(name: str, key: str = key) -> str:
-            return _resolve_file(name, root, f"{path}: case {case.case!r}, key {key!r}")
+            return resolve_file(name, root, f"{path}: case {case.case!r}, key {key!r}")
 
         if isinstance(files, str):
             setattr(case, key, resolve(files))
@@ -360,7 +367,8 @@ def _resolve_files(case: Case, root: Path, path: Path) -> None:
             setattr(case, key, [resolve(name) for name in files])
 
 
-def _resolve_file(name: str, root: Path, where: str) -> str:
+def resolve_file(name: str, root: Path, where: str) -> str:
+    """Return the full path of a file; ``UserError``, beginning with ``where``, if it is none or outside ``root``."""
     try:
         file = root / name
         inside = Path(name).is_absolute() or file.resolve().is_relative_to(root)

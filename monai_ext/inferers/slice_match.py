@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
 
+from monai_ext.data.checks import boxes_overlap, grids_overlap
 from monai_ext.data.images import read_geometry, read_label
 from monai_ext.errors import UserError
 from monai_ext.transforms.sam_input import slice_positions, to_display
@@ -81,7 +82,7 @@ def _by_position(target: MetaTensor, reference: MetaTensor) -> list[int | None]:
             "other's grid, or choose --slice_match relative."
         )
     geometry = [(image.shape[-3:], np.asarray(image.affine, float)) for image in (target, reference)]
-    if not _overlap(*geometry[0], *geometry[1]):
+    if not boxes_overlap(*geometry[0], *geometry[1]):
         raise _apart(_file(target), _file(reference))
     heights = reference_centres @ reference_normal
     reach = max(_thickness(reference), _thickness(target)) / 2 * 1.001
@@ -110,14 +111,6 @@ def _thickness(image: MetaTensor) -> float:
     return float(nib.affines.voxel_sizes(np.asarray(image.affine, float).reshape(4, 4))[2])
 
 
-def _overlap(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> bool:
-    """Whether the other volume's field of view, as a box in the first one's axes, meets the first one's."""
-    corners = np.array(np.meshgrid(*[[-0.5, s - 0.5] for s in other_shape], indexing="ij")).reshape(3, -1)
-    to_first = np.linalg.inv(affine) @ other_affine
-    box = to_first[:3, :3] @ corners + to_first[:3, 3:]
-    return bool(np.all(box.max(axis=1) > -0.5) and np.all(box.min(axis=1) < np.array(shape) - 0.5))
-
-
 def _apart(target: str, reference: str) -> UserError:
     return UserError(
         f"{target} and its reference {reference} do not overlap in space: check that both are of this patient, or "
@@ -139,7 +132,7 @@ def refuse_volumes_apart(pairs: Sequence[Mapping[str, Any]], rule: str) -> None:
             reference = read_geometry(path)
             if target.affine is None or reference.affine is None:
                 continue
-            if not _overlap(target.shape, target.affine, reference.shape, reference.affine):
+            if not grids_overlap(target, reference):
                 raise _apart(f"case {pair['case']}: {pair['image']}", path)
 
 

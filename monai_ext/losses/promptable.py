@@ -13,7 +13,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 
 def mask_iou(logits: Tensor, truth: Tensor) -> Tensor:
-    """Intersection over union of the thresholded logits and boolean masks, [K, 1, H, W] each -> [K]; 1 if both empty."""
+    """Intersection over union of thresholded logits and boolean masks, [K, 1, H, W] each -> [K]; 1 if both empty."""
     predicted = logits > 0
     union = (predicted | truth).sum((1, 2, 3))
     intersection = (predicted & truth).sum((1, 2, 3))

@@ -20,6 +20,7 @@ from monai_ext.data.phantoms.dicom import write_phantom_4d_lung
 class FollowUp(NamedTuple):
     """The two visits, and what was made of the second one."""
 
+    root: Path
     first: Case
     second: Case
     mask: nib.Nifti1Image
@@ -40,19 +41,18 @@ def follow_up(tmp_path_factory, run_bundle) -> FollowUp:
     first, second = sorted(load_datalist(datalist).cases, key=lambda case: str(case.visit))
     assert [path.name for path in dicom.iterdir()] == [f"{second.case}.dcm"]
     mask = nib.load(masks / f"{second.case}.nii.gz")
-    return FollowUp(first, second, mask, dicom / f"{second.case}.dcm")
+    return FollowUp(folder, first, second, mask, dicom / f"{second.case}.dcm")
 
 
-def images_of(case: Case) -> dict[str, pydicom.Dataset]:
-    """The slices of the CT that a case was converted from, by SOPInstanceUID."""
-    datasets = [
-        pydicom.dcmread(path, stop_before_pixels=True) for path in Path(case.extra["dicom_series"]["folder"]).iterdir()
-    ]
+def images_of(follow_up: FollowUp, case: Case) -> dict[str, pydicom.Dataset]:
+    """The slices of the CT that a case was converted from, by SOPInstanceUID; the list names it by a relative path."""
+    series = follow_up.root / case.extra["dicom_series"]["folder"]
+    datasets = [pydicom.dcmread(path, stop_before_pixels=True) for path in series.iterdir()]
     return {dataset.SOPInstanceUID: dataset for dataset in datasets}
 
 
 def test_the_rtstruct_belongs_to_the_second_visit(follow_up):
-    first, second = (next(iter(images_of(case).values())) for case in (follow_up.first, follow_up.second))
+    first, second = (next(iter(images_of(follow_up, case).values())) for case in (follow_up.first, follow_up.second))
     rtstruct = pydicom.dcmread(follow_up.rtstruct)
     assert first.StudyDate < second.StudyDate
     assert [roi.ROIName for roi in rtstruct.StructureSetROISequence] == ["tumour"]
@@ -73,7 +73,7 @@ def test_its_contours_lie_where_the_predicted_mask_lies(follow_up):
 
 
 def test_its_contours_refer_to_the_slices_in_whose_planes_they_lie(follow_up):
-    images = images_of(follow_up.second)
+    images = images_of(follow_up, follow_up.second)
     for contour in pydicom.dcmread(follow_up.rtstruct).ROIContourSequence[0].ContourSequence:
         image = images[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
         heights = np.array(contour.ContourData[2::3], dtype=float)

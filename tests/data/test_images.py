@@ -9,11 +9,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from PIL import Image
 
 from monai_ext.data.images import (
-    CaseReader,
     atomic_path,
     ensure_writable_folder,
     is_frame,
@@ -24,7 +22,7 @@ from monai_ext.data.images import (
     read_values,
     write_mask,
 )
-from monai_ext.errors import UserError, find_user_error
+from monai_ext.errors import UserError
 
 
 def oblique_affine() -> np.ndarray:
@@ -452,57 +450,6 @@ def test_writable_folder_is_made_and_left_empty(tmp_path: Path, monkeypatch: pyt
     assert os.listdir(folder) == []
 
 
-# MONAI
-
-
-def load(path: Path, label: bool = False):
-    keys = ["image"]
-    steps = [LoadImaged(keys, reader=CaseReader(label=label)), EnsureChannelFirstd(keys)]
-    return Compose(steps)({"image": str(path)})["image"]
-
-
-def test_case_reader_volume(tmp_path: Path) -> None:
-    path = save_volume(tmp_path / "v.nii.gz", counting((2, 3, 4)))
-    image = load(path)
-    assert image.shape == (1, 2, 3, 4)
-    np.testing.assert_array_equal(image[0], read_image(path))
-    np.testing.assert_allclose(image.affine, oblique_affine(), atol=1e-5)
-    assert image.meta["filename_or_obj"] == str(path)
-    assert image.meta["is_frame"] is False
-    assert tuple(image.meta["spatial_shape"]) == (2, 3, 4)
-
-
-@pytest.mark.parametrize(("shape", "loaded"), [((3, 5, 3), (3, 5, 3)), ((3, 5), (1, 5, 3))])
-def test_case_reader_frame(tmp_path: Path, shape: tuple[int, ...], loaded: tuple[int, ...]) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "frame.png")
-    image = load(tmp_path / "frame.png")
-    assert image.shape == loaded
-    np.testing.assert_array_equal(image, np.atleast_3d(picture).transpose(2, 1, 0))
-    np.testing.assert_array_equal(image.affine, np.eye(4))
-    assert image.meta["is_frame"] is True
-
-
-def test_case_reader_label_is_not_scaled_to_colours(tmp_path: Path) -> None:
-    Image.fromarray(asymmetric_picture()).convert("P").save(tmp_path / "label.png")
-    np.testing.assert_array_equal(load(tmp_path / "label.png", label=True)[0], asymmetric_picture().T)
-
-
-def test_case_reader_reads_nothing_but_what_it_knows(tmp_path: Path) -> None:
-    assert CaseReader().verify_suffix(["a.nii.gz", "b.PNG"])
-    assert not CaseReader().verify_suffix("a.dcm")
-    with pytest.raises(ValueError, match="one file at a time"):
-        CaseReader().get_data(["a.png", "b.png"])
+def test_frames_are_told_by_their_suffix() -> None:
     assert is_frame("x.JPEG")
     assert not is_frame("x.png.nii.gz")
-
-
-def test_user_error_survives_load_imaged(tmp_path: Path) -> None:
-    path = save_volume(tmp_path / "v.nii.gz", counting((10, 10, 10)))
-    path.write_bytes(path.read_bytes()[:200])
-    for broken in (path, tmp_path / "missing.png", save_volume(tmp_path / "4d.nii", counting((2, 2, 2, 2)))):
-        with pytest.raises(RuntimeError) as caught:
-            load(broken)
-        found = find_user_error(caught.value)
-        assert found is not None
-        assert broken.name in str(found)

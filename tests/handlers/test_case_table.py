@@ -17,7 +17,7 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from PIL import Image
 
-from monai_ext.data.images import CaseReader
+from monai_ext.data.case_reader import CaseReader
 from monai_ext.errors import UserError, find_user_error
 from monai_ext.evaluation.table import Row, read_rows
 from monai_ext.handlers.case_table import CaseTable

@@ -10,7 +10,8 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from PIL import Image
 
-from monai_ext.data.images import CaseReader, read_label
+from monai_ext.data.case_reader import CaseReader
+from monai_ext.data.images import read_label
 from monai_ext.handlers.mask_writer import MaskWriter, label_masks
 from monai_ext.transforms import Intensityd, MergeLabelsd, SamInputd
 

@@ -12,7 +12,7 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from PIL import Image
 
-from monai_ext.data.images import CaseReader
+from monai_ext.data.case_reader import CaseReader
 from monai_ext.handlers.overlay import COLOURS, NEGATIVE, POSITIVE, OverlayWriter, choose_slices
 from monai_ext.transforms import MergeLabelsd, SamInputd
 

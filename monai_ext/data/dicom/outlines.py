@@ -56,11 +56,13 @@ def _without_needless(ring: Points) -> Points:
 def _join(outer: Points, hole: Points) -> Points:
     """Cut a channel from the rightmost end of a hole along +x to the first boundary there.
 
-    Holes come from right to left, so that what the channel meets belongs to ``outer``. It starts on a quarter of
-    an edge, whose y is no multiple of a half: it meets no centre of a pixel and no vertex.
+    Holes come from right to left, so that what the channel meets belongs to ``outer``. Vertices lie on multiples of a
+    half, and no edge ahead of a rightmost vertex is horizontal: an eighth of a pixel further along y the channel meets
+    no centre of a pixel and no vertex.
     """
     last = int(hole[:, 0].argmax())
-    start = 0.75 * hole[last] + 0.25 * hole[(last + 1) % len(hole)]
+    edge_ahead = hole[(last + 1) % len(hole)] - hole[last]
+    start = hole[last] + edge_ahead * 0.125 / abs(edge_ahead[1])
     ends = np.roll(outer, -1, axis=0)
     above, above_end = outer[:, 1] > start[1], ends[:, 1] > start[1]
     edges = np.flatnonzero(above != above_end)

@@ -19,16 +19,16 @@ from monai_ext.data.manifest import (
     FILE_KEYS,
     Case,
     DataList,
-    _check_ignore,
-    _check_one_group,
-    _check_references,
-    _check_visits,
-    _read_json,
-    _resolve_file,
-    _resolve_root,
-    _select,
-    _what,
-    _where,
+    check_ignore,
+    check_one_group,
+    check_references,
+    check_visits,
+    describe_mistake,
+    place_of,
+    read_json,
+    resolve_file,
+    resolve_root,
+    select,
 )
 from monai_ext.errors import UserError
 
@@ -53,16 +53,16 @@ def read_list(
         UserError: there is no such folder, split or fold.
     """
     path = Path(path).expanduser()
-    root = _resolve_root(path.parent if data_root is None else Path(data_root))
+    root = resolve_root(path.parent if data_root is None else Path(data_root))
     try:
-        content = _read_json(path)
+        content = read_json(path)
     except UserError as error:
         empty = DataList.model_construct(dataset="", labels={}, cases=[])
         return ListFacts(empty, (), (), (Mistake("list_unreadable", _problem(error, str(path))),))
     datalist, mistakes = _parse(content)
     all_cases = tuple(datalist.cases)
     if all_cases:
-        datalist.cases = _select(_select(datalist.cases, "split", split, path), "fold", fold, path)
+        datalist.cases = select(select(datalist.cases, "split", split, path), "fold", fold, path)
     datalist.cases, missing = _resolve(datalist.cases, root)
     return ListFacts(datalist, all_cases, (), (*mistakes, *missing))
 
@@ -97,7 +97,7 @@ def _key_mistake(content: Any, error: Any) -> Mistake:
     if location[:1] == ("cases",) and len(location) > 1:
         entry = content["cases"][int(location[1])]
         name = str(entry["case"]) if isinstance(entry, dict) and isinstance(entry.get("case"), str) else ""
-    words = f"{_where(content, location)}{_what(error)}"
+    words = f"{place_of(content, location)}{describe_mistake(error)}"
     return Mistake("wrong_key", _split(words, name))
 
 
@@ -107,7 +107,7 @@ def _resolve(cases: list[Case], root: Path) -> tuple[list[Case], list[Mistake]]:
 
     def resolve(name: str, case: Case, key: str) -> str | None:
         try:
-            return _resolve_file(name, root, "list")
+            return resolve_file(name, root, "list")
         except UserError as error:
             code = "path_leaves_root" if _leaves(name, root) else "file_missing"
             problem = _problem(error, "list", case.case, str(root / name.replace("\0", "")))
@@ -244,19 +244,19 @@ def odd_path(facts: ListFacts) -> Iterator[Problem]:
 
 def wrong_ignore(facts: ListFacts) -> Iterator[Problem]:
     """The value to ignore is not above 0, or is that of a structure."""
-    yield from _raised(_check_ignore, facts.datalist)
+    yield from _raised(check_ignore, facts.datalist)
 
 
 def patient_in_two_splits(facts: ListFacts) -> Iterator[Problem]:
     """A patient has cases in two splits: what is tested on has been trained on."""
     for cases in _patients(facts.all_cases):
-        yield from _raised(_check_one_group, cases, "split")
+        yield from _raised(check_one_group, cases, "split")
 
 
 def patient_in_two_folds(facts: ListFacts) -> Iterator[Problem]:
     """A patient has cases in two folds of the cross-validation."""
     for cases in _patients(facts.all_cases):
-        yield from _raised(_check_one_group, cases, "fold")
+        yield from _raised(check_one_group, cases, "fold")
 
 
 def split_missing(facts: ListFacts) -> Iterator[Problem]:
@@ -273,13 +273,13 @@ def fold_missing(facts: ListFacts) -> Iterator[Problem]:
 def mixed_visits(facts: ListFacts) -> Iterator[Problem]:
     """A patient's visits are dates and numbers, which cannot be put in order."""
     for cases in _patients(facts.all_cases):
-        yield from _raised(_check_visits, cases)
+        yield from _raised(check_visits, cases)
 
 
 def unequal_references(facts: ListFacts) -> Iterator[Problem]:
     """A case has a different number of reference images and of their label maps."""
     for case in facts.all_cases:
-        yield from _raised(_check_references, [case], case=case.case)
+        yield from _raised(check_references, [case], case=case.case)
 
 
 def label_is_image(facts: ListFacts) -> Iterator[Problem]:

@@ -144,7 +144,8 @@ def nothing_found(root: Path, card: Card) -> UserError:
 
 def start_list(card: Card, *, ignore: bool = False) -> dict[str, Any]:
     """Return the head of a data list, still without cases."""
-    head: dict[str, Any] = {"dataset": card.dataset, "modality": card.modality, "labels": dict(card.labels)}
+    head: dict[str, Any] = {"dataset": card.dataset, "licence": card.licence, "modality": card.modality}
+    head["labels"] = dict(card.labels)
     if ignore and card.ignore is not None:
         head["ignore"] = card.ignore
     return {**head, "cases": []}
@@ -258,7 +259,7 @@ def label_values(path: str | Path) -> set[int]:
     Raises:
         UserError: it cannot be read or holds something else than whole numbers.
     """
-    label = read_label(path).ravel()
+    label = read_label(path).ravel(order="K")
     if label.min() >= 0 and label.max() < 2**16:
         return set(np.flatnonzero(np.bincount(label)).tolist())  # several times faster than a sort
     return set(np.unique(label).tolist())

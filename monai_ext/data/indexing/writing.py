@@ -118,6 +118,8 @@ def _relative(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
         return [_shorten(one, folder) for one in value] if isinstance(value, list) else _shorten(value, folder)
 
     named = {key: shorten(value) if key in FILE_KEYS else value for key, value in entry.items()}
+    if series := entry.get("dicom_series"):
+        named["dicom_series"] = {**series, "folder": shorten(series["folder"])}
     return {key: value for key, value in named.items() if value is not None}
 
 

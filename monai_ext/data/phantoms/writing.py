@@ -17,6 +17,8 @@ from monai_ext.data.images import atomic_path
 from monai_ext.data.phantoms.patient import PATIENT_LABELS, phantom_patient
 from monai_ext.data.phantoms.video import FRAME_LABELS, phantom_frames
 
+LICENCE = "Apache-2.0"  # the package's: nothing here comes from a real image
+
 
 def _write_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
     """Write one volume, the same bytes for the same array (no time stamp in the gzip header)."""
@@ -32,7 +34,7 @@ def _write_picture(path: Path, array: NDArray[np.uint8]) -> None:
 
 
 def _write_list(path: Path, dataset: str, modality: str, labels: dict[str, int], cases: list[dict[str, Any]]) -> Path:
-    content = {"dataset": dataset, "modality": modality, "labels": labels, "cases": cases}
+    content = {"dataset": dataset, "licence": LICENCE, "modality": modality, "labels": labels, "cases": cases}
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path

@@ -47,6 +47,15 @@ def test_outlines_keep_away_from_centres(mask):
             assert distance.min() >= 0.125
 
 
+def test_channel_of_a_long_hole_meets_no_centre():
+    mask = np.ones((7, 9), dtype=bool)
+    mask[2:4, 2:7] = False
+    (polygon,) = trace_outlines(mask)
+    ys = polygon[:, 1][polygon[:, 1] * 2 % 1 != 0]
+    assert len(ys)
+    assert (np.abs(ys - np.rint(ys)) >= 0.125).all()
+
+
 def test_no_mask_no_outline():
     assert trace_outlines(np.zeros((4, 5), dtype=bool)) == []
 

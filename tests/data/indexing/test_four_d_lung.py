@@ -90,7 +90,7 @@ def test_label_maps_are_the_contoured_shapes(tree: Path, indexed: Callable[..., 
 def test_images_keep_values_and_geometry(tree: Path, indexed: Callable[..., Any]) -> None:
     for case in indexed("4d_lung", tree)[0].cases:
         origin = case.extra["dicom_series"]
-        (series,) = (one for one in group_headers(origin["folder"]) if one.series_uid == origin["uid"])
+        (series,) = (one for one in group_headers(tree.parent / origin["folder"]) if one.series_uid == origin["uid"])
         volume = read_volume(series)
         np.testing.assert_array_equal(read_image(case.image), volume.array)
         np.testing.assert_allclose(read_geometry(case.image).affine, volume.affine, atol=1e-4)
