@@ -248,6 +248,12 @@ def load_card(name: str) -> Card:
     return card
 
 
+def find_card(dataset: str | None) -> Card | None:
+    """Return the card whose cases are known as ``dataset`` in data lists and weight records, if there is one."""
+    cards = (load_card(name) for name in card_names())
+    return next((card for card in cards if card.dataset == dataset), None)
+
+
 def _cards_folder() -> Path:
     """Find the cards beside the package (a clone) or where pip puts them."""
     folders = (Path(__file__).parents[2] / "data_manifests", Path(sys.prefix) / "share/monai_ext/data_manifests")

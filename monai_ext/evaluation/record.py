@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from monai_ext.data.cards import find_card
 from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import OFFICIAL_WEIGHTS
 from monai_ext.data.provenance import read_record as read_weight_record
@@ -329,8 +330,13 @@ def _data(datalist: PathLike | None, data_root: PathLike | None, bases: Mapping[
         raise UserError(f"{path}: not a data list ({error}); check --datalist") from error
     if isinstance(content, dict):
         data["dataset"] = content.get("dataset")
-        data["licence"] = content.get("licence") or content.get("license") or NOT_STATED
+        data["licence"] = content.get("licence") or content.get("license") or _licence_on_card(data["dataset"])
     return data
+
+
+def _licence_on_card(dataset: str | None) -> str:
+    card = find_card(dataset)
+    return card.licence if card else NOT_STATED
 
 
 def _weights(path: Path, bases: Mapping[str, Path]) -> dict[str, Any]:

@@ -67,7 +67,11 @@ def test_a_file_below_a_linked_folder_is_below_the_root(data, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "dataset", "licence"),
-    [({"dataset": "Toy", "licence": "CC0"}, "Toy", "CC0"), ({"dataset": "Toy"}, "Toy", "not stated")],
+    [
+        ({"dataset": "Toy", "licence": "CC0"}, "Toy", "CC0"),
+        ({"dataset": "Toy"}, "Toy", "not stated"),
+        ({"dataset": "ACDC"}, "ACDC", "CC-BY-NC-SA-4.0"),
+    ],
 )
 def test_licence_of_the_data_comes_from_the_list(tmp_path, content, dataset, licence):
     (tmp_path / "list.json").write_text(json.dumps(content))
