@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from monai_ext.data.dicom.reading import read_dataset, require_extra
 from monai_ext.data.images import atomic_path
-from monai_ext.data.phantoms.noise import Waves
+from monai_ext.data.phantoms.chest import cord_outline, scan_chest
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -249,81 +248,7 @@ def write_seg(
     return Path(path)
 
 
-# The chest
-
-
-@dataclass(frozen=True)
-class _Tumour:
-    """An ellipsoid with a lobed outline: centre and radii in RAS+ mm; ``lobes`` of orders 2, 3, 4."""
-
-    centre: tuple[float, float, float]
-    radii: tuple[float, float, float]
-    lobes: tuple[complex, ...]
-
-    def _outline(self, phi: NDArray[Any]) -> NDArray[Any]:
-        waves = [np.real(c * np.exp(1j * k * phi)) for k, c in enumerate(self.lobes, start=2)]
-        return np.asarray(1 + np.sum(waves, axis=0))
-
-    def level(self, points: NDArray[Any]) -> NDArray[Any]:
-        """Relative radius [N] at ``points`` [3, N] in RAS+ mm, below 1 inside."""
-        u, v, w = (points - np.array(self.centre)[:, None]) / np.array(self.radii)[:, None]
-        return np.sqrt((np.hypot(u, v) / self._outline(np.arctan2(v, u))) ** 2 + w**2)
-
-    def contour(self, z: float, count: int = 72) -> Points | None:
-        """The outline [count, 3] in LPS mm in the axial plane at ``z``; None where the tumour is not."""
-        height = (z - self.centre[2]) / self.radii[2]
-        if abs(height) >= 1:
-            return None
-        phi = 2 * np.pi * np.arange(count) / count
-        radius = np.sqrt(1 - height**2) * self._outline(phi)
-        x = self.centre[0] + radius * self.radii[0] * np.cos(phi)
-        y = self.centre[1] + radius * self.radii[1] * np.sin(phi)
-        return np.stack([-x, -y, np.full(count, z)], axis=1)
-
-
-_SHAPE, _SPACING = (96, 96, 16), (3.7, 3.7, 6.0)
-_TUMOUR = _Tumour((68.0, -12.0, 4.0), (25.0, 22.0, 26.0), (0.08 + 0.05j, -0.05 + 0.06j, 0.03j))
-_GROWTH = (1.0, 1.15, 1.28, 1.4)  # of the radii, at each visit
-_ORGANS: tuple[tuple[float, tuple[float, float, float], tuple[float, float, float]], ...] = (  # HU, centre, radii
-    (-85, (0, 0, 0), (168, 112, 900)),  # skin and fat
-    (45, (0, 0, 0), (154, 99, 900)),  # muscle, with the ribs
-    (-40, (0, 2, 0), (138, 86, 900)),  # fat of the mediastinum
-    (-830, (76, -4, 0), (56, 78, 105)),  # right lung: the patient's right is +x
-    (-830, (-80, -8, 0), (50, 74, 105)),  # left lung
-    (40, (-22, 24, -22), (50, 42, 44)),  # heart
-    (50, (-22, -36, 0), (13, 13, 900)),  # aorta
-    (40, (8, 34, 40), (15, 15, 44)),  # great vessels
-    (-950, (0, 0, 42), (8, 8, 40)),  # trachea
-    (260, (0, -62, 0), (20, 17, 900)),  # vertebra
-    (20, (0, -72, 0), (8, 8, 900)),  # spinal cord
-)
-_RIBS = (0.95, 0.88)  # of the radii of the muscle, outside and inside
-_CORD = ((0.0, -72.0), 8.0)
-
-
-def _chest(points: Points, tumour: _Tumour, seed: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """HU [N] at ``points`` [3, N] in RAS+ mm."""
-    tissue = np.random.default_rng([seed, 4])  # the same at every visit
-    rough, grain = Waves(tissue, 60, 120), Waves(tissue, 9, 18, 40)
-    near = points.astype(np.float32)
-    surface, texture = 2.5 * rough(near), grain(near)
-    hu = np.full(points.shape[1], -1000.0)
-    for value, centre, radii in _ORGANS:
-        level = np.sqrt((((points - np.array(centre)[:, None]) / np.array(radii)[:, None]) ** 2).sum(axis=0))
-        hu += (value - hu) * np.clip(((1 - level) * min(radii) + surface) / 4 + 0.5, 0, 1)
-        if value == 45:
-            hu[_is_rib(points, level)] = 350
-    lung = (hu < -500) & (hu > -920)
-    hu += np.where(lung, 25, 8) * texture
-    hu += np.where(lung, 500 * np.clip(texture - 1.8, 0, 1), 0)  # vessels
-    hu += (35 + 12 * texture - hu) * np.clip((1 - tumour.level(points)) * 22 / 4 + 0.5, 0, 1)
-    return np.clip(hu + rng.normal(0, 12, hu.shape), -1024, 3000).astype(np.float32)
-
-
-def _is_rib(points: Points, level: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether points lie in a rib: spirals in a shell below the skin, lower in front than behind."""
-    angle = np.arctan2(points[1] / 99, np.abs(points[0]) / 154)
-    return (level < _RIBS[0]) & (level > _RIBS[1]) & (np.cos(points[2] / 4.5 + 7 * angle) > 0.2)
+# The 4D-Lung that never was
 
 
 def write_phantom_4d_lung(
@@ -357,30 +282,21 @@ def write_phantom_4d_lung(
 def _write_gate(
     study: Path, date: datetime.date, visit: int, gate: int, number: int, seed: int, rng: np.random.Generator
 ) -> None:
-    breath = (1 - np.cos(2 * np.pi * gate / 100)) / 2
-    x, y, z = np.array(_TUMOUR.centre) + np.array([2.0, -3.0, 2.0]) * visit + np.array([0.0, 2.0, -9.0]) * breath
-    a, b, c = np.array(_TUMOUR.radii) * _GROWTH[visit]
-    tumour = replace(_TUMOUR, centre=(float(x), float(y), float(z)), radii=(float(a), float(b), float(c)))
-    affine = np.diag([-_SPACING[0], -_SPACING[1], _SPACING[2], 1.0])
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(_SHAPE) - 1) / 2) + rng.uniform(-3, 3, 3)
-    points = affine[:3, :3] @ np.indices(_SHAPE, dtype=np.float64).reshape(3, -1) + affine[:3, 3:]
-    hu = _chest(points, tumour, seed, rng).reshape(_SHAPE)
+    scan = scan_chest(seed, visit, gate, rng)
     name = f"P4P100S30{visit}I{3 + gate // 10:05d} Gated {gate}.0A"
     description = f"P4^P100^S30{visit}^I{3 + gate // 10:05d}, Gated, {gate}.0%A"
     files = write_ct_series(
         study / f"1.000000-{name}-{29193 + number}",
-        hu,
-        affine,
+        scan.image,
+        scan.affine,
         patient_id="100_HM10395",
         study_date=date,
         series_description=description,
         reverse=visit % 2 == 1,
     )
-    heights = affine[2, 3] + affine[2, 2] * np.arange(_SHAPE[2])
-    circle = 2 * np.pi * np.arange(40) / 40
-    (cx, cy), r = _CORD
-    cord = [np.stack([-cx - r * np.cos(circle), -cy - r * np.sin(circle), 0 * circle + h], axis=1) for h in heights]
-    drawn = [outline for h in heights if (outline := tumour.contour(float(h))) is not None]
+    heights = scan.affine[2, 3] + scan.affine[2, 2] * np.arange(scan.image.shape[2])
+    drawn = [outline for h in heights if (outline := scan.tumour.contour(float(h))) is not None]
+    cord = [cord_outline(float(h)) for h in heights]
     write_rtstruct(
         study / f"1.000000-{name}-423.{number // 100 + 1}" / "1-1.dcm",
         files,

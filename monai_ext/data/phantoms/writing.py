@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_ext.data.images import atomic_path
-from monai_ext.data.phantoms.patient import PATIENT_LABELS, phantom_patient
+from monai_ext.data.phantoms.chest import CHEST_LABELS, phantom_chest
+from monai_ext.data.phantoms.patient import PATIENT_LABELS, PhantomVisit, phantom_patient
 from monai_ext.data.phantoms.video import FRAME_LABELS, phantom_frames
 
 LICENCE = "Apache-2.0"  # the package's: nothing here comes from a real image
@@ -50,15 +52,25 @@ def write_phantom_patient(folder: str | os.PathLike[str], seed: int = 0) -> Path
     Returns:
         The data list, ``folder/phantom.json``, with paths relative to the folder. Written last.
     """
-    folder = Path(folder)
+    return _write_visits(Path(folder), "phantom", "MR", PATIENT_LABELS, phantom_patient(seed))
+
+
+def write_phantom_chest(folder: str | os.PathLike[str], seed: int = 0, visits: int = 3) -> Path:
+    """Write :func:`phantom_chest`, a CT, as :func:`write_phantom_patient` does, to ``folder/phantom_chest.json``."""
+    return _write_visits(Path(folder), "phantom_chest", "CT", CHEST_LABELS, phantom_chest(seed, visits))
+
+
+def _write_visits(
+    folder: Path, name: str, modality: str, labels: dict[str, int], visits: Sequence[PhantomVisit]
+) -> Path:
     cases: list[dict[str, Any]] = []
-    for number, visit in enumerate(phantom_patient(seed)):
+    for number, visit in enumerate(visits):
         image, label = f"visit{number}_image.nii.gz", f"visit{number}_label.nii.gz"
         _write_nifti(folder / image, np.rint(visit.image).astype(np.int16), visit.affine)
         _write_nifti(folder / label, visit.label, visit.affine)
-        case = {"case": f"phantom_visit{number}", "patient": "phantom", "visit": number}
+        case = {"case": f"{name}_visit{number}", "patient": name, "visit": number}
         cases.append({**case, "image": image, "label": label})
-    return _write_list(folder / "phantom.json", "phantom", "MR", PATIENT_LABELS, cases)
+    return _write_list(folder / f"{name}.json", name, modality, labels, cases)
 
 
 def write_phantom_frames(folder: str | os.PathLike[str], seed: int = 0, n: int = 6) -> Path:
