@@ -109,6 +109,10 @@ def write_record(checkpoint: PathLike, record: WeightRecord) -> None:
         temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
+SAME_PATIENTS = (frozenset({"chaos_t1", "chaos_t2"}),)
+"""Data sets, in small letters, that are of the same patients under the same names."""
+
+
 def check_overlap(
     record: WeightRecord | None, dataset: str, patients: Iterable[str], allow_overlap: bool = False
 ) -> list[str]:
@@ -153,4 +157,6 @@ def verify_sha256(path: PathLike, expected: str) -> None:
 
 
 def _same(one: str, other: str) -> bool:
-    return one.strip().casefold() == other.strip().casefold()
+    """Tell whether two names of data sets stand for the same patients."""
+    names = {one.strip().casefold(), other.strip().casefold()}
+    return len(names) == 1 or any(names <= group for group in SAME_PATIENTS)

@@ -74,6 +74,13 @@ def test_no_overlap_with_other_patients_or_data_sets() -> None:
     assert check_overlap(None, "ACDC", ["p1"]) == []
 
 
+def test_two_sequences_of_the_same_patients_overlap() -> None:
+    seen = TrainingData(dataset="CHAOS_T2", patients=["chaos01"], labels="dense", licence="CC BY-NC-SA 4.0")
+    record = RECORD.model_copy(update={"datasets": [seen]})
+    assert check_overlap(record, "CHAOS_T1", ["chaos01", "chaos02"], allow_overlap=True) == ["chaos01"]
+    assert check_overlap(record, "ACDC", ["chaos01"]) == []
+
+
 def test_a_checksum_is_verified(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5
     (tmp_path / "model.pt").write_bytes(content)
