@@ -1,14 +1,16 @@
-"""Simulated scribbles beside drawn ones: ``python benchmarks/scribbles.py ACDC.json [cases]``.
+"""Simulated scribbles beside drawn ones: ``python benchmarks/scribbles.py [LIST.json [cases]]``.
 
-The data list must name a ``label`` and a ``scribble`` for each case, as ACDC's does. For every structure, and for the
+Without a list, ACDC.json in the folder that MONAI_EXT_DATA names is taken. The list must name a ``label`` and a ``scribble`` for each case, as ACDC's does. For every structure, and for the
 background, the table gives the mean (and standard deviation) over slices of the numbers of
 :class:`monai_ext.metrics.scribbles.ScribbleStatistics`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 
@@ -51,4 +53,10 @@ def main(path: str, most: int = 1000) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:3]))
+    folder = os.environ.get("MONAI_EXT_DATA")
+    if len(sys.argv) > 1:
+        main(sys.argv[1], *map(int, sys.argv[2:3]))
+    elif folder:
+        main(str(Path(folder) / "ACDC.json"))
+    else:
+        print("no scribbles to compare with: name a data list, or set MONAI_EXT_DATA")

@@ -1,7 +1,7 @@
 """Scribbles drawn by a program from dense labels, for data sets that nobody has scribbled on.
 
 Two kinds, both kept inside the structure: ``skeleton`` runs along its middle (a part of the longest path of the medial
-axis), ``stroke`` wanders from one inner place to another. Both leave most of the structure unlabelled. A background
+axis), ``stroke`` wanders from one inner place to another, which is nearer to what people draw. Both leave most of the structure unlabelled. A background
 scribble is a loop, or a part of one, around all structures of the slice. How they differ from scribbles drawn by hand
 is measured in ``benchmarks/scribbles.py``.
 """
@@ -98,7 +98,7 @@ def simulate_scribble(
     values: Sequence[int],
     unlabelled: int,
     rng: np.random.Generator,
-    kind: str = "skeleton",
+    kind: str = "stroke",
     width: int = 1,
     background: bool = True,
 ) -> NDArray[np.integer]:
@@ -157,7 +157,7 @@ class SimulateScribblesd(MapTransform):
         labels: Mapping[str, int],
         unlabelled: int,
         output_keys: KeysCollection | None = None,
-        kind: str = "skeleton",
+        kind: str = "stroke",
         width: int = 1,
         background: bool = True,
         slice_axis: int = 2,
