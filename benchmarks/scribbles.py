@@ -1,8 +1,8 @@
 """Simulated scribbles beside drawn ones: ``python benchmarks/scribbles.py [LIST.json [cases]]``.
 
-Without a list, ACDC.json in the folder that MONAI_EXT_DATA names is taken. The list must name a ``label`` and a ``scribble`` for each case, as ACDC's does. For every structure, and for the
-background, the table gives the mean (and standard deviation) over slices of the numbers of
-:class:`monai_ext.metrics.scribbles.ScribbleStatistics`.
+Without a list, ACDC.json in the folder that MONAI_EXT_DATA names is taken. The list must name a ``label`` and a
+``scribble`` for each case, as ACDC's does. For every structure, and for the background, the table gives the mean (and
+standard deviation) over slices of the numbers of :class:`monai_ext.metrics.scribbles.ScribbleStatistics`.
 """
 
 from __future__ import annotations

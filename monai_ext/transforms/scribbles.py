@@ -1,9 +1,9 @@
 """Scribbles drawn by a program from dense labels, for data sets that nobody has scribbled on.
 
 Two kinds, both kept inside the structure: ``skeleton`` runs along its middle (a part of the longest path of the medial
-axis), ``stroke`` wanders from one inner place to another, which is nearer to what people draw. Both leave most of the structure unlabelled. A background
-scribble is a loop, or a part of one, around all structures of the slice. How they differ from scribbles drawn by hand
-is measured in ``benchmarks/scribbles.py``.
+axis), ``stroke`` wanders from one inner place to another, which is nearer to what people draw. Both leave most of the
+structure unlabelled. A background scribble is a loop, or a part of one, around all structures of the slice. How they
+differ from scribbles drawn by hand is measured in ``benchmarks/scribbles.py``.
 """
 
 from __future__ import annotations
