@@ -106,7 +106,9 @@ def export_mask(
     _check_output(Path(output), source)
     structures, notes = _find_structures(Path(mask), source, labels, categories or {}, types or {})
     if not structures:
-        return Exported(None, {}, {}, (f"{mask}: no structure has a voxel, so there is nothing to write",))
+        held = [note.rpartition(": ")[2] for note in notes if note.startswith(f"{mask}: no name")]
+        why = "; ".join([f"{mask}: no structure has a voxel, so there is nothing to write", *held])
+        return Exported(None, {}, {}, (why,))
     maker = Maker(algorithm, datetime.fromtimestamp(os.stat(mask).st_mtime).replace(microsecond=0))
     check_maker(maker)
     build, read_back, least = FORMATS[kind]

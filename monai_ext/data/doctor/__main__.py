@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -42,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     summary, findings = _examine(given)
     seconds = time.perf_counter() - started
     text = to_json(summary, findings, seconds) if given.json else to_text(summary, findings, seconds, given.all)
-    print(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
+    try:
+        print(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"), flush=True)
+    except BrokenPipeError:  # as of "| head": the exit code is still that of the findings
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if stops(findings):
         sys.exit(1)
 

@@ -14,7 +14,7 @@ from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.reading import NOT_DICOM
 from monai_ext.data.dicom.series import group_headers
 from monai_ext.data.doctor.findings import Check, Problem, many, some
-from monai_ext.data.images import PathLike
+from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, PathLike
 
 FEW_SLICES = 9
 """A series of several orientations with at most so many slices is taken for a localiser."""
@@ -82,7 +82,10 @@ def no_image_series(facts: FolderFacts) -> Iterator[Problem]:
     if not facts.images:
         others = some(sorted({series.modality or "no modality" for series in facts.series}))
         there = f"only {others}" if facts.series else f"{many(len(facts.skipped), 'file')} of other kinds"
-        yield Problem(f"{facts.folder} holds no DICOM images ({there})", "give the folder that holds the image series")
+        fix = "give the folder that holds the image series"
+        if any(path.name.lower().endswith(VOLUME_SUFFIXES + FRAME_SUFFIXES) for path, _ in facts.skipped):
+            fix = "for NIfTI and pictures write a data list (python -m monai_ext.data.indexing --help) and examine that"
+        yield Problem(f"{facts.folder} holds no DICOM images ({there})", fix)
 
 
 def unreadable_dicom(facts: FolderFacts) -> Iterator[Problem]:
@@ -145,7 +148,10 @@ def several_series(facts: FolderFacts) -> Iterator[Problem]:
     """The folder holds several image series; a case is one of them. They are kept apart by SeriesInstanceUID."""
     if len(facts.images) > 1:
         named = some(f"{facts.name(one)} with {many(len(one.slices), 'file')}" for one in facts.images)
-        yield Problem(f"{len(facts.images)} image series ({named})", "name the folder of one series for each case")
+        yield Problem(
+            f"{len(facts.images)} image series ({named})",
+            "give the folder or UID of one of them",
+        )
 
 
 def localiser(facts: FolderFacts) -> Iterator[Problem]:

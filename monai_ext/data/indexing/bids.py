@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from monai_ext.data.indexing.folder import name_labels
@@ -15,6 +15,7 @@ from monai_ext.data.indexing.frame import CaseEntry, Index, Options, files_below
 from monai_ext.errors import UserError
 
 LABEL_SUFFIXES = ("dseg", "mask")
+NO_IMAGES = ("defacemask", "probseg")
 OF_THE_LABEL = ("desc", "label", "seg", "space", "res", "den", "atlas", "from")  # say nothing of the image
 
 _ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9]+)")
@@ -23,9 +24,10 @@ _ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9]+)")
 def index_bids(root: Path, files: Path, options: Options) -> Index:
     """Index ``sub-01/[ses-1/]anat/sub-01_ses-1_T1w.nii.gz`` with ``*_dseg`` or ``*_mask`` below ``derivatives/``.
 
-    A label map serves an image if all entities that both name agree (subject, session, run ...); an image with several
-    is left out, until ``--label_pattern`` chooses. Sessions are the visits: their dates in ``sessions.tsv`` where every
-    session of the subject has one, else their numbers, else their order. Images without a label are kept.
+    A label map serves an image if all entities that both name agree (subject, session, run ...) and it does not name
+    another contrast (``space-T1w``); an image with several is left out, until ``--label_pattern`` chooses. Sessions are
+    the visits: their dates in ``sessions.tsv`` where every session of the subject has one, else their numbers, else
+    their order. Images without a label are kept.
 
     Raises:
         UserError: there is no image, or the labels' values cannot be told.
@@ -33,12 +35,16 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder; give the root of the BIDS data set")
     images = [path for path in root.glob("sub-*/**/anat/*.nii*") if _chosen(path, root, options.image_pattern)]
-    images = sorted((path for path in images if not _is_label(path)), key=lambda path: natural(path.name))
+    images = sorted(
+        (path for path in images if not _is_label(path) and not stem(path).endswith(NO_IMAGES)),
+        key=lambda path: natural(path.name),
+    )
     if not images:
         raise UserError(f"{root}: there is no sub-*/[ses-*/]anat/*.nii.gz; give the root of the BIDS data set")
     maps = [path for path in _labels(root) if _chosen(path, root, options.label_pattern)]
     index = Index({"dataset": root.name, "modality": options.modality or "MR", "labels": {}, "cases": []})
     groups, visits = _groups(root), _visits(root, images)
+    contrasts = {entities(image)["suffix"] for image in images}
     candidates = defaultdict(list)
     for path in maps:
         candidates[entities(path)["sub"]].append(path)
@@ -46,13 +52,19 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
         own = entities(image)
         entry: CaseEntry = {"case": stem(image), "patient": f"sub-{own['sub']}", "image": str(image)}
         entry |= {"visit": visits.get((own["sub"], own.get("ses"))), "group": groups.get(f"sub-{own['sub']}")}
-        serving = [path for path in candidates[own["sub"]] if _serves(path, image)]
+        serving = [path for path in candidates[own["sub"]] if _serves(path, image, contrasts)]
         if len(serving) > 1:
             names = ", ".join(path.name for path in serving[:4])
             index.skipped.append((image.name, f"has several label maps ({names}); choose with --label_pattern"))
             continue
         entry["label"] = str(serving[0]) if serving else None
         index.datalist["cases"].append(entry)
+    sessions = Counter((case["patient"], case["visit"]) for case in index.datalist["cases"])
+    if several := sum(number > 1 for number in sessions.values()):
+        index.notes.append(
+            f"{several} sessions have several images, which are no visits of their own; --image_pattern takes one of "
+            f"them (there are: {', '.join(sorted(contrasts))})"
+        )
     name_labels(index, files, options)
     if options.modality is None:
         index.notes.append("the modality is taken to be MR; --modality says otherwise")
@@ -82,8 +94,14 @@ def _labels(root: Path) -> list[Path]:
     return [path for path in (*derived, *sorted(root.glob("sub-*/**/anat/*.nii*"))) if _is_label(path)]
 
 
-def _serves(label: Path, image: Path) -> bool:
-    """Whether nothing in the label's name speaks against the image, and the session is the same."""
+def _serves(label: Path, image: Path, known: set[str]) -> bool:
+    """Whether nothing in the label's name speaks against the image, and the session is the same.
+
+    Args:
+        label: the label map.
+        image: the image.
+        known: contrasts there are, such as "T1w".
+    """
     of_label, of_image = entities(label), entities(image)
     if of_label.get("ses") != of_image.get("ses"):
         return False
@@ -91,6 +109,7 @@ def _serves(label: Path, image: Path) -> bool:
         if name not in (*OF_THE_LABEL, "suffix") and of_image.get(name) != value:
             return False
     contrasts = {part for part in stem(label).split("_")[:-1] if "-" not in part}  # "..._T1w_dseg"
+    contrasts |= {of_label["space"]} & known if "space" in of_label else set()
     return not contrasts or of_image["suffix"] in contrasts
 
 

@@ -28,7 +28,11 @@ TEST = "test/"  # in front of the names of nnU-Net's imagesTs and labelsTs
 IMAGE_FOLDERS = ("images", "image", "imagesTr", "img", "imgs")
 LABEL_FOLDERS = ("labels", "label", "labelsTr", "masks", "mask", "annotations", "segmentations", "gt")
 SCRIBBLE_FOLDERS = ("scribbles", "scribble")
-ENDINGS = ("", "_label", "_labels", "_mask", "_seg", "_segmentation", "_gt", "_manual", "_scribble")
+LABEL_ENDINGS = ("_label", "_labels", "_mask", "_seg", "_segmentation", "_gt", "_manual")
+ENDINGS = ("", *LABEL_ENDINGS, "_scribble")
+IMAGE_ENDINGS = ("_image", "_img")
+UNREADABLE = (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".hdr", ".mgz", ".gipl", ".npy", ".npz", ".webp", ".gif")
+LOSSY = (".jpg", ".jpeg")
 MOST_VALUES = 50  # more values than that are grey levels and not structures
 
 _CHANNEL = re.compile(r"_([0-9]{4})$")
@@ -38,9 +42,9 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
     """Index a folder of the user's own.
 
     Images and labels are matched by their path below their folder, without suffix; a label's name may end in
-    ``_mask``, ``_seg`` or the like, an image's in nnU-Net's channel ``_0000`` (of which the first counts). Images
-    without a label are kept. Label values come from ``--labels``, from nnU-Net's ``dataset.json``, or from the label
-    maps.
+    ``_mask``, ``_seg`` or the like, an image's in ``_image`` or in nnU-Net's channel ``_0000`` (of which the first
+    counts). Images without a label are kept. Label values come from ``--labels``, from nnU-Net's ``dataset.json``, or
+    from the label maps.
 
     Raises:
         UserError: there are no images, or the labels' values cannot be told.
@@ -48,11 +52,16 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
     images, labels, scribbles = find_files(root, options)
     if not images:
         raise UserError(
-            f"{root}: there is neither a folder images/ nor files NAME_image and NAME_label; arrange it so, or give "
-            "--image_pattern that finds your images"
+            f"{root}: there is neither a folder images/ nor files NAME_image (or NAME) and NAME_label; arrange it so"
+            + (", or correct --image_pattern" if options.image_pattern is not None else "")
         )
     index = Index({"dataset": root.name, "modality": None, "labels": {}, "cases": []})
+    index.skipped += [
+        (str(path), "this kind of file cannot be read; convert it to .nii.gz or .png")
+        for path in files_below(root, UNREADABLE)
+    ]
     channels = _first_channels(images, index)
+    has_tests = any(name.startswith(TEST) for name in channels)
     for name in channels:
         case = name.removeprefix(TEST).replace("/", "_")
         entry: CaseEntry = {"case": case, "image": str(images[channels[name]])}
@@ -60,10 +69,16 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
         for key, found in (("label", labels), ("scribble", scribbles)):
             match = _match(name, found)
             entry[key] = str(match) if match is not None else None
-        if name.startswith(TEST):
-            entry["split"] = "test"
+        if has_tests:
+            entry["split"] = "test" if name.startswith(TEST) else "train"
         index.datalist["cases"].append(entry)
     _report_lonely(labels, channels, index)
+    if labels and not any(entry["label"] for entry in index.datalist["cases"]):
+        image, label = (stem(next(iter(found.values()))) for found in (images, labels))
+        index.notes.append(
+            f"no label map has the name of an image (such as {label!r} and {image!r}): cases are listed without; give "
+            "both the same name, a label's with _label at its end if you like"
+        )
     described = _nnunet(root)
     index.datalist |= {key: value for key, value in described.items() if value is not None}
     name_labels(index, files, options)
@@ -103,18 +118,27 @@ def patient_of(case: str, pattern: re.Pattern[str] | None) -> CaseEntry:
 
 def find_files(root: Path, options: Options) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:
     """Return the images, labels and scribbles below a folder by name; patterns choose among them."""
-    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
-    if any(name in folders for name in IMAGE_FOLDERS):
-        images = _below([folders[name] for name in IMAGE_FOLDERS if name in folders])
-        labels = _below([folders[name] for name in LABEL_FOLDERS if name in folders])
+    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+
+    def there(*names: str) -> list[Path]:
+        return [folders[name.lower()] for name in names if name.lower() in folders]
+
+    if there(*IMAGE_FOLDERS):
+        images, labels, scribbles = (
+            _below(there(*names)) for names in (IMAGE_FOLDERS, LABEL_FOLDERS, SCRIBBLE_FOLDERS)
+        )
         for found, name in ((images, "imagesTs"), (labels, "labelsTs")):
-            tests = _below([folders[name]]) if name in folders else {}
-            found |= {f"{TEST}{key}": path for key, path in tests.items()}
-        scribbles = _below([folders[name] for name in SCRIBBLE_FOLDERS if name in folders])
+            found |= {f"{TEST}{key}": path for key, path in _below(there(name)).items()}
     else:
         everything = _below([root])
-        images = _ending(everything, "_image")
-        labels, scribbles = _ending(everything, "_label", "_mask", "_seg"), _ending(everything, "_scribble")
+        images, scribbles = _ending(everything, *IMAGE_ENDINGS), _ending(everything, "_scribble")
+        labels = _ending(_chosen(everything, root, options.label_pattern), *LABEL_ENDINGS)
+        if not images and labels:  # NAME beside NAME_label
+            kinds, drawn = {is_frame(path) for path in labels.values()}, (*LABEL_ENDINGS, "_scribble")
+            rest = {
+                name: path for name, path in everything.items() if not name.endswith(drawn) and is_frame(path) in kinds
+            }
+            images = rest if not labels.keys().isdisjoint(rest) else {}
     return _chosen(images, root, options.image_pattern), _chosen(labels, root, options.label_pattern), scribbles
 
 
@@ -133,12 +157,16 @@ def _below(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def _ending(everything: dict[str, Path], *endings: str) -> dict[str, Path]:
-    return {
-        name.removesuffix(ending): path
-        for ending in endings
-        for name, path in everything.items()
-        if name.endswith(ending)
-    }
+    """Return the files NAME_label by NAME, and a file named "label" by its folder."""
+    found: dict[str, Path] = {}
+    for ending in endings:
+        for name, path in everything.items():
+            key = name.removesuffix(ending)
+            if key == name and "/" in name and name.endswith(f"/{ending[1:]}"):
+                key = name.rpartition("/")[0]
+            if key != name and found.setdefault(key, path) is not path:
+                raise UserError(f"{path}: of the same image as {found[key]}; choose with a pattern, or remove one")
+    return found
 
 
 def _chosen(found: dict[str, Path], root: Path, pattern: re.Pattern[str] | None) -> dict[str, Path]:
@@ -160,12 +188,18 @@ def _first_channels(images: dict[str, Path], index: Index) -> dict[str, str]:
     return cases
 
 
-def _match(name: str, found: dict[str, Path]) -> Path | None:
-    return next((found[name + ending] for ending in ENDINGS if name + ending in found), None)
+def _names(case: str) -> list[str]:
+    """Return the names that the label map of a case may have."""
+    bare = next((case.removesuffix(ending) for ending in IMAGE_ENDINGS if case.endswith(ending)), case)
+    return [name + ending for name in dict.fromkeys((case, bare)) for ending in ENDINGS]
+
+
+def _match(case: str, found: dict[str, Path]) -> Path | None:
+    return next((found[name] for name in _names(case) if name in found), None)
 
 
 def _report_lonely(labels: dict[str, Path], cases: Iterable[str], index: Index) -> None:
-    names = {case + ending for case in cases for ending in ENDINGS}
+    names = {name for case in cases for name in _names(case)}
     index.skipped += [
         (str(path), "a label without an image of this name") for name, path in labels.items() if name not in names
     ]
@@ -202,11 +236,22 @@ def name_labels(index: Index, files: Path, options: Options) -> None:
     if index.datalist["labels"]:
         return
     cases = index.datalist["cases"]
-    maps = [entry[key] for key in ("label", "scribble") for entry in cases if entry.get(key) is not None]
+    labels, scribbles = ([entry[key] for entry in cases if entry.get(key)] for key in ("label", "scribble"))
+    maps = [*labels, *scribbles]
     if options.headers_only or not maps:
         raise UserError("say which value each structure has in the label maps: --labels NAME=VALUE ...")
-    found = set[int]().union(*(label_values(path) for path in tqdm(maps, desc="reading labels", unit="map")))
-    values = sorted(found - {0, index.datalist.get("ignore")})
+    if lossy := next((path for path in maps if path.lower().endswith(LOSSY)), None):
+        raise UserError(
+            f"{lossy}: a JPEG blurs the values of a label map; add --threshold 128 (one structure), or save label maps "
+            "as PNG"
+        )
+    drawn, found = _values(scribbles), _values(labels)
+    if index.datalist.get("ignore") is None and labels and (undrawn := drawn - found - {0}):
+        value = max(undrawn)
+        index.notes.append(
+            f"the value {value} stands in scribbles only; if it is what nobody drew, add --ignore {value}"
+        )
+    values = sorted((found | drawn) - {0, index.datalist.get("ignore")})
     if not values or values[0] < 0 or len(values) > MOST_VALUES:
         raise UserError(
             f"the label maps hold {len(values)} different values besides 0: no structures can be told from them; name "
@@ -214,6 +259,23 @@ def name_labels(index: Index, files: Path, options: Options) -> None:
         )
     index.datalist["labels"] = {f"label_{value}": value for value in values}
     index.notes.append("the structures are named after their values; name them with --labels NAME=VALUE ...")
+
+
+def _values(maps: Sequence[str]) -> set[int]:
+    """Return the values of all label maps that can be read; the others are named when cases are checked.
+
+    Raises:
+        UserError: none can be read.
+    """
+    found, mistakes = set[int](), []
+    for path in tqdm(maps, desc="reading labels", unit="map", leave=False):
+        try:
+            found |= label_values(path)
+        except UserError as error:
+            mistakes.append(error)
+    if mistakes and len(mistakes) == len(maps):
+        raise mistakes[0]
+    return found
 
 
 def _binarise(index: Index, files: Path, threshold: int) -> None:

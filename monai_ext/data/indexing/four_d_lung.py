@@ -77,6 +77,10 @@ def index_four_d_lung(root: Path, files: Path, card: Card, options: Options) -> 
     if not contours or not images:
         raise nothing_found(root, card)
     contoured = _match(contours, images, pattern, gates, index)
+    if options.roi is not None:
+        index.notes.append(f"what --roi finds is listed as {next(iter(card.labels))!r}, whatever its own name")
+    if len(gates) > 1:
+        index.notes.append("gates of a visit are images of one visit, which P2SAM takes as one reference")
     ensure_writable_folder(files)
     for one in tqdm(contoured, desc="converting DICOM", unit="series"):
         _add_case(one, contoured, files, value, index)
@@ -96,9 +100,11 @@ def _match(
     """Bring RTSTRUCT files and CT series together, sorted by patient, date and gate."""
     matched: dict[str, _Contoured] = {}
     others: Counter[int] = Counter()
+    referenced: set[str] = set()
     for path in tqdm(list(contours), desc="reading contours", unit="file", delay=1, leave=False):
         try:
             structures = read_structures(path, pattern)
+            referenced.update(structures.referenced_series)
             one = _contoured(structures, images, pattern, gates)
         except UserError as error:
             index.skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
@@ -112,6 +118,12 @@ def _match(
     if others:
         listed = " ".join(map(str, sorted(others)))
         index.notes.append(f"{others.total()} RTSTRUCT files are of other gates; --gates {listed} would take them")
+    index.skipped += [
+        (str(series.slices[0].path.parent), "CT of a gate that no RTSTRUCT here contours; download its RTSTRUCT too")
+        for series in images
+        if series.series_uid not in referenced | matched.keys()
+        and gate_of(series.slices[0].series_description) in gates
+    ]
     return sorted(matched.values(), key=lambda one: (natural(one.key[0]), *one.key[1:], str(one.structures.path)))
 
 
@@ -181,7 +193,7 @@ def _add_notes(contoured: list[_Contoured], index: Index) -> None:
         dates[one.key[0]].add(one.date)
     single = sorted(patient for patient, days in dates.items() if len(days) == 1)
     if single:
-        index.notes.append(f"{len(single)} patients have one visit, so nothing to follow up: {', '.join(single)}")
+        index.notes.append(f"only one visit, so nothing to follow up, of {', '.join(single)}")
     for (patient, date, _), count in Counter(one.key for one in contoured).items():
         if count > 1:
             index.notes.append(

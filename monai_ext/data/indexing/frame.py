@@ -19,11 +19,13 @@ from tqdm import tqdm
 
 from monai_ext.data.cards import Card
 from monai_ext.data.checks import check_affine, check_same_grid
-from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, read_geometry, read_label, write_mask
+from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, Geometry, read_geometry, read_label, write_mask
 from monai_ext.data.manifest import parse_visit
 from monai_ext.errors import UserError
 
 CaseEntry: TypeAlias = dict[str, Any]
+
+SAME_VOXEL = 0.1  # of a voxel
 
 _NUMBERS = re.compile(r"([0-9]+)")
 
@@ -229,6 +231,11 @@ def _check_grids(entry: CaseEntry, files: Path, options: Options) -> int:
         except UserError as error:
             if geometry.shape != image.shape or geometry.is_frame != image.is_frame:
                 raise
+            if lies_mirrored(image, geometry):
+                where = (
+                    f"{entry[key]}: lies on the very voxels of {entry['image']}, its axes stored in other directions"
+                )
+                raise UserError(f"{where}; resample it to the image, which loses nothing") from error
             if not options.copy_geometry:
                 sentence = f"{error}, or, where the voxels line up, add --copy_geometry"
                 raise UserError(sentence) from error
@@ -237,6 +244,21 @@ def _check_grids(entry: CaseEntry, files: Path, options: Options) -> int:
             entry[key] = str(copy)
             rewritten += 1
     return rewritten
+
+
+def lies_mirrored(image: Geometry, label: Geometry) -> bool:
+    """Tell whether two volumes of one shape share all voxel centres, but in another order.
+
+    The values of such a label map do not line up with the image's, whatever its affine is replaced by.
+    """
+    if image.affine is None or label.affine is None or len(image.shape) != 3:
+        return False
+    highest = np.array(image.shape) - 1
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * highest[:, None]
+    change = np.linalg.inv(image.affine) @ label.affine
+    places = change[:3, :3] @ corners + change[:3, 3:]
+    on_corners = np.minimum(np.abs(places), np.abs(places - highest[:, None])).max() < SAME_VOXEL
+    return bool(on_corners and np.abs(places - corners).max() > SAME_VOXEL)
 
 
 def _check_values(entry: CaseEntry, known: set[int]) -> set[int]:

@@ -53,6 +53,10 @@ def index_pairs(root: Path, files: Path, card: Card, options: Options) -> Index:
         _add(index, entry, [masks[name]] if name in masks else [], cleaner)
     if card.group("split") is not None and not splits:
         index.notes.append(f"no splits: they are cut from the complete set, and {len(images)} images are here")
+    if (known := card.size.get("images")) not in (None, len(images)):
+        index.notes.append(
+            f"{card.title} has {known} images, here are {len(images)}: a part, or another release or set"
+        )
     _note(index, cleaner)
     return index
 

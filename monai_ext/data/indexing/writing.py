@@ -16,6 +16,7 @@ from monai_ext.data.indexing.report import report
 from monai_ext.data.manifest import FILE_KEYS, load_datalist
 from monai_ext.errors import UserError
 
+REASONS = 3  # different ones in a message
 EVERYWHERE = frozenset({"modality", "image_pattern", "copy_geometry", "headers_only"})
 ONLY_FOR = {
     "folder": frozenset({"labels", "ignore", "patient_pattern", "label_pattern", "threshold"}),
@@ -132,4 +133,8 @@ def _shorten(path: str | None, folder: Path) -> str | None:
 
 
 def _first_reason(found: Index) -> str:
-    return f" (skipped {len(found.skipped)}; {found.skipped[0][0]}: {found.skipped[0][1]})" if found.skipped else ""
+    if not found.skipped:
+        return ""
+    first = {why: what for what, why in reversed(found.skipped)}  # one of each reason
+    reasons = "; ".join(f"{what}: {why}" for why, what in list(reversed(first.items()))[:REASONS])
+    return f" (skipped {len(found.skipped)}; {reasons})"

@@ -322,6 +322,14 @@ def test_an_empty_mask_is_not_exported(tmp_path, series):
     assert not (tmp_path / "out").exists()
 
 
+def test_values_of_no_name_are_told_where_nothing_is_left(tmp_path, series, mask):
+    with pytest.raises(UserError, match=r"no structure has a voxel.*; no name is given for the value 1"):
+        main(
+            ["--mask", str(mask), "--series", str(series), "--labels", "tumour=9", "--format", "seg"]
+            + ["--output", str(tmp_path / "out.dcm")]
+        )
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_nothing_stays_of_a_file_that_reads_differently(tmp_path, series, mask, kind, monkeypatch):
     def lose_a_slice(path: Path, source: Any) -> dict[str, np.ndarray]:

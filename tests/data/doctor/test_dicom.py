@@ -219,3 +219,9 @@ def test_one_file_may_be_named(tmp_path):
 def test_no_folder(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         examine_folder(tmp_path / "none")
+
+
+def test_a_folder_of_nifti_is_sent_to_the_indexing(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"not looked at")
+    (fix,) = {finding.fix for finding in examine_folder(tmp_path) if finding.code == "no_image_series"}
+    assert "python -m monai_ext.data.indexing" in fix

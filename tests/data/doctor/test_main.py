@@ -64,3 +64,12 @@ def test_a_terminal_without_unicode_gets_the_report_all_the_same(study):
 def test_a_real_list_is_examined(real_data, capsys):
     main([str(real_data / "ACDC.json"), "--workers", "1"])
     assert capsys.readouterr().out.splitlines()[-1] == "nothing stops a run: 0 errors, 0 warnings, 1 note"
+
+
+def test_a_reader_that_goes_away_is_no_traceback(study):
+    read, written = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "monai_ext.data.doctor", str(study.write())]
+    ended = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, check=False)
+    os.close(written)
+    assert (ended.returncode, ended.stderr) == (0, b"")

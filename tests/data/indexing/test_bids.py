@@ -82,6 +82,25 @@ def test_a_label_that_names_a_contrast_serves_it_alone(study: Path, indexed: Cal
     assert Path(cases["sub-02_FLAIR"]).name == "sub-02_FLAIR_dseg.nii.gz"
 
 
+def test_a_label_in_the_space_of_a_contrast_serves_it_alone(
+    study: Path, indexed: Callable[..., Any], shapes: Any
+) -> None:
+    shapes.save_volume(study / "sub-02" / "anat" / "sub-02_FLAIR.nii.gz")
+    label = study / "derivatives" / "manual" / "sub-02" / "anat" / "sub-02_dseg.nii.gz"
+    label.rename(label.with_name("sub-02_space-T1w_dseg.nii.gz"))
+    datalist, report = indexed("bids", study, labels={"lesion": 1})
+    cases = {case.case: case.label is None for case in datalist.cases}
+    assert (cases["sub-02_T1w"], cases["sub-02_FLAIR"]) == (False, True)
+    assert "1 sessions have several images, which are no visits" in report
+
+
+def test_masks_for_defacing_are_no_images(study: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    shapes.save_volume(study / "sub-02" / "anat" / "sub-02_mod-T1w_defacemask.nii.gz")
+    datalist, report = indexed("bids", study, labels={"lesion": 1})
+    assert len(datalist.cases) == 3
+    assert "several images" not in report
+
+
 def test_runs_keep_apart(study: Path, indexed: Callable[..., Any], shapes: Any) -> None:
     for run in ("run-1", "run-2"):
         shapes.save_volume(study / "sub-03" / "anat" / f"sub-03_{run}_T1w.nii.gz")

@@ -82,6 +82,75 @@ def test_images_and_labels_may_lie_in_one_folder(tmp_path: Path, indexed: Callab
     assert datalist.ignore == 4
 
 
+@pytest.mark.parametrize(
+    ("image", "label", "case"),
+    [
+        ("p1.nii.gz", "p1_seg.nii.gz", "p1"),
+        ("p1_img.nii", "p1_manual.nii.gz", "p1"),
+        ("p1/week 0/image.nii.gz", "p1/week 0/mask.nii.gz", "p1_week 0"),
+        ("Images/p1.nii.gz", "Labels/p1.nii.gz", "p1"),
+        ("images/p1_image.nii.gz", "labels/p1_label.nii.gz", "p1_image"),
+    ],
+)
+def test_common_layouts_are_known(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, image: str, label: str, case: str
+) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / image)
+    shapes.save_volume(root / label, shapes.rings((1,)))
+    (found,) = indexed("folder", root, labels={"liver": 1})[0].cases
+    assert (found.case, Path(found.image), Path(found.label)) == (case, root / image, root / label)
+
+
+def test_a_later_image_without_label_lies_beside_the_others(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any
+) -> None:
+    root = tmp_path / "mine"
+    for name in ("p1_1", "p1_2"):
+        shapes.save_volume(root / f"{name}.nii.gz")
+    shapes.save_volume(root / "p1_1_seg.nii.gz", shapes.rings((1,)))
+    shapes.save_picture(root / "screenshot.png", shapes.photo())
+    datalist, _ = indexed("folder", root, labels={"liver": 1})
+    assert [(case.case, case.label is None) for case in datalist.cases] == [("p1_1", False), ("p1_2", True)]
+
+
+def test_two_label_maps_of_an_image_are_not_guessed(tmp_path: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "a.nii.gz")
+    for name in ("a_seg", "a_mask"):
+        shapes.save_volume(root / f"{name}.nii.gz", shapes.rings((1,)))
+    with pytest.raises(UserError, match="of the same image as"):
+        indexed("folder", root)
+    datalist, _ = indexed("folder", root, label_pattern=re.compile("_seg"))
+    assert [Path(case.label).name for case in datalist.cases] == ["a_seg.nii.gz"]
+
+
+def test_it_is_said_when_no_label_matches(tree: Path, indexed: Callable[..., Any]) -> None:
+    for path in list((tree / "labels").iterdir()):
+        path.rename(path.with_name(f"label of {path.name}"))
+    assert "no label map has the name of an image" in indexed("folder", tree, labels={"liver": 1})[1]
+
+
+def test_files_of_other_kinds_are_reported(tree: Path, indexed: Callable[..., Any]) -> None:
+    (tree / "images" / "p3.nrrd").write_text("NRRD0004")
+    assert "p3.nrrd: this kind of file cannot be read" in indexed("folder", tree)[1]
+
+
+def test_one_bad_label_map_does_not_hide_the_values_of_the_others(
+    tree: Path, indexed: Callable[..., Any], shapes: Any
+) -> None:
+    shapes.save_volume(tree / "labels" / "p2_20220101.nii.gz", shapes.rings((1,)) * np.float32(0.5))
+    datalist, report = indexed("folder", tree)
+    assert datalist.labels == {"label_1": 1, "label_2": 2}
+    assert "p2_20220101.nii.gz: label values must be whole numbers" in report
+
+
+def test_the_value_of_what_nobody_drew_is_asked_for(tree: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    shapes.save_volume(tree / "scribbles" / "p1_20230415.nii.gz", np.full(shapes.SHAPE, 4, np.int16))
+    assert "add --ignore 4" in indexed("folder", tree)[1]
+    assert "add --ignore" not in indexed("folder", tree, ignore=4)[1]
+
+
 def test_patterns_choose_files(tree: Path, indexed: Callable[..., Any], shapes: Any) -> None:
     shapes.save_volume(tree / "labels" / "second reader" / "p1_20230415.nii.gz", shapes.rings((2,)))
     patterns = {"image_pattern": re.compile("p1"), "label_pattern": re.compile("^labels/p")}
@@ -117,8 +186,8 @@ def test_nnunet_folders_bring_their_labels(nnunet: Path, indexed: Callable[..., 
     datalist, report = indexed("folder", nnunet)
     assert (datalist.labels, datalist.ignore, datalist.modality) == ({"liver": 1, "tumour": 2}, 3, "CT")
     assert [(case.case, case.split, case.label is None) for case in datalist.cases] == [
-        ("liver_01", None, False),
-        ("liver_02", None, False),
+        ("liver_01", "train", False),
+        ("liver_02", "train", False),
         ("liver_03", "test", False),
     ]
     assert "liver_01_0001.nii.gz: a further channel" in report
@@ -146,6 +215,16 @@ def test_grey_masks_are_cut_where_the_user_says(pictures: Path, indexed: Callabl
     datalist, report = indexed("folder", pictures, labels={"polyp": 1}, threshold=128)
     assert np.array_equal(read_label(datalist.cases[0].label), shapes.ball((40, 30), 8.5).astype(int))
     assert "1 masks were cut at grey value 128" in report
+
+
+def test_jpeg_masks_without_a_threshold_are_not_structures(
+    pictures: Path, indexed: Callable[..., Any], shapes: Any
+) -> None:
+    (pictures / "masks" / "a.png").unlink()
+    shapes.save_picture(pictures / "masks" / "a.jpg", np.uint8(255) * shapes.ball((40, 30), 8.5))
+    with pytest.raises(UserError, match=r"a\.jpg: a JPEG blurs .* --threshold 128"):
+        indexed("folder", pictures)
+    assert indexed("folder", pictures, threshold=128)[0].labels == {"foreground": 255}
 
 
 def test_grey_masks_without_a_threshold_are_not_guessed(

@@ -153,6 +153,19 @@ def test_contours_without_their_ct_are_named(tree: Path, indexed: Callable[..., 
     assert "refers to a CT series that is not here" in indexed("4d_lung", tree)[1]
 
 
+def test_a_ct_without_contours_is_named(tree: Path, indexed: Callable[..., Any]) -> None:
+    for path in tree.glob("*/01-02-2001*/*423/1-1.dcm"):
+        path.unlink()
+    datalist, report = indexed("4d_lung", tree)
+    assert [case.visit for case in datalist.cases] == [FIRST]
+    assert "CT of a gate that no RTSTRUCT here contours" in report
+    assert "skipped: 1" in report  # gate 50 was not asked for
+
+
+def test_what_roi_finds_keeps_the_name_of_the_card(tree: Path, indexed: Callable[..., Any]) -> None:
+    assert "is listed as 'tumour'" in indexed("4d_lung", tree, roi="Tumor")[1]
+
+
 def test_contours_find_their_series_by_its_slices(tree: Path, indexed: Callable[..., Any]) -> None:
     for path in tree.rglob("*423/1-1.dcm"):
         dataset = pydicom.dcmread(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,22 @@ def test_a_damaged_file_is_skipped(entry: dict[str, Any], tmp_path: Path) -> Non
     index = candidates(entry)
     check_cases(index, tmp_path, Options())
     assert index.skipped[0][0] == "c"
+
+
+@pytest.mark.parametrize("axes", [(0,), (2,), (0, 1)])
+def test_a_label_map_stored_the_other_way_round_is_never_given_the_image_s_affine(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, axes: tuple[int, ...]
+) -> None:
+    mirror = np.eye(4)
+    for axis in axes:
+        mirror[axis, axis], mirror[axis, 3] = -1, shapes.SHAPE[axis] - 1
+    for name in ("a", "b"):
+        shapes.save_volume(tmp_path / "m" / "images" / f"{name}.nii.gz")
+    shapes.save_volume(tmp_path / "m" / "labels" / "a.nii.gz", shapes.rings((1,)))
+    turned = np.flip(shapes.rings((1,), 2.0), axes)
+    shapes.save_volume(tmp_path / "m" / "labels" / "b.nii.gz", turned, shapes.oblique() @ mirror)
+    for copy in (False, True):
+        datalist, report = indexed("folder", tmp_path / "m", labels={"liver": 1}, copy_geometry=copy)
+        assert [case.case for case in datalist.cases] == ["a"]
+        assert "its axes stored in other directions; resample it" in report
+        assert "add --copy_geometry" not in report

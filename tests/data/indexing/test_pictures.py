@@ -93,6 +93,7 @@ def test_a_mask_of_another_size_is_skipped(tmp_path: Path, indexed: Callable[...
         shapes.save_picture(tmp_path / "CVC-300" / "masks" / f"{name}.png", white(shapes.ball(size, 5)))
     datalist, report = indexed("cvc_300", tmp_path)
     assert [case.case for case in datalist.cases] == ["cvc_300_a"]
+    assert "CVC-300 (EndoScene test set) has 60 images, here are 2" in report
     assert "label grid differs from image grid: shape 20 x 20" in report
 
 

@@ -51,6 +51,13 @@ def test_what_was_skipped_stands_in_the_list(tree: Path, indexed: Callable[..., 
     assert skipped["why"] == "a label without an image of this name"
 
 
+def test_each_reason_is_said_where_nothing_is_left(tree: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    shapes.save_volume(tree / "labels" / "lonely.nii.gz", shapes.rings((1,)))
+    shapes.save_volume(tree / "labels" / "a.nii.gz", shapes.rings((9,)))
+    with pytest.raises(UserError, match=r"skipped 2; .*a label without an image.*; a: .* holds the value 9"):
+        indexed("folder", tree, labels={"liver": 1})
+
+
 def test_many_reasons_are_cut_short(tree: Path, indexed: Callable[..., Any], shapes: Any) -> None:
     for number in range(15):
         shapes.save_volume(tree / "images" / f"b{number}.nii.gz")
