@@ -11,10 +11,18 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_ext.errors import UserError
+
 DRAWS = 10_000
 FEW_PATIENTS = 50
 # Numbers held at a time by a step of the work: bounds the memory, does not change the draws.
 BLOCK = 2**18
+
+
+def refuse_seed(seed: int) -> None:
+    """Refuse a seed that the bootstrap cannot take, with a ``UserError``: before the work, not after it."""
+    if seed < 0:
+        raise UserError(f"--seed {seed} is below 0; choose 0 or more")
 
 
 def resampled(n_patients: int, draws: int = DRAWS, seed: int = 0) -> Iterator[NDArray[np.float64]]:

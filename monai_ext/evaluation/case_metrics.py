@@ -17,6 +17,7 @@ any        missing or failed   missing, failed     0           image diagonal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,7 @@ from typing import Literal
 import nibabel as nib
 import numpy as np
 
+from monai_ext.errors import UserError
 from monai_ext.metrics.dice import dice, dice_slice_mean
 from monai_ext.metrics.surface import foreground_box, hd95_of, image_diagonal_mm, nsd_of, surface_distances
 from monai_ext.metrics.volume import relative_volume_error, volume_error_ml, volume_ml
@@ -119,6 +121,12 @@ def voxel_counts(
         fn = int(np.count_nonzero(in_reference)) - common
         found[label] = VoxelCounts(common, fp, fn, voxels - common - fp - fn)
     return found
+
+
+def refuse_tolerance(tolerance_mm: float) -> None:
+    """Refuse a tolerance of NSD that is no distance, with a ``UserError``."""
+    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise UserError(f"--nsd_tolerance_mm {tolerance_mm:g} is no distance; set 0 mm or more")
 
 
 def stored_slice_axis(shape: Sequence[int], affine: np.ndarray | None, slice_axis: str | None = None) -> int | None:

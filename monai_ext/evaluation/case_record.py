@@ -85,8 +85,15 @@ def read_case_record(output_dir: Path, case: str) -> CaseRecord | None:
         tables = {str(name): Table(list(one["columns"]), list(one["rows"])) for name, one in content["tables"].items()}
         record = CaseRecord(content["case"], content["key"], tables, dict(content["files"]))
         below = all(not Path(name).is_absolute() and ".." not in Path(name).parts for name in record.files)
-        return record if record.case == case and below else None
+        return record if record.case == case and below and all(map(_is_table, tables, tables.values())) else None
     return None
+
+
+def _is_table(name: str, table: Table) -> bool:
+    """Tell whether a table has a plain name, its own columns and rows of as many cells."""
+    own = {METRICS: COLUMNS, COUNTS: COUNT_COLUMNS}.get(name)
+    whole = all(isinstance(row, list) and len(row) == len(table.columns) for row in table.rows)
+    return Path(name).name == name and whole and (own is None or tuple(table.columns) == own)
 
 
 def content_key(content: Any) -> str:

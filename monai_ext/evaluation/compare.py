@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_ext.errors import UserError, report_user_errors
-from monai_ext.evaluation.bootstrap import DRAWS, cohort_warning
+from monai_ext.evaluation.bootstrap import DRAWS, cohort_warning, refuse_seed
 from monai_ext.evaluation.pairing import MACRO, Column, Measured, read_methods
 from monai_ext.evaluation.ranking import rank_methods, ranking_text, write_ranking
 from monai_ext.evaluation.statistics import (
@@ -197,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.draws < FEWEST_DRAWS:
         raise UserError(f"--draws {options.draws} are too few for an interval; give {FEWEST_DRAWS} or more")
 
+    refuse_seed(options.seed)
     measured = read_methods(options.tables, options.metric)
     differences = compare_methods(measured, options.draws, options.seed, options.all_pairs)
     every_pair = options.all_pairs or len(options.tables) == 2

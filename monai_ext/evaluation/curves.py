@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
@@ -324,8 +325,10 @@ def _step_row(path: Path, number: int, line: tuple[str, ...]) -> StepRow:
     problem, value = "", None
     if cells["status"] not in STATUSES:
         problem = f"the unknown status {cells['status']!r}"
-    elif not cells["step"].isdecimal():
-        problem = f"the step {cells['step']!r}, which is not a whole number"
+    elif not re.fullmatch("[0-9]{1,9}", cells["step"]):
+        problem = f"the step {cells['step'][:20]!r}, which is not a whole number below 10^9"
+    elif cells["value"] and cells["status"] == "both_empty":
+        problem = f"the value {cells['value']!r} at status both_empty, which has none"
     elif cells["value"] or cells["status"] != "both_empty":
         try:
             value = float(cells["value"])

@@ -45,7 +45,8 @@ def write_outputs(
 ) -> dict[str, Any]:
     """Write ``metrics.csv``, ``summary.json`` and the formats of :mod:`monai_ext.evaluation.formats`.
 
-    The same arguments give the same bytes. ``metrics.csv`` is written last: where it stands, all stand.
+    The same arguments give the same bytes. ``metrics.csv`` is written last, and that of an earlier run removed
+    first: where it stands, all stand.
 
     Args:
         rows: of one algorithm on one data set.
@@ -72,6 +73,7 @@ def write_outputs(
     _refuse_mixture(rows)
     folder = Path(output_dir)
     summary = summarise(rows, draws, seed, mean_of, remarks)
+    (folder / "metrics.csv").unlink(missing_ok=True)
     write_summary(folder / "summary.json", summary)
     if "challenger" in formats:
         write_challenger(folder, rows)

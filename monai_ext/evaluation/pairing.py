@@ -23,6 +23,9 @@ MACRO = "macro"
 Key = tuple[str, str, str, str]
 Table = dict[Key, Row]
 
+# Whether the reference has the label, by status; that of a missing or failed prediction does not tell.
+_IN_REFERENCE = {"ok": True, "pred_empty": True, "ref_empty": False, "both_empty": False}
+
 _DIRECTIONS = (
     (("dice", "nsd_", "iou", "miou", "fb_iou"), "higher"),
     (("hd95_", "hd_", "assd_", "masd_"), "lower"),
@@ -121,11 +124,13 @@ def read_methods(paths: Sequence[str | Path], metrics: Sequence[str]) -> list[Me
         One :class:`Measured` a metric, in the given order.
 
     Raises:
-        UserError: where tables cannot be read, hold several algorithms or none of a metric, or are not of the same
-            cases, labels and patients.
+        UserError: where tables cannot be read, are given twice, hold several algorithms or none of a metric, or are
+            not of the same cases, labels, patients and reference masks (as far as statuses tell).
     """
     if len(paths) < 2:
         raise UserError("one table alone cannot be compared; name two or more metrics.csv")
+    if len({Path(path).resolve() for path in paths}) != len(paths):
+        raise UserError("a table is given twice; name each metrics.csv once")
     rows = [read_rows(path) for path in paths]
     algorithms = [_algorithm(path, of_table) for path, of_table in zip(paths, rows, strict=True)]
     names = algorithms if len(set(algorithms)) == len(algorithms) else [str(path) for path in paths]
@@ -136,6 +141,7 @@ def read_methods(paths: Sequence[str | Path], metrics: Sequence[str]) -> list[Me
         for path, table in zip(paths[1:], tables[1:], strict=True):
             _refuse_different_cases(paths[0], tables[0], path, table)
             _refuse_different_patients(paths[0], tables[0], path, table)
+            _refuse_different_references(paths[0], tables[0], path, table)
         found.append(_side_by_side(metric, names, patients, tables))
     return found
 
@@ -151,18 +157,7 @@ def _table(path: str | Path, rows: Sequence[Row], metric: str) -> Table:
     if not any(row.metric == metric for row in rows):
         known = ", ".join(dict.fromkeys(row.metric for row in rows)) or "nothing"
         raise UserError(f"{path}: no rows of the metric {metric}; choose --metric from what it holds ({known})")
-    table: Table = {}
-    for row in rows:
-        if row.metric != metric:
-            continue
-        key = (row.task, row.case, row.run, row.label)
-        if key in table:
-            raise UserError(
-                f"{path}: case {row.case} has several rows of label {row.label}, run {row.run or 'unnamed'}; "
-                "number the runs in the column run"
-            )
-        table[key] = row
-    return table
+    return {(row.task, row.case, row.run, row.label): row for row in rows if row.metric == metric}
 
 
 def _refuse_different_cases(first_path: str | Path, first: Table, second_path: str | Path, second: Table) -> None:
@@ -197,6 +192,17 @@ def _refuse_different_patients(first_path: str | Path, first: Table, second_path
             raise UserError(
                 f"case {row.case} is of patient {row.cluster} in {first_path} but of {second[key].cluster} in "
                 f"{second_path}; evaluate both on the same data list"
+            )
+
+
+def _refuse_different_references(first_path: str | Path, first: Table, second_path: str | Path, second: Table) -> None:
+    for key, row in first.items():
+        one, other = _IN_REFERENCE.get(row.status), _IN_REFERENCE.get(second[key].status)
+        if None not in (one, other) and one != other:
+            told, none = (first_path, second_path) if one else (second_path, first_path)
+            raise UserError(
+                f"case {row.case}: its reference mask holds label {row.label} in {told}, but not in {none}; score both "
+                "against the same reference masks"
             )
 
 

@@ -68,8 +68,8 @@ def find_predictions(
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; set --predictions to the folder of the masks")
-    masks = _masks_in(folder)
     everyone = {*(known or ()), *cases}
+    masks = _masks_in(folder, everyone)
     endings = {f"_{_file_name(label)}": label for label in labels}
     found = {case: _files_of(case, masks, endings, everyone) for case in cases}
     if not any(files.paths for files in found.values()):
@@ -144,12 +144,14 @@ def _vector(values: np.ndarray) -> str:
     return "(" + ", ".join(f"{value:.6g}" for value in values + 0.0) + ")"
 
 
-def _masks_in(folder: Path) -> dict[str, list[Path]]:
-    """Return the masks of a folder by their name without suffix."""
+def _masks_in(folder: Path, cases: Collection[str]) -> dict[str, list[Path]]:
+    """Return the masks of a folder by their name without suffix; hidden files only where a case is called so."""
+    hidden = tuple(case for case in cases if case.startswith("."))
     masks: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
-        if suffix and not path.name.startswith(".") and path.is_file():
+        seen = not path.name.startswith(".") or path.name.startswith(hidden)
+        if suffix and seen and path.is_file():
             masks.setdefault(path.name[: -len(suffix)], []).append(path)
     return masks
 

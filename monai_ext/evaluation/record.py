@@ -435,9 +435,12 @@ def _problem(record: Any) -> str | None:
     """Return what keeps a JSON value from being a record, in a few words."""
     if not isinstance(record, dict):
         return "it is no object"
+    for key in ("data", "code", "versions"):
+        if not isinstance(record.get(key) or {}, dict):
+            return f"{key} is no object"
     data = record.get("data") or {}
-    if not isinstance(data, dict):
-        return "data is no object"
+    if not isinstance(data.get("root"), (str, type(None))):
+        return "the root of data is no path"
     for key in ("inputs", "outputs"):
         if not isinstance(record.get(key), list):
             return f"{key} is no list"
@@ -447,7 +450,14 @@ def _problem(record: Any) -> str | None:
             return "an entry of a file has no path"
         if entry is not None and not isinstance(entry.get("sha256"), str):
             return f"{entry['path']!r} has no sha256"
+        if entry is not None and not _has_place_and_size(entry):
+            return f"{entry['path']!r} has no usable path, 'in' or size"
     return None
+
+
+def _has_place_and_size(entry: Mapping[str, Any]) -> bool:
+    place, size = entry.get("in"), entry.get("bytes")
+    return "\0" not in entry["path"] and isinstance(place, (str, type(None))) and isinstance(size, (int, type(None)))
 
 
 def _write(output_dir: Path, record: Mapping[str, Any]) -> dict[str, Any]:

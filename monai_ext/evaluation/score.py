@@ -12,6 +12,7 @@ import argparse
 import datetime
 import json
 import multiprocessing
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +26,8 @@ from tqdm import tqdm
 from monai_ext.data.images import ensure_writable_folder
 from monai_ext.data.manifest import Case, DataList, Visit, load_datalist
 from monai_ext.errors import UserError, report_user_errors
+from monai_ext.evaluation.bootstrap import refuse_seed
+from monai_ext.evaluation.case_metrics import refuse_tolerance
 from monai_ext.evaluation.case_score import CaseScore, Options, score_case
 from monai_ext.evaluation.formats import CaseDetail, CaseKey
 from monai_ext.evaluation.levels import DEFAULT_LEVELS, parse_levels, refuse_empty_levels
@@ -107,6 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     started = datetime.datetime.now(datetime.timezone.utc)
     levels = parse_levels(given.mean_of)
+    refuse_seed(given.seed)
+    refuse_tolerance(given.nsd_tolerance_mm)
+    given.predictions = str(Path(given.predictions).expanduser().absolute())
     output_dir = ensure_writable_folder(given.output_dir)
     datalist = load_datalist(given.datalist, given.data_root, split=given.split, fold=given.fold)
     refuse_empty_levels(levels, [{"visit": _visit(case.visit), "fold": _fold(case.fold)} for case in datalist.cases])
@@ -182,8 +188,6 @@ def _options(datalist: DataList, given: argparse.Namespace) -> Options:
     for name in names:
         if name not in datalist.labels:
             raise UserError(f"--labels {name}: the data list has no such label; it has {', '.join(datalist.labels)}")
-    if not given.nsd_tolerance_mm >= 0:
-        raise UserError(f"--nsd_tolerance_mm {given.nsd_tolerance_mm:g} is below 0; set a distance in mm")
     ignored = set() if datalist.ignore is None else {datalist.ignore}
     return Options(
         labels={name: datalist.labels[name] for name in names},
@@ -213,7 +217,6 @@ def _all_names(datalist: str) -> list[str]:
 
 def _name_of(folder: Path) -> str:
     """Name an algorithm by its folder; ``masks`` is what bundles call the folder in theirs."""
-    folder = folder.expanduser().absolute()
     return folder.parent.name if folder.name == "masks" and folder.parent.name else folder.name or "predictions"
 
 
@@ -287,14 +290,15 @@ def _warnings(scores: Scores, files: Mapping[str, PredictionFiles], strangers: S
 
 def _folders(given: argparse.Namespace) -> list[str]:
     """Return the folders of predictions and references, which no table shall name: they are of one machine."""
-    folders = [Path(given.predictions), Path(given.data_root or Path(given.datalist).parent).expanduser()]
-    forms = [form for folder in folders for form in (folder.resolve(), folder) if form != Path()]
+    folders = [Path(given.predictions), Path(given.data_root or Path(given.datalist).parent).expanduser().absolute()]
+    forms = [form for folder in folders for form in (folder.resolve(), folder)]
     return [f"{form}/" for form in dict.fromkeys(forms)]
 
 
 def _below(text: str, folders: Sequence[str]) -> str:
+    """Leave the folders out of the paths that begin with them; a folder of the same name further down stays."""
     for folder in folders:
-        text = text.replace(folder, "")
+        text = re.sub(rf"(?<![^\s'\"(+]){re.escape(folder)}", "", text)
     return text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def summarise(
     levels = parse_levels(mean_of)
     refuse_empty_levels(levels, ({"visit": row.visit, "fold": row.fold, "run": row.run} for row in rows))
     told = dict(remarks or {})
-    found_warnings = [*told.pop("warnings", []), *_warnings(rows)]
+    found_warnings = [*told.pop("warnings", []), *_unnamed(rows, levels), *_warnings(rows)]
     table = _Table(rows, levels, draws, seed)
     return {
         "task": tasks.pop(),
@@ -258,6 +258,17 @@ class _Table:
 def _rounded(value: float | np.floating) -> float:
     """Round to 12 digits: beyond them a matrix product depends on the processor."""
     return float(f"{value:.12g}")
+
+
+def _unnamed(rows: Sequence[Row], levels: Sequence[str]) -> Iterator[str]:
+    """Warn of cases without a name of a level: together they count as one unit of it."""
+    for level in levels:
+        if level in ("visit", "fold", "run"):
+            cases = {(row.case, row.run): getattr(row, level) for row in rows}
+            without = sum(not name for name in cases.values())
+            if without:
+                told = f"{without} of {len(cases)} cases name no {level}"
+                yield f"mean_of {level}: {told} and count as one {level} together"
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:

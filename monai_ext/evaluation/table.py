@@ -55,7 +55,7 @@ def read_rows(path: str | Path) -> list[Row]:
     """Read what :func:`write_rows` wrote.
 
     Raises:
-        UserError: where the file is absent or not such a table.
+        UserError: where the file is absent or not such a table, or has two rows of one case, run, label and metric.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,7 +69,9 @@ def read_rows(path: str | Path) -> list[Row]:
         raise UserError(f"{path}: not a table of text ({error}); name the metrics.csv of an evaluation") from error
     if header != COLUMNS:
         raise UserError(f"{path}: not a metrics.csv, whose columns are {','.join(COLUMNS)}; name another file")
-    return [_row(path, number, line) for number, line in enumerate(lines, start=2)]
+    rows = [_row(path, number, line) for number, line in enumerate(lines, start=2)]
+    _refuse_repeated(path, rows)
+    return rows
 
 
 def write_table(path: str | Path, columns: Iterable[str], lines: Iterable[Iterable[object]]) -> None:
@@ -87,6 +89,18 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8"))
 
 
+def _refuse_repeated(path: Path, rows: Iterable[Row]) -> None:
+    seen = set()
+    for row in rows:
+        key = (row.task, row.algorithm, row.case, row.run, row.label, row.metric)
+        if key in seen:
+            raise UserError(
+                f"{path}: case {row.case} has several rows of label {row.label}, run {row.run or 'unnamed'}; "
+                "number the runs in the column run"
+            )
+        seen.add(key)
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
@@ -101,6 +115,8 @@ def _row(path: Path, number: int, line: list[str]) -> Row:
         problem = f"{len(line)} cells instead of {len(COLUMNS)}"
     elif cells["status"] not in STATUSES:
         problem = f"the unknown status {cells['status']!r}"
+    elif cells["value"] and cells["status"] == "both_empty":
+        problem = f"the value {cells['value']!r} at status both_empty, which has none"
     elif cells["value"]:
         try:
             value = float(cells["value"])

@@ -2,7 +2,8 @@
 
 Every input, the weights and every output are hashed again. The output folder may have been moved (outputs lie
 beside ``run.json``); where the data lie elsewhere, ``--data_root`` says so. The exit code is 0 where all bytes
-agree and 1 otherwise. Other versions of packages or code here are told, but are no failure.
+agree and 1 otherwise, also of a record that names no file. Other versions of packages or code here are told, but
+are no failure.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class Verification:
 
     @property
     def agrees(self) -> bool:
-        """Whether all recorded bytes are here, unchanged."""
-        return all(file.state == "ok" for file in self.files)
+        """Whether all recorded bytes are here, unchanged; a record that names no file proves nothing."""
+        return bool(self.files) and all(file.state == "ok" for file in self.files)
 
 
 def verify(
@@ -129,7 +130,7 @@ def format_verification(result: Verification) -> str:
         other = f"{len(result.unrecorded)} other file{'s' if len(result.unrecorded) > 1 else ''}"
         parts.append(f"not of this run: {other} in the folder ({names})")
     parts += [f"note: {note}" for note in result.notes]
-    verdict = f"all {len(result.files)} files agree"
+    verdict = f"all {len(result.files)} files agree" if result.files else "it names no file, so nothing can be checked"
     if bad:
         verdict = f"{len(bad)} of {len(result.files)} files {'do' if len(bad) > 1 else 'does'} not agree"
     return "\n\n".join([*parts, f"{result.record}: {verdict}"])

@@ -13,8 +13,9 @@ from ignite.engine import Engine, Events
 from monai_ext import processes
 from monai_ext.data.images import Geometry, read_geometry
 from monai_ext.errors import UserError
-from monai_ext.evaluation.case_metrics import VoxelCounts, case_rows, voxel_counts
-from monai_ext.evaluation.case_record import CaseRecord, add_metrics, write_metrics
+from monai_ext.evaluation.bootstrap import refuse_seed
+from monai_ext.evaluation.case_metrics import VoxelCounts, case_rows, refuse_tolerance, voxel_counts
+from monai_ext.evaluation.case_record import METRICS, CaseRecord, add_metrics, write_metrics
 from monai_ext.evaluation.levels import DEFAULT_LEVELS
 from monai_ext.evaluation.summary import format_table
 from monai_ext.evaluation.table import Row
@@ -31,7 +32,8 @@ class CaseTable:
     one channel per label where labels overlap. From ``engine.state.batch`` it takes ``label`` [1, X, Y, Z] or
     [1, W, H] as stored, ``image`` for the path in its meta, and the case's ``case``, ``patient``, ``visit``,
     ``reference``, ``fold``. Spacing comes from the header of the image file, whatever happened to the
-    tensors. Nothing is written before the last case is measured.
+    tensors. Nothing is written before the last case is measured; the ``metrics.csv`` of an earlier run is removed when
+    the run starts, since it is not of the masks that this one writes.
 
     Args:
         output_dir: folder of the files; see :func:`monai_ext.evaluation.outputs.write_outputs`.
@@ -48,8 +50,8 @@ class CaseTable:
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
 
     Raises:
-        UserError: (while running) where a case has no label, a mask is not on the image's grid, or no case
-            was run.
+        UserError: for an impossible seed or tolerance; (while running) where a case has no label, a mask is not on
+            the image's grid, or no case was run.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class CaseTable:
         mean_of: str | Sequence[str] = DEFAULT_LEVELS,
         finished: FinishedCases | None = None,
     ) -> None:
+        refuse_seed(seed)
+        refuse_tolerance(nsd_tolerance_mm)
         self.output_dir = Path(output_dir)
         self.labels = dict(labels)
         self.dataset = dataset
@@ -90,6 +94,8 @@ class CaseTable:
 
     def _start(self, engine: Engine) -> None:
         self._records = []
+        if processes.is_first():
+            (self.output_dir / METRICS).unlink(missing_ok=True)
 
     def _measure_batch(self, engine: Engine) -> None:
         for item, output in decollated(engine):

@@ -12,7 +12,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import distributed
 
-from monai_ext.evaluation.record import output_files, peak_memory, write_record
+from monai_ext.evaluation.record import RUN_FILE, output_files, peak_memory, write_record
 
 FileState = tuple[int, int, int]
 
@@ -22,7 +22,7 @@ class RunRecord:
 
     Attach it last: it lists the files that the handlers before it wrote. Files that earlier runs left under
     ``output_dir`` are not outputs of this one, unless :meth:`keep` says so. Wall time is that of the engine's
-    run. A run that fails leaves no record.
+    run. A run that fails leaves no record, nor that of an earlier run, whose files it may have changed.
 
     With several processes (torch.distributed) the first one writes, for all of them: inputs are united, memory
     is that of the largest.
@@ -74,6 +74,8 @@ class RunRecord:
     def _start(self, engine: Engine) -> None:
         self._started, self._clock = datetime.now(timezone.utc), time.perf_counter()
         self._before = self._files()
+        if _is_first():
+            (self.output_dir / RUN_FILE).unlink(missing_ok=True)
         _gather(None)  # no process writes before the first one has looked
 
     def _write(self, engine: Engine) -> None:

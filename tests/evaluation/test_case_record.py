@@ -59,6 +59,23 @@ def test_files_outside_of_the_folder_are_not_taken(tmp_path, name):
     assert read_case_record(tmp_path, "a") is None
 
 
+@pytest.mark.parametrize(
+    ("name", "columns", "rows"),
+    [
+        ("../t.csv", ["a"], [[1]]),
+        ("t.csv", ["a"], [[1, 2]]),
+        ("t.csv", ["a"], [5]),
+        ("metrics.csv", ["a"], [[1]]),
+        ("voxel counts", [], [[]]),
+    ],
+)
+def test_tables_of_another_form_are_not_taken(tmp_path, name, columns, rows):
+    record = {"case": "a", "key": "k", "tables": {name: {"columns": columns, "rows": rows}}, "files": {}}
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / "a.json").write_text(json.dumps(record))
+    assert read_case_record(tmp_path, "a") is None
+
+
 def test_tables_from_records_have_the_bytes_of_those_from_rows(tmp_path):
     records = [record_of(case) for case in ("b", "a")]
     for record in records:

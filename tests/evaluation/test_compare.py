@@ -16,12 +16,15 @@ from monai_ext.evaluation.compare import COLUMNS, compare, comparison_text, coun
 
 @pytest.fixture
 def tables(make_row, write_tables):
-    """Two tables: differences of label a are 0.1, 0.3 and -0.1, of label b 0.2 and (undefined)."""
-    first = {("p1", "a"): 0.9, ("p2", "a"): 0.8, ("p3", "a"): 0.4, ("p1", "b"): 0.6, ("p2", "b"): 0.5}
+    """Two tables: differences of label a are 0.1, 0.3 and -0.1, of label b 0.2 and undefined: ours invents it."""
+    first = {("p1", "a"): 0.9, ("p2", "a"): 0.8, ("p3", "a"): 0.4, ("p1", "b"): 0.6, ("p2", "b"): 0.0}
     second = {("p1", "a"): 0.8, ("p2", "a"): 0.5, ("p3", "a"): 0.5, ("p1", "b"): 0.4, ("p2", "b"): None}
     return write_tables(
         {
-            name: [make_row(case, label, value, algorithm=name) for (case, label), value in values.items()]
+            name: [
+                make_row(case, label, value, algorithm=name, **({"status": "ref_empty"} if value == 0 else {}))
+                for (case, label), value in values.items()
+            ]
             for name, values in (("ours", first), ("base", second))
         }
     )
@@ -121,8 +124,10 @@ def test_a_label_without_any_pair_is_an_empty_row(make_row, write_tables):
     assert "-" in comparison_text([of_b])
 
 
-def test_a_table_does_not_differ_from_itself(tables):
-    for row in compare([tables[0], tables[0]]):
+def test_a_table_does_not_differ_from_its_copy(tables, tmp_path):
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(tables[0].read_bytes())
+    for row in compare([tables[0], copy]):
         assert (row.difference, row.ci_low, row.ci_high) == (0.0, 0.0, 0.0)
         assert row.first == str(tables[0])
 
@@ -163,13 +168,18 @@ def test_too_few_draws_are_refused(tables):
         main([*map(str, tables), "--draws", "5"])
 
 
+def test_a_negative_seed_is_refused(tables):
+    with pytest.raises(UserError, match="--seed -1 is below 0"):
+        main([*map(str, tables), "--seed", "-1"])
+
+
 def test_command_ends_with_one_sentence(tables):
     command = [
         sys.executable,
         "-m",
         "monai_ext.evaluation.compare",
         str(tables[0]),
-        str(tables[0]),
+        str(tables[1]),
         "--metric",
         "x",
     ]

@@ -77,6 +77,7 @@ def test_steps_to_a_threshold_by_hand():
 def test_low_distances_reach_a_threshold():
     rows = [replace(row, metric="hd95_mm") for row in curve("p1", [9.0, 4.0, 2.0])]
     assert summarise_curves(rows, "hd95_mm", 5.0)[1][0].steps_to_threshold == 2
+    assert summarise_curves(rows, "hd95_mm", 4.0)[1][0].steps_to_threshold == 2
 
 
 def test_online_methods_have_one_step_a_case():
@@ -120,6 +121,8 @@ def test_what_is_written_is_read(tmp_path):
         (",0.5,ok", ",,ok", "line 2 has the value ''"),
         (",0.5,ok", ",inf,ok", "line 2 has the value 'inf'"),
         (",1,dice", ",first,dice", "line 2 has the step 'first'"),
+        (",1,dice", f",{'9' * 5000},dice", "not a whole number below"),
+        (",0.5,ok", ",0.5,both_empty", "at status both_empty, which has none"),
         (",ok", "", "line 2 has 9 cells instead of 10"),
     ],
 )

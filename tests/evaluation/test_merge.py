@@ -19,7 +19,7 @@ from monai_ext.evaluation.table import Row, read_rows
 CASES = ["c", "a", "b", "d", "e"]
 
 
-def write_shard(folder: Path, index: int, count: int = 2, cases=CASES, **settings) -> Path:
+def write_shard(folder: Path, index: int, count: int = 2, cases=CASES, mean_of="case", **settings) -> Path:
     own = [case for case in cases if shard_of(case, count) == index]
     for case in own:
         (folder / "masks").mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def write_shard(folder: Path, index: int, count: int = 2, cases=CASES, **setting
         "list": list(cases),
         "cases": {case: f"key of {case}" for case in own},
         "settings": {"weights": "w", "config": {"seed": 0}, **settings},
-        "summary": {"seed": 0, "mean_of": "case"},
+        "summary": {"seed": 0, "mean_of": mean_of},
     }
     (folder / "shard.json").write_text(json.dumps(content))
     write_record(folder, shard=f"{index}/{count}")
@@ -100,6 +100,7 @@ def test_an_unfinished_shard_is_named(shards, tmp_path):
         ({"config": {"seed": 1}}, "seed is 0 in one and 1 in the other"),
         ({"cases": [*CASES, "f"]}, "list of cases is"),
         ({"cases": CASES[::-1]}, "list of cases#0 is"),
+        ({"mean_of": "patient"}, 'mean_of is "case" in one and "patient" in the other'),
         ({"count": 3}, "number of shards is 2 in one and 3 in the other"),
     ],
 )

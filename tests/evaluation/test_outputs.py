@@ -36,6 +36,15 @@ def test_the_same_rows_give_the_same_bytes(rows, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_a_table_of_an_earlier_run_does_not_stand_beside_half_of_the_files(rows, tmp_path):
+    write_outputs(rows, tmp_path, draws=20)
+    (tmp_path / "challenger.csv").unlink()
+    (tmp_path / "challenger.csv").mkdir()  # cannot be written
+    with pytest.raises(Exception, match="challenger"):
+        write_outputs(rows, tmp_path, draws=20)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
 def test_json_holds_no_nan(rows, tmp_path):
     write_outputs(rows, tmp_path, draws=20)
     for path in tmp_path.glob("*.json"):

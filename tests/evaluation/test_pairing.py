@@ -20,7 +20,10 @@ def three(make_row, write_tables):
     }
     return write_tables(
         {
-            name: [make_row(case, label, value, algorithm=name) for (case, label), value in of_name.items()]
+            name: [
+                make_row(case, label, value, algorithm=name, **({"status": "ref_empty"} if value == 0 else {}))
+                for (case, label), value in of_name.items()
+            ]
             for name, of_name in values.items()
         }
     )
@@ -99,9 +102,33 @@ def test_a_missing_label_is_named(make_row, write_tables):
 )
 def test_tables_that_cannot_be_paired_are_refused(values, sentence, make_row, tmp_path):
     rows = [make_row(case, "a", 0.5, algorithm=name, metric=metric) for case, name, metric in values]
-    write_rows(tmp_path / "metrics.csv", rows)
+    paths = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    for path in paths:
+        write_rows(path, rows)
     with pytest.raises(UserError, match=sentence):
-        read_methods([tmp_path / "metrics.csv"] * 2, ["dice"])
+        read_methods(paths, ["dice"])
+
+
+def test_a_table_given_twice_is_refused(three):
+    with pytest.raises(UserError, match="given twice"):
+        read_methods([three[0], three[1], three[0].parent / ".." / "one" / "metrics.csv"], ["dice"])
+
+
+@pytest.mark.parametrize(("status", "refused"), [("both_empty", True), ("ref_empty", True), ("missing", False)])
+def test_other_reference_masks_are_refused(status, refused, make_row, write_tables):
+    """Statuses tell whether the reference has a label: both methods must have been scored against the same one."""
+    value = None if status == "both_empty" else 0.0
+    tables = write_tables(
+        {
+            "one": [make_row("p1", "a", 0.5, algorithm="one")],
+            "two": [make_row("p1", "a", value, algorithm="two", status=status)],
+        }
+    )
+    if refused:
+        with pytest.raises(UserError, match=r"case p1: its reference mask holds label a in .*one.*, but not in .*two"):
+            read_methods(tables, ["dice"])
+    else:
+        assert len(read_methods(tables, ["dice"])) == 1
 
 
 def test_a_case_of_another_patient_is_refused(make_row, write_tables):

@@ -50,6 +50,12 @@ def test_masks_are_found_by_their_case(tmp_path):
     assert strangers == ["other.png"]
 
 
+def test_a_case_may_be_called_like_a_hidden_file(tmp_path):
+    touch(tmp_path, ".a.nii.gz", "b.nii.gz", "._b.nii.gz")
+    found, strangers = find_predictions(tmp_path, [".a", "b"], ["RV"])
+    assert (found[".a"].whole, strangers) == (tmp_path / ".a.nii.gz", [])
+
+
 def test_labels_may_have_files_of_their_own(tmp_path):
     touch(tmp_path, "a_RV.nii.gz", "a_left_kidney.nii.gz", "b.nii.gz", "b_RV.nii.gz")
     found, strangers = find_predictions(tmp_path, ["a", "b"], ["RV", "left kidney", "LV"])

@@ -125,6 +125,12 @@ def test_what_was_written_is_read(tmp_path):
         ('{"inputs": [{"path": 1}], "outputs": []}', "has no path"),
         ('{"inputs": [{"path": "a"}], "outputs": []}', "'a' has no sha256"),
         ('{"inputs": [], "outputs": [], "data": 3}', "data is no object"),
+        ('{"inputs": [], "outputs": [], "data": {"root": 3}}', "root of data is no path"),
+        ('{"inputs": [], "outputs": [], "versions": [1]}', "versions is no object"),
+        ('{"inputs": [], "outputs": [], "code": "abc"}', "code is no object"),
+        ('{"inputs": [{"path": "a", "sha256": "0", "in": ["b"]}], "outputs": []}', "no usable path"),
+        ('{"inputs": [{"path": "a", "sha256": "0", "bytes": "many"}], "outputs": []}', "no usable path"),
+        ('{"inputs": [{"path": "a\\u0000", "sha256": "0"}], "outputs": []}', "no usable path"),
         ('{"inputs": [], "outputs": [], "checkpoint": "x"}', "has no path"),
     ],
 )

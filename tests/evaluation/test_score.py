@@ -184,6 +184,19 @@ def test_tables_do_not_name_the_folders_of_a_machine(tmp_path):
         assert str(tmp_path) not in (tmp_path / "out" / name).read_text()
 
 
+def test_a_folder_is_left_out_of_paths_only_where_they_begin(tmp_path, monkeypatch):
+    """--predictions net must not turn the reference cabinet/a.png into cabia.png."""
+    cases = []
+    for folder in ("net", "cabinet"):
+        save(tmp_path / folder / "a.png", BOTH)
+    cases.append({"case": "a", "image": "cabinet/a.png", "label": "cabinet/a.png"})
+    (tmp_path / "list.json").write_text(json.dumps({"dataset": "toy", "labels": LABELS, "cases": cases}))
+    monkeypatch.chdir(tmp_path)
+    main(["--datalist", "list.json", "--predictions", "net", "--output_dir", "out"])
+    entry = json.loads((tmp_path / "out" / "nnunet_summary.json").read_text())["metric_per_case"][0]
+    assert (entry["prediction_file"], entry["reference_file"]) == ("a.png", "cabinet/a.png")
+
+
 def test_counts_of_voxels_reach_nnunet_s_summary(tmp_path):
     main(write_cohort(tmp_path))
     found = json.loads((tmp_path / "out" / "nnunet_summary.json").read_text())
@@ -293,7 +306,9 @@ def test_the_run_is_recorded(tmp_path):
     ("options", "sentence"),
     [
         (["--labels", "liver"], "no such label; it has organ, lesion"),
-        (["--nsd_tolerance_mm", "-1"], "below 0"),
+        (["--nsd_tolerance_mm", "-1"], "is no distance"),
+        (["--nsd_tolerance_mm", "inf"], "is no distance"),
+        (["--seed", "-1"], "below 0"),
         (["--mean_of", "slice"], "no such level"),
         (["--mean_of", "fold"], "no case has a fold"),
         (["--split", "test"], "no case is in split 'test'"),

@@ -106,6 +106,13 @@ def test_a_level_that_the_table_lacks_is_refused(rows):
         summarise(rows, draws=10, mean_of="fold")
 
 
+def test_cases_that_lack_a_level_are_told(make_row):
+    rows = [make_row(f"c{number}", "a", 0.5, visit="1" if number else "") for number in range(3)]
+    warnings = " ".join(summarise(rows, draws=10, mean_of="visit")["warnings"])
+    assert "mean_of visit: 1 of 3 cases name no visit" in warnings
+    assert "name no visit" not in " ".join(summarise(rows, draws=10)["warnings"])
+
+
 def test_frames_of_a_video_are_no_visits(make_row):
     rows = [make_row(f"f{number}", "a", 0.5, patient="video", visit=str(number)) for number in range(11)]
     summary = summarise(rows, draws=10)

@@ -38,6 +38,8 @@ def test_text_of_the_table(make_row, tmp_path):
         (",".join(COLUMNS).encode() + b"\nt,a,c,,,,,0,RV,dice,nan,ok\n", "not a number"),
         (",".join(COLUMNS).encode() + b"\nt,a,c,,,,,0,RV,dice,,ok\n", "no value at status ok"),
         (",".join(COLUMNS).encode() + b"\nt,a,c,,,,,0,RV,dice,1,fine\n", "unknown status 'fine'"),
+        (",".join(COLUMNS).encode() + b"\nt,a,c,,,,,0,RV,dice,1,both_empty\n", "at status both_empty, which has none"),
+        (",".join(COLUMNS).encode() + b"\nt,a,c,,,,,0,RV,dice,1,ok\nt,a,c,,,,,0,RV,dice,1,ok\n", "several rows"),
     ],
 )
 def test_other_files_are_refused(text, sentence, tmp_path):

@@ -131,3 +131,11 @@ def test_the_command_says_what_changed(run, capsys):
 def test_a_folder_without_record_is_named(tmp_path):
     with pytest.raises(UserError, match=r"run\.json: there is no such file; name the run\.json of a run$"):
         main([str(tmp_path)])
+
+
+def test_a_record_without_files_proves_nothing(tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"inputs": [], "outputs": []}')
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path)])
+    assert ended.value.code == 1
+    assert "it names no file" in capsys.readouterr().out

@@ -188,6 +188,22 @@ def test_a_failing_case_leaves_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_failing_run_does_not_leave_the_table_of_an_earlier_one(tmp_path):
+    cases = write_volumes(tmp_path, ["v1"])
+    evaluate(cases, table(tmp_path / "out"))
+    assert (tmp_path / "out" / "metrics.csv").is_file()
+    del cases[0]["label"]
+    with pytest.raises(Exception, match="v1"):
+        evaluate(cases, table(tmp_path / "out"))
+    assert not (tmp_path / "out" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("option", [{"seed": -1}, {"nsd_tolerance_mm": -1.0}, {"nsd_tolerance_mm": math.inf}])
+def test_options_that_would_stop_the_run_at_its_end_are_refused_before(option, tmp_path):
+    with pytest.raises(UserError, match=next(iter(option))):
+        table(tmp_path, **option)
+
+
 def test_a_case_without_label_is_named(tmp_path):
     [case] = write_volumes(tmp_path, ["v1"])
     del case["label"]

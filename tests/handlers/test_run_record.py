@@ -151,6 +151,8 @@ def test_config_of_any_type_is_written(tmp_path):
 
 
 def test_a_failed_run_leaves_no_record(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text("that of an earlier run")
     with pytest.raises(RuntimeError, match="broken"):
         run(RunRecord(tmp_path / "out"), tmp_path / "out", fail=True)
     assert list((tmp_path / "out").iterdir()) == []
