@@ -51,6 +51,9 @@ NOT_OF_A_CASE = frozenset(
 )
 """Entries of a config that leave the result of a case as it is, or of which the contents are hashed."""
 
+DECIDING_PACKAGES = ("monai", "torch", "numpy", "scipy", "scikit-learn", "POT", "nibabel")
+"""Packages of which another version may give other results."""
+
 MAKES_RESULTS = (
     *("inferers", "metrics", "networks", "prompts", "transforms", "handlers"),
     *("data/images.py", "data/case_reader.py", "evaluation/case_metrics.py"),
@@ -351,7 +354,7 @@ def case_settings(cases: DataList, weights: str | os.PathLike | None, device: st
     """
     config = {key: value for key, value in running_config().items() if key not in NOT_OF_A_CASE}
     return {
-        "versions": {"monai-ext": __version__, **{name: version(name).split("+")[0] for name in ("monai", "torch")}},
+        "versions": {"monai-ext": __version__, **{name: version(name).split("+")[0] for name in DECIDING_PACKAGES}},
         "code": _source_sha256(),
         "weights": None if weights is None else sha256_of(weights),
         "device": torch.device(device).type,

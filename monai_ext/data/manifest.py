@@ -61,6 +61,8 @@ def _parse_case_name(name: object) -> object:
             raise ValueError(f"{name!r} is no name; write a short text without slashes")
         if any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
             raise ValueError(f"{name!r} must do as a file name; leave out slashes and control characters")
+        if name.startswith("."):
+            raise ValueError(f"{name!r} would make hidden files; begin it with something else than a dot")
         if len(name.encode()) > MAX_CASE_NAME_BYTES:
             raise ValueError(f"is longer than {MAX_CASE_NAME_BYTES} bytes; choose a shorter name")
     return name
@@ -71,6 +73,8 @@ def _parse_labels(labels: object) -> object:
     if isinstance(labels, dict):
         if not labels:
             raise ValueError('is empty; name at least one structure, such as {"tumour": 1}')
+        if taken := sorted({"macro", "micro"} & set(labels)):
+            raise ValueError(f"{taken[0]!r} is what means over labels are called; name the structure otherwise")
         for name, value in labels.items():
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
                 raise ValueError(f"{name!r} has the value {value!r}; label values are whole numbers above 0")

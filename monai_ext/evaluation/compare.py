@@ -175,7 +175,8 @@ def comparison_notes(differences: Sequence[Difference], measured: Sequence[Measu
         f"paired by case, first minus second; 95% CI: {draws} bootstrap draws over patients",
         "effect: matched-pairs rank-biserial correlation; p: Wilcoxon signed-rank, two-sided, zeros as Pratt; both "
         "over patients (the mean of each patient's differences)",
-        f"p Holm: over all {sum(row.p is not None for row in differences)} comparisons here",
+        f"p Holm: over all {sum(row.p is not None for row in differences)} comparisons here; macro: mean over a case's "
+        "labels, then over cases",
     ]
     patients = len(measured[0].patients)
     warnings = [cohort_warning(patients), *_power_warning(differences), *_one_sided_warnings(measured)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePath
@@ -142,6 +143,18 @@ class FinishedCases:
         done = len(self.cases) - len(self.left)
         if done and processes.is_first():
             print(f"{done} of {len(self.cases)} cases are finished and kept as they are", flush=True)
+        if processes.is_first() and (strangers := self._strangers()):
+            print(
+                f"warning: {self.output_dir} holds the files of {len(strangers)} cases that this run does not have "
+                f"({', '.join(strangers[:3])}{', ...' if len(strangers) > 3 else ''}); they stay as they are",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _strangers(self) -> list[str]:
+        """Return the cases of another run, whose masks and overlays lie among those of this one."""
+        records = (self.output_dir / FOLDER).glob("*.json")
+        return sorted({path.stem for path in records} - {str(case["case"]) for case in self.cases})
 
     def _seed(self, engine: Engine) -> None:
         random.seed(self.seed)

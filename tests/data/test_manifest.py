@@ -115,6 +115,8 @@ def test_list_that_cannot_be_read(tmp_path: Path) -> None:
         (content(cases={}), r"key 'cases' must be a list \[\.\.\.\], not {}"),
         (content(entry(), labels=["RV"]), "key 'labels' must be an object"),
         (content(entry(), labels={}), "key 'labels' is empty"),
+        (content(entry(".hidden")), "'.hidden' would make hidden files"),
+        (content(entry(), labels={"macro": 1}), "'macro' is what means over labels are called"),
         (content(entry(), labels={"RV": 0}), "'RV' has the value 0; label values are whole numbers above 0"),
         (content(entry(), labels={"RV": True}), "'RV' has the value True"),
         (content(entry(), labels={"RV": 1.0}), "'RV' has the value 1.0"),
@@ -135,7 +137,7 @@ def test_name_that_is_no_file_name(tmp_path: Path, name: str) -> None:
     refuse(tmp_path, content(entry(name)), "case .* key 'case' ")
 
 
-@pytest.mark.parametrize("name", ["patient 1", "Sjögren-01.v2", "患者", ".hidden"])
+@pytest.mark.parametrize("name", ["patient 1", "Sjögren-01.v2", "患者"])
 def test_name_with_spaces_or_unicode(tmp_path: Path, name: str) -> None:
     assert load(tmp_path, content(entry(name))).cases[0].case == name
 

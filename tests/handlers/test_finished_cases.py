@@ -69,6 +69,13 @@ def test_only_the_case_that_failed_and_those_after_it_are_left(out, cases):
     assert run(out, cases) == ["a_2", "b_1"]
 
 
+def test_cases_of_another_run_in_the_folder_are_told(out, cases, capfd):
+    run(out, cases)
+    assert "does not have" not in capfd.readouterr().err
+    run(out, cases[:1], {"n": 2})
+    assert "holds the files of 2 cases that this run does not have (a_2, b_1)" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["image", "reference_image"])
 def test_a_changed_file_makes_its_case_anew(out, cases, tmp_path, name):
     run(out, cases)
