@@ -51,6 +51,7 @@ _WRITE_ERRORS = (
     errno.EDQUOT,
     errno.EEXIST,
     errno.ENOTDIR,
+    errno.ENOENT,
     errno.EISDIR,
     errno.ENAMETOOLONG,
 )
@@ -218,7 +219,10 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno not in _WRITE_ERRORS:
+        elsewhere = error.errno == errno.ENOENT and str(error.filename) not in map(
+            str, (temporary, path, *path.parents)
+        )  # a file that the caller reads
+        if error.errno not in _WRITE_ERRORS or elsewhere:
             raise
         raise UserError(f"cannot write {path}: {_reason(error)}; choose another --output_dir") from error
     finally:

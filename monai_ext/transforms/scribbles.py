@@ -116,10 +116,7 @@ def simulate_scribble(
     Returns:
         [H, W] of the label's type: the structures' values, 0 for background scribbles, ``unlabelled``.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
-    if unlabelled == 0 or unlabelled in values:
-        raise ValueError(f"unlabelled is {unlabelled}, which is background or a structure: choose another value")
+    _check_settings(kind, unlabelled, values)
     draw = skeleton_scribble if kind == "skeleton" else stroke_scribble
     result = np.full_like(label, unlabelled)
     foreground = np.isin(label, values)
@@ -149,6 +146,10 @@ class SimulateScribblesd(MapTransform):
         slice_axis: axis of a volume, 0 to 2, that counts slices.
         seed: seeds every case together with its name (key ``case``).
         allow_missing_keys: let items without a key pass.
+
+    Raises:
+        ValueError: ``kind`` is unknown, or ``unlabelled`` is the value of background or a structure; when called,
+            labels are of a type that cannot hold ``unlabelled``.
     """
 
     def __init__(
@@ -169,6 +170,7 @@ class SimulateScribblesd(MapTransform):
         if len(self.output_keys) != len(self.keys):
             raise ValueError(f"{len(self.keys)} keys but {len(self.output_keys)} output keys")
         self.values = list(labels.values())
+        _check_settings(kind, unlabelled, self.values)
         self.unlabelled, self.kind, self.width, self.background = unlabelled, kind, width, background
         self.slice_axis, self.seed = slice_axis, seed
 
@@ -179,6 +181,10 @@ class SimulateScribblesd(MapTransform):
         for key, output in self.key_iterator(item, self.output_keys):
             rng = np.random.default_rng([self.seed, name])
             tensor = torch.as_tensor(item[key])
+            if torch.tensor(self.unlabelled).to(tensor.dtype).item() != self.unlabelled:
+                raise ValueError(
+                    f"{key!r} is {tensor.dtype}, which cannot hold {self.unlabelled}: choose another value"
+                )
             scribble = torch.from_numpy(self._draw(tensor.numpy(force=True)[0], rng))[None].to(tensor)
             is_meta = isinstance(item[key], MetaTensor)
             item[output] = MetaTensor(scribble, meta=dict(item[key].meta)) if is_meta else scribble
@@ -193,6 +199,13 @@ class SimulateScribblesd(MapTransform):
             for plane in slices
         ]
         return drawn[0] if axis is None else np.ascontiguousarray(np.moveaxis(np.stack(drawn), 0, axis))
+
+
+def _check_settings(kind: str, unlabelled: int, values: Sequence[int]) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
+    if unlabelled == 0 or unlabelled in values:
+        raise ValueError(f"unlabelled is {unlabelled}, which is background or a structure: choose another value")
 
 
 def _on_pieces(mask: Mask, draw: Callable[[Mask], Mask]) -> Mask:

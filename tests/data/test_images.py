@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -420,6 +421,17 @@ def test_folder_that_takes_no_file(tmp_path: Path) -> None:
         atomic_path(tmp_path / "file" / "mask.nii") as temporary,
     ):
         temporary.touch()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_folder_that_nobody_can_make() -> None:
+    with pytest.raises(UserError, match=r"cannot write /proc/x/mask\.nii: .*"), atomic_path("/proc/x/mask.nii"):
+        pass
+
+
+def test_a_missing_source_is_no_failure_to_write(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "mask.nii") as temporary:
+        shutil.copy(tmp_path / "source.nii", temporary)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")

@@ -131,6 +131,17 @@ def test_background_is_drawn_on_slices_with_structures_only_and_can_be_left_out(
 def test_wrong_settings(kind: str, unlabelled: int) -> None:
     with pytest.raises(ValueError, match="choose"):
         simulate_scribble(heart(), [3, 7], unlabelled, np.random.default_rng(0), kind)
+    with pytest.raises(ValueError, match="choose"):
+        SimulateScribblesd("label", LABELS, unlabelled, kind=kind)
+
+
+@pytest.mark.parametrize(("dtype", "unlabelled"), [(torch.uint8, 256), (torch.uint8, -1), (torch.float16, 2049)])
+def test_a_value_that_the_label_cannot_hold_is_refused(dtype: torch.dtype, unlabelled: int) -> None:
+    label = torch.as_tensor(heart()[None]).to(dtype)
+    with pytest.raises(ValueError, match="cannot hold"):
+        SimulateScribblesd("label", LABELS, unlabelled)({"label": label})
+    found = SimulateScribblesd("label", LABELS, unlabelled)({"label": label.to(torch.int32)})
+    assert (found["label"] == unlabelled).any()
 
 
 def volume(axis: int) -> MetaTensor:

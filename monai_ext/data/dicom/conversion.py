@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_ext.data.dicom.contours import Roi, contour_mask
+from monai_ext.data.dicom.contours import Roi, StructureSet, contour_mask
 from monai_ext.data.dicom.geometry import find_problems, series_affine, sorted_slices
 from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.segmentation import Segmentation, segment_mask
@@ -105,6 +106,87 @@ def convert_segment(
     convert_label(draw, series, [segmentation.path], path, number, value)
 
 
+@dataclass(frozen=True)
+class Outlines:
+    """One ROI of an RTSTRUCT, its contours read."""
+
+    file: StructureSet
+    roi: Roi
+
+    @property
+    def name(self) -> str:
+        """ROIName."""
+        return self.roi.name
+
+    def draw(self, series: SeriesHeaders) -> tuple[NDArray[np.bool_], list[str]]:
+        """Return the mask [X, Y, Z] on the grid of a series, and what was passed over.
+
+        Raises:
+            UserError: contours do not fit the series.
+        """
+        affine, shape = _grid(series)
+        try:
+            return contour_mask(self.roi.contours or (), shape, affine)
+        except UserError as error:
+            raise UserError(f"{self.file.path}: ROI {self.name!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a SEG."""
+
+    file: Segmentation
+    number: int
+
+    @property
+    def name(self) -> str:
+        """SegmentLabel, or SegmentDescription where there is none."""
+        return self.file.segments[self.number] or self.file.descriptions[self.number]
+
+    def draw(self, series: SeriesHeaders) -> tuple[NDArray[np.bool_], list[str]]:
+        """Return the mask [X, Y, Z] on the grid of a series.
+
+        Raises:
+            UserError: frames do not fit the series.
+        """
+        return segment_mask(self.file, self.number, series), []
+
+
+def convert_structures(
+    parts: Sequence[tuple[int, Outlines | Segment]], series: SeriesHeaders, path: PathLike
+) -> list[str]:
+    """Write several ROIs and segments as one label map on the grid of a series.
+
+    Args:
+        parts: value and ROI or segment. Those of one value are united; later values are drawn over earlier ones.
+        series: the contoured series.
+        path: NIfTI file to write.
+
+    Returns:
+        What was passed over, united or drawn over, in sentences.
+
+    Raises:
+        UserError: one does not fit the series, or encloses no voxel.
+    """
+    _, shape = _grid(series)
+    label = np.zeros(shape, dtype=np.uint8 if max(value for value, _ in parts) < 256 else np.uint16, order="F")
+    notes, names, covered = list[str](), dict[int, list[str]](), 0
+    for value, part in parts:
+        where = f"{part.file.path}: {part.name!r}"
+        mask, own = part.draw(series)
+        _check_not_empty(mask, where)
+        covered += int(np.count_nonzero(mask & (label != 0) & (label != value)))
+        label[mask] = value
+        notes += [f"{where}: {note}" for note in own]
+        names.setdefault(value, []).append(part.name)
+    notes += [f"{', '.join(map(repr, united))} are united" for united in names.values() if len(united) > 1]
+    if covered:
+        notes.append(f"{covered} voxels belong to several structures; the one named last has them")
+    how = [(value, part.name) for value, part in parts]
+    convert_label(lambda: label, series, sorted({part.file.path for _, part in parts}), path, *how)
+    return notes
+
+
 def convert_label(
     draw: Callable[[], NDArray[Any]], series: SeriesHeaders, sources: Iterable[Path], path: PathLike, *how: object
 ) -> None:
@@ -127,10 +209,16 @@ def convert_label(
 
 
 def _valued(mask: NDArray[np.bool_], value: int, where: str) -> NDArray[Any]:
+    _check_not_empty(mask, where)
+    dtype = np.uint8 if value < 256 else np.uint16
+    label = np.zeros_like(mask, dtype=dtype)
+    label[mask] = value
+    return label
+
+
+def _check_not_empty(mask: NDArray[np.bool_], where: str) -> None:
     if not mask.any():
         raise UserError(f"{where} encloses no voxel of the series; look at it in a viewer, or leave it out")
-    dtype = np.uint8 if value < 256 else np.uint16
-    return mask.astype(dtype) * dtype(value)
 
 
 def _grid(series: SeriesHeaders) -> tuple[NDArray[np.float64], tuple[int, int, int]]:

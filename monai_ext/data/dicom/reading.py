@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'monai-ext[dicom]'"
 NOT_DICOM = "no DICOM file"
 _MAGIC_OFFSET = 128
+_SIZES = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames")
 _BARE_SUFFIXES = ("", ".dcm", ".ima", ".dicom")  # files of these may be DICOM without the usual first 132 bytes
 
 
@@ -29,6 +30,12 @@ def require_extra() -> None:
     missing = [name for name in ("pydicom", "highdicom") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"DICOM needs {' and '.join(missing)}, which is not installed; {INSTALL}")
+
+
+def has_preamble(path: PathLike) -> bool:
+    """Tell whether a file begins as DICOM files do."""
+    with open(path, "rb") as file:
+        return file.read(_MAGIC_OFFSET + 4)[_MAGIC_OFFSET:] == b"DICM"
 
 
 def looks_like_dicom(path: PathLike) -> bool:
@@ -68,6 +75,30 @@ def read_dataset(path: PathLike, *, pixels: bool = True, tags: Sequence[str] | N
         syntax = pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
         dataset.file_meta.TransferSyntaxUID = syntax
     return dataset
+
+
+def missing_pixel_bytes(path: PathLike) -> int:
+    """Return by how many bytes an uncompressed file is too short for its pixels, without reading them.
+
+    Returns:
+        0 for a whole file, and for what is compressed or no image.
+
+    Raises:
+        UserError: the header is damaged, or the extra is not installed.
+    """
+    require_extra()
+    import pydicom
+
+    with naming_damage(path), open(path, "rb") as file:
+        dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_SIZES))
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        if not dataset.get("Rows") or (syntax is not None and (syntax.is_compressed or syntax.is_deflated)):
+            return 0
+        pixels = int(dataset.Rows) * int(dataset.get("Columns") or 0) * int(dataset.get("NumberOfFrames") or 1)
+        bits = pixels * int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("BitsAllocated") or 0)
+        is_implicit, _ = dataset.original_encoding
+        there = Path(path).stat().st_size - file.tell() - (8 if is_implicit else 12)  # tag, type and length
+        return max(0, (bits + 7) // 8 - max(0, there))
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def place_on_series(mask: NDArray[np.int32], affine: NDArray[np.float64], source
     expected = np.where(flipped[:, None], np.array(mask.shape)[:, None] - 1 - corners, corners)[order]
     if np.abs(change[:3, :3] @ corners + change[:3, 3:] - expected).max() > GRID_TOLERANCE:
         return None
-    return np.flip(mask, np.flatnonzero(flipped).tolist()).transpose(order)
+    return np.flip(mask, tuple(np.flatnonzero(flipped).tolist())).transpose(order)
 
 
 def describe_grid(shape: Sequence[int], affine: NDArray[np.float64]) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 from monai_ext.data.dicom.geometry import Problem as SeriesProblem
 from monai_ext.data.dicom.geometry import find_problems, sorted_slices
 from monai_ext.data.dicom.headers import SeriesHeaders
-from monai_ext.data.dicom.reading import NOT_DICOM
+from monai_ext.data.dicom.reading import NOT_DICOM, missing_pixel_bytes
 from monai_ext.data.dicom.series import group_headers
 from monai_ext.data.doctor.findings import Check, Problem, many, some
 from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, PathLike
+from monai_ext.errors import UserError
 
 FEW_SLICES = 9
 """A series of several orientations with at most so many slices is taken for a localiser."""
@@ -29,12 +30,14 @@ class FolderFacts:
         series: its series, images and others.
         skipped: files that are no DICOM or damaged, and why.
         problems: of each image series.
+        truncated: image files that are too short, and by how many bytes.
     """
 
     folder: Path
     series: Sequence[SeriesHeaders]
     skipped: Sequence[tuple[Path, str]] = ()
     problems: dict[int, list[SeriesProblem]] = field(default_factory=dict)
+    truncated: Sequence[tuple[Path, int]] = ()
 
     @cached_property
     def images(self) -> list[SeriesHeaders]:
@@ -74,7 +77,15 @@ def read_folder(folder: PathLike) -> FolderFacts:
     folder = Path(folder).expanduser()
     series = group_headers(folder)
     problems = {id(one): list(find_problems(one)) for one in series if one.is_image}
-    return FolderFacts(folder, series, tuple(series.skipped), problems)
+    files = [header.path for one in series if one.is_image for header in one.slices]
+    skipped, truncated = list(series.skipped), []
+    for path in files:
+        try:
+            if missing := missing_pixel_bytes(path):
+                truncated.append((path, missing))
+        except UserError as error:
+            skipped.append((path, str(error).removeprefix(f"{path}: ")))
+    return FolderFacts(folder, series, skipped, problems, truncated)
 
 
 def no_image_series(facts: FolderFacts) -> Iterator[Problem]:
@@ -94,6 +105,13 @@ def unreadable_dicom(facts: FolderFacts) -> Iterator[Problem]:
         if not why.startswith(NOT_DICOM):
             what, _, fix = why.rpartition("; ")
             yield Problem(f"{path.name}: {what or fix}", fix if what else "copy or download it again", "", str(path))
+
+
+def truncated_pixels(facts: FolderFacts) -> Iterator[Problem]:
+    """An uncompressed file is shorter than its header says: the copy broke off within the pixels."""
+    for path, missing in facts.truncated:
+        sentence = f"{path.name} breaks off within its pixels ({many(missing, 'byte')} missing)"
+        yield Problem(sentence, "copy or download it again", "", str(path))
 
 
 def other_files(facts: FolderFacts) -> Iterator[Problem]:
@@ -204,6 +222,7 @@ def _steps(series: SeriesHeaders) -> set[bool]:
 CHECKS: list[Check[FolderFacts]] = [
     Check("error", no_image_series),
     Check("warning", unreadable_dicom),
+    Check("error", truncated_pixels),
     Check("note", other_files),
     Check("error", missing_slice, 29),
     Check("error", uneven_spacing, 29),

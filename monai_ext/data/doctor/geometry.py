@@ -11,6 +11,7 @@ from monai_ext.data.doctor.facts import ListFacts, Use, VolumeHeader
 from monai_ext.data.doctor.findings import Check, Problem, many, some
 from monai_ext.data.file_error import FileError
 from monai_ext.data.images import Geometry
+from monai_ext.data.indexing.frame import lies_mirrored
 
 FORMS_APART = 0.05  # of the smallest spacing: beyond, sform and qform disagree by more than rounding
 PIXDIM_APART = 0.01  # of the spacing
@@ -41,7 +42,11 @@ def grid_differs(facts: ListFacts) -> Iterator[Problem]:
         sentence = (
             f"{label.name} has {difference.name} {difference.of_label} but its {image.name} {difference.of_image}"
         )
-        yield label.problem(sentence, "export both from the same series, or resample the label map to the image")
+        fix = "export both from the same series, or resample the label map to the image"
+        if lies_mirrored(_grid(image), _grid(label)):
+            sentence += ": it lies on the same voxels, only its axes are flipped or swapped"
+            fix = "resample the label map to the image, which loses nothing here; do not copy the header"
+        yield label.problem(sentence, fix)
 
 
 def bad_affine(facts: ListFacts) -> Iterator[Problem]:

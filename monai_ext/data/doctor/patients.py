@@ -36,6 +36,20 @@ def visit_missing(facts: ListFacts) -> Iterator[Problem]:
             yield Problem(sentence, "add a number or a date to each, to tell which comes first", without[0])
 
 
+def same_visit(facts: ListFacts) -> Iterator[Problem]:
+    """Several annotated images of a patient have the same visit: P2SAM takes them together as references."""
+    for patient, cases in _patients(facts).items():
+        visits: dict[object, list[str]] = {}
+        for case in cases:
+            if case.visit is not None and case.label and not case.reference_image:
+                visits.setdefault(case.visit, []).append(case.case)
+        for visit, names in visits.items():
+            if len(names) > 1:
+                sentence = f"patient {patient} has {len(names)} annotated images of visit {visit} ({some(names)})"
+                fix = "give each its own visit if they are not to serve together as P2SAM's references"
+                yield Problem(sentence, fix, names[0])
+
+
 def no_annotated_visit(facts: ListFacts) -> Iterator[Problem]:
     """A patient has several images but no label map (and no scribble): P2SAM has nothing to follow them from."""
     for patient, cases in _patients(facts).items():
@@ -76,6 +90,7 @@ CHECKS: list[Check[ListFacts]] = [
     Check("note", no_patient),
     Check("note", single_visit),
     Check("warning", visit_missing),
+    Check("note", same_visit),
     Check("warning", no_annotated_visit),
     Check("note", label_in_last_visit_only),
     Check("warning", own_reference),

@@ -15,6 +15,7 @@ from monai_ext.data.cards import Card
 from monai_ext.data.indexing.acdc import index_acdc
 from monai_ext.data.indexing.bids import index_bids
 from monai_ext.data.indexing.chaos import index_chaos
+from monai_ext.data.indexing.dicom import index_dicom
 from monai_ext.data.indexing.folder import index_folder
 from monai_ext.data.indexing.four_d_lung import index_four_d_lung
 from monai_ext.data.indexing.frame import Index, Options
@@ -53,6 +54,6 @@ INDEXERS: dict[str, Indexer] = {
     "retouch": index_retouch,
     "synapse": index_synapse,
 }
-OWN_DATA: dict[str, OwnDataIndexer] = {"folder": index_folder, "bids": index_bids}
+OWN_DATA: dict[str, OwnDataIndexer] = {"folder": index_folder, "bids": index_bids, "dicom": index_dicom}
 
 __all__ = ["INDEXERS", "OWN_DATA", "Index", "Indexer", "Options", "OwnDataIndexer"]

@@ -21,12 +21,19 @@ examples:
   python -m monai_ext.data.indexing folder mine -o mine.json --labels tumour=1 \\
       --modality CT --patient_pattern '(?P<patient>p[0-9]+)_(?P<visit>[0-9-]+)'
   python -m monai_ext.data.indexing bids study -o study.json --labels lesion=1 --image_pattern T1w
+  python -m monai_ext.data.indexing dicom export -o mine.json --roi 'tumour=GTV.*' 'cord=^(spinal )?cord$'
 
 own data:
   folder   images/ and labels/ (or masks/) with files of the same name; nnU-Net's imagesTr/labelsTr with
            dataset.json; or one folder of NAME_image, NAME_label (and NAME_scribble) files. Images without a label
            are kept.
   bids     sub-*/[ses-*/]anat/*.nii.gz, labels as *_dseg or *_mask below derivatives/; sessions are the visits.
+  dicom    any tree of CT or MR series with RTSTRUCT and SEG, which go to the series that they refer to. Patients are
+           PatientIDs, visits StudyDates. Each annotated series is a case. Of a visit without one, the series
+           described as an annotated one is (SeriesDescription), else the axial one with most slices, unlabelled;
+           --image_pattern (in the SeriesDescription) chooses. All ROIs that a REGEX finds are united; later names
+           are drawn over earlier ones; values are 1, 2, ... unless --labels says otherwise. Without --roi: the
+           ROIs called as in --labels, or the only one there is. What is left out is printed, with the reason.
 
 Files are named relative to the list if they lie below its folder, so that both can be moved together, and by
 their absolute path otherwise. What has to be converted (JPEG or split masks, DICOM, MetaImage) is written to
@@ -55,24 +62,37 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"data sets:\n{names}\n\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", metavar="DATASET", help="one of the data sets below, or folder, or bids")
+    parser.add_argument("dataset", metavar="DATASET", help="one of the data sets below, or folder, bids or dicom")
     parser.add_argument("root", metavar="ROOT", nargs="?", help="folder of the download, as it was unpacked")
     parser.add_argument("-o", "--output", metavar="LIST", help="data list to write, such as acdc.json")
     parser.add_argument("--card", action="store_true", help="show what is known of the data set, and stop")
     parser.add_argument(
-        "--labels", nargs="+", metavar="NAME=VALUE", help="value of each structure in your label maps (folder, bids)"
+        "--labels",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="value of each structure in the label maps (folder, bids, dicom)",
     )
     parser.add_argument("--ignore", type=int, metavar="VALUE", help="value that is not annotated, as in scribbles")
-    parser.add_argument("--modality", help="MR, CT, endoscopy ...: chooses the intensity window")
+    parser.add_argument(
+        "--modality", help="MR, CT, endoscopy ...: chooses the intensity window (dicom: and the series)"
+    )
     parser.add_argument(
         "--patient_pattern", metavar="REGEX", help="groups (?P<patient>...), (?P<visit>...) in a case's name (folder)"
     )
-    parser.add_argument("--image_pattern", metavar="REGEX", help="take only images with this in their path")
+    parser.add_argument(
+        "--image_pattern", metavar="REGEX", help="take only images with this in their path (dicom: description)"
+    )
     parser.add_argument("--label_pattern", metavar="REGEX", help="take only label maps with this in their path")
     parser.add_argument(
         "--threshold", type=int, metavar="GREY", help="masks are grey pictures: from this value on it is the structure"
     )
-    parser.add_argument("--roi", metavar="REGEX", help="name of the ROI or segment to take (DICOM)")
+    parser.add_argument(
+        "--roi",
+        nargs="+",
+        action="extend",
+        metavar="[NAME=]REGEX",
+        help="structures and the names of their ROIs or segments (dicom; one for 4d_lung and nsclc_radiomics)",
+    )
     parser.add_argument("--gates", nargs="+", type=int, metavar="N", help="breathing phases to take (4D-Lung)")
     parser.add_argument(
         "--copy_geometry",
@@ -94,7 +114,7 @@ def _options(given: argparse.Namespace) -> Options:
         image_pattern=_pattern(given.image_pattern, "image_pattern"),
         label_pattern=_pattern(given.label_pattern, "label_pattern"),
         threshold=given.threshold,
-        roi=given.roi,
+        roi=None if given.roi is None else tuple(given.roi),
         gates=None if given.gates is None else tuple(given.gates),
         copy_geometry=given.copy_geometry,
         headers_only=given.headers_only,

@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from monai_ext.data.dicom.reading import has_preamble
 from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, is_frame
 from monai_ext.data.indexing.frame import (
     CaseEntry,
@@ -33,6 +34,7 @@ ENDINGS = ("", *LABEL_ENDINGS, "_scribble")
 IMAGE_ENDINGS = ("_image", "_img")
 UNREADABLE = (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".hdr", ".mgz", ".gipl", ".npy", ".npz", ".webp", ".gif")
 LOSSY = (".jpg", ".jpeg")
+LOOKED_AT = 100  # files, to tell whether a folder holds DICOM
 MOST_VALUES = 50  # more values than that are grey levels and not structures
 
 _CHANNEL = re.compile(r"_([0-9]{4})$")
@@ -51,13 +53,20 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
     """
     images, labels, scribbles = find_files(root, options)
     if not images:
+        if _holds_dicom(root):
+            raise UserError(f"{root}: these are DICOM files; index them with dicom in place of folder")
         raise UserError(
             f"{root}: there is neither a folder images/ nor files NAME_image (or NAME) and NAME_label; arrange it so"
             + (", or correct --image_pattern" if options.image_pattern is not None else "")
         )
     index = Index({"dataset": root.name, "modality": None, "labels": {}, "cases": []})
     index.skipped += [
-        (str(path), "this kind of file cannot be read; convert it to .nii.gz or .png")
+        (
+            str(path),
+            "DICOM is no kind of file for folder; index it with dicom"
+            if path.suffix.lower() == ".dcm"
+            else "this kind of file cannot be read; convert it to .nii.gz or .png",
+        )
         for path in files_below(root, UNREADABLE)
     ]
     channels = _first_channels(images, index)
@@ -87,6 +96,10 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
     if index.datalist["modality"] is None and options.modality is None:
         index.notes.append("no modality: CT needs --modality CT for its intensity window")
     return index
+
+
+def _holds_dicom(root: Path) -> bool:
+    return any(has_preamble(path) for path in files_below(root, ("",))[:LOOKED_AT] if path.is_file())
 
 
 def patient_of(case: str, pattern: re.Pattern[str] | None) -> CaseEntry:

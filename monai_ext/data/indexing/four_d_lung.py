@@ -53,8 +53,8 @@ def index_four_d_lung(root: Path, files: Path, card: Card, options: Options) -> 
         root: folder of the download.
         files: takes the converted volumes.
         card: of 4D-Lung.
-        options: ``gates`` (default: gate 0) and ``roi``, which finds the tumour's ROI by its name. Where it finds
-            several in one file, the first is taken, as P2SAM does.
+        options: ``gates`` (default: gate 0) and ``roi`` (REGEX or NAME=REGEX), which finds the tumour's ROI
+            by its name. Where it finds several in one file, the first is taken, as P2SAM does.
 
     Returns:
         A case for each visit and gate; ``dicom_series`` names its CT series.
@@ -64,21 +64,19 @@ def index_four_d_lung(root: Path, files: Path, card: Card, options: Options) -> 
             cannot be written.
     """
     gates = GATES if options.gates is None else options.gates
-    value, pattern = structure_to_find(card, options)
+    index = Index(start_list(card))
+    value, pattern = structure_to_find(card, options, index)
 
     def matters(header: SliceHeader) -> bool:
         return header.modality == "RTSTRUCT" or gate_of(header.series_description) in (*gates, None)
 
     found = group_headers(root, keep=matters)
-    index = Index(start_list(card))
     index.skipped += [(str(path), why) for path, why in found.skipped if why != NOT_DICOM]
     contours = [header.path for series in found if series.modality == "RTSTRUCT" for header in series.slices]
     images = [series for series in found if series.is_image]
     if not contours or not images:
         raise nothing_found(root, card)
     contoured = _match(contours, images, pattern, gates, index)
-    if options.roi is not None:
-        index.notes.append(f"what --roi finds is listed as {next(iter(card.labels))!r}, whatever its own name")
     if len(gates) > 1:
         index.notes.append("gates of a visit are images of one visit, which P2SAM takes as one reference")
     ensure_writable_folder(files)

@@ -39,10 +39,11 @@ class Options:
         ignore: value in label maps and scribbles that is neither structure nor background (folder, bids).
         modality: overrides the card's.
         patient_pattern: finds the groups ``patient`` and ``visit`` in a case's name (folder).
-        image_pattern: images whose name it does not find are passed over (folder, bids).
+        image_pattern: images whose name it does not find are passed over (folder, bids; in
+            dicom it looks into the SeriesDescription).
         label_pattern: the same for label maps.
         threshold: grey value from which on a mask's pixel belongs to the structure (folder; pictures have 128).
-        roi: finds the ROI or segment by its name instead of the card's expression (DICOM).
+        roi: find the ROIs or segments by their names, each REGEX or NAME=REGEX (DICOM).
         gates: breathing phases to take (4D-Lung).
         copy_geometry: where a label map has the image's shape but another affine, write it with the image's.
         headers_only: do not read the label maps: faster, but values go unchecked and uncounted.
@@ -55,7 +56,7 @@ class Options:
     image_pattern: re.Pattern[str] | None = None
     label_pattern: re.Pattern[str] | None = None
     threshold: int | None = None
-    roi: str | None = None
+    roi: tuple[str, ...] | None = None
     gates: tuple[int, ...] | None = None
     copy_geometry: bool = False
     headers_only: bool = False

@@ -51,7 +51,7 @@ def index_nsclc_radiomics(root: Path, files: Path, card: Card, options: Options)
         root: folder of the download.
         files: takes the converted volumes.
         card: of NSCLC-Radiomics; its split is made of the complete set only.
-        options: ``roi`` finds the segment (by label or description) or the ROI.
+        options: ``roi`` (REGEX or NAME=REGEX) finds the segment (by label or description) or the ROI.
 
     Returns:
         A case a patient; ``dicom_series`` names its CT series.
@@ -60,9 +60,9 @@ def index_nsclc_radiomics(root: Path, files: Path, card: Card, options: Options)
         UserError: nothing looks like CT with segmentations, ``roi`` is no regular expression, or the converted
             files cannot be written.
     """
-    value, pattern = structure_to_find(card, options)
-    found = group_headers(root)
     index = Index(start_list(card))
+    value, pattern = structure_to_find(card, options, index)
+    found = group_headers(root)
     index.skipped += [(str(path), why) for path, why in found.skipped if why != NOT_DICOM]
     images = [series for series in found if series.is_image]
     if not images:

@@ -21,6 +21,7 @@ EVERYWHERE = frozenset({"modality", "image_pattern", "copy_geometry", "headers_o
 ONLY_FOR = {
     "folder": frozenset({"labels", "ignore", "patient_pattern", "label_pattern", "threshold"}),
     "bids": frozenset({"labels", "ignore", "label_pattern"}),
+    "dicom": frozenset({"labels", "roi"}),
     "4d_lung": frozenset({"roi", "gates"}),
     "nsclc_radiomics": frozenset({"roi"}),
 }
@@ -30,7 +31,7 @@ def index(dataset: str, root: str | Path, output: str | Path, options: Options |
     """Write the data list of a download.
 
     Args:
-        dataset: name of a card, or "folder" or "bids".
+        dataset: name of a card, or "folder", "bids" or "dicom".
         root: folder of the download.
         output: data list to write (JSON).
         options: how to read it.
@@ -52,7 +53,8 @@ def index(dataset: str, root: str | Path, output: str | Path, options: Options |
         found = INDEXERS[dataset](root, files, load_card(dataset), options)
     if options.modality is not None:
         found.datalist["modality"] = options.modality
-    _choose_images(found, root, options)
+    if dataset != "dicom":  # which looks into the SeriesDescription
+        _choose_images(found, root, options)
     counts = check_cases(found, files, options)
     if not found.datalist["cases"]:
         where = f"see {dataset} --card" if dataset in INDEXERS else "see --help"

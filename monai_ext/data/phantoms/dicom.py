@@ -256,6 +256,8 @@ def write_phantom_4d_lung(
 ) -> Path:
     """Write one patient of a 4D-Lung that never was: CT series of breathing gates, each with its RTSTRUCT.
 
+    Seeds are different patients, in number and UIDs: 0 is 100_HM10395, 1 is 101_HM10396.
+
     Folders are named as TCIA names them, ``<root>/100_HM10395/<MM-DD-YYYY>-NA-p4-<n>/<series>/1-01.dcm``, and the
     second visit is in the next year, so that folder names sort against time (as those of one real patient do). The
     tumour (ROI ``Tumor_c<gate>``) moves with the breath, drifts and grows from visit to visit; ``Cord_c<gate>`` is
@@ -263,17 +265,17 @@ def write_phantom_4d_lung(
 
     Args:
         root: where to; made where it is missing.
-        seed: of noise and texture.
+        seed: of the patient, of noise and texture; 0 or more.
         visits: 1 to 4.
         gates: percent of the breathing cycle.
 
     Returns:
         ``root``.
     """
-    rng = np.random.default_rng([seed, 3])
+    rng, patient = np.random.default_rng([seed, 3]), f"{100 + seed}_HM{10395 + seed}"
     for visit in range(visits):
         date = _FIRST_DATE + datetime.timedelta(days=36 * visit)
-        study = Path(root) / "100_HM10395" / f"{date:%m-%d-%Y}-NA-p4-{14571 + 997 * visit}"
+        study = Path(root) / patient / f"{date:%m-%d-%Y}-NA-p4-{14571 + 997 * visit}"
         for number, gate in enumerate(gates):
             _write_gate(study, date, visit, gate, 100 * number, seed, rng)
     return Path(root)
@@ -289,7 +291,7 @@ def _write_gate(
         study / f"1.000000-{name}-{29193 + number}",
         scan.image,
         scan.affine,
-        patient_id="100_HM10395",
+        patient_id=study.parent.name,
         study_date=date,
         series_description=description,
         reverse=visit % 2 == 1,

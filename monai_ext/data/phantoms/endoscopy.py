@@ -48,7 +48,8 @@ def _vessels(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
     line = smooth_noise(rng, shape, int(rng.integers(9, 20)))
     where = smooth_noise(rng, shape, 4)
     width = np.float32(rng.uniform(0.04, 0.1))
-    return np.clip(1 - np.abs(line) / width, 0, 1) * np.clip(where, 0, 1)
+    lines = np.clip(1 - np.abs(line) / width, 0, 1) * np.clip(where, 0, 1)
+    return lines.astype(np.float32, copy=False)
 
 
 def random_surface(
@@ -127,7 +128,8 @@ def _shadow(rng: np.random.Generator, blob: Blob, window: Window, level: Floats)
     x = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None, :] - np.float32(blob.x)
     y = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] - np.float32(blob.y)
     side = (x * np.float32(np.cos(phi)) + y * np.float32(np.sin(phi))) / np.float32(max(blob.radii))
-    return np.clip(side, 0, 1) * np.clip(1 - np.abs(level - np.float32(1.04)) / np.float32(0.12), 0, 1)
+    foot = np.clip(1 - np.abs(level - np.float32(1.04)) / np.float32(0.12), 0, 1)
+    return (np.clip(side, 0, 1) * foot).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

@@ -177,8 +177,8 @@ def data_uri(path: Path, widest: int) -> str:
         UserError: where it cannot be read.
     """
     try:
-        with Image.open(path) as picture:
-            picture = picture.convert("RGB")
+        with Image.open(path) as stored:
+            picture = stored.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path}: the overlay cannot be read ({error}); remove it, or leave pictures out with --overlays none"

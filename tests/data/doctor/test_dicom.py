@@ -49,6 +49,12 @@ def edit(path: Path, **elements: Any) -> None:
     dataset.save_as(path)
 
 
+@spoils("truncated_pixels")
+def broken_copy(folder):
+    path = write(folder)[3]
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 @spoils("no_image_series")
 def only_contours(folder):
     files = write(folder)
@@ -139,7 +145,7 @@ def tilted(folder):
 
 @spoils("multi_frame")
 def many_frames(folder):
-    edit(write(folder, drop=range(1, 8))[0], NumberOfFrames=20)
+    edit(write(folder, drop=range(1, 8))[0], NumberOfFrames=20, PixelData=bytes(20 * 8 * 6 * 2))
 
 
 @spoils("no_geometry")

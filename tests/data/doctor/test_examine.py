@@ -384,6 +384,28 @@ def mirrored(study):
     study.save("b1_label.nii", study.label(), changed(study) @ np.diag([-1, 1, 1, 1]))
 
 
+@fault("grid_differs")
+def flipped(study):
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = study.label().shape[0] - 1
+    study.save("b1_label.nii", study.label(), changed(study) @ flip)
+
+
+def test_flipped_axes_are_told_from_another_grid(study):
+    flipped(study)
+    (finding,) = examine(study.write())
+    assert "only its axes are flipped" in finding.sentence
+    mirrored(study)
+    (finding,) = examine(study.write())
+    assert "flipped" not in finding.sentence
+
+
+@fault("same_visit")
+def two_images_of_a_visit(study):
+    study.cases.append({**study.cases[0], "case": "again", "image": "a0_copy.nii"})
+    study.save("a0_copy.nii", study.image())
+
+
 @fault("bad_affine")
 def affine_of_nan(study):
     study.edit_header("b1.nii", srow_x=(np.nan, 0, 0, 0))

@@ -99,12 +99,12 @@ def test_images_keep_values_and_geometry(tree: Path, indexed: Callable[..., Any]
 def test_gates_and_rois_can_be_chosen(tree: Path, indexed: Callable[..., Any]) -> None:
     datalist, _ = indexed("4d_lung", tree, gates=(0, 50))
     assert [case.extra["gate"] for case in datalist.cases] == [0, 50, 0, 50]
-    datalist, _ = indexed("4d_lung", tree, roi="tumor_c50", gates=(50,))
+    datalist, _ = indexed("4d_lung", tree, roi=("tumor_c50",), gates=(50,))
     assert len(datalist.cases) == 2
     with pytest.raises(
         UserError, match=r"no ROI with contours is called 'heart' \(there are: 'Cord_c00', 'Tumor_c00'\)"
     ):
-        indexed("4d_lung", tree, roi="heart")
+        indexed("4d_lung", tree, roi=("heart",))
 
 
 def test_all_files_in_one_folder(tree: Path, indexed: Callable[..., Any]) -> None:
@@ -163,7 +163,8 @@ def test_a_ct_without_contours_is_named(tree: Path, indexed: Callable[..., Any])
 
 
 def test_what_roi_finds_keeps_the_name_of_the_card(tree: Path, indexed: Callable[..., Any]) -> None:
-    assert "is listed as 'tumour'" in indexed("4d_lung", tree, roi="Tumor")[1]
+    assert "is listed as 'tumour'" in indexed("4d_lung", tree, roi=("Tumor",))[1]
+    assert indexed("4d_lung", tree, roi=("lesion=Tumor",))[0].labels == {"lesion": 1}
 
 
 def test_contours_find_their_series_by_its_slices(tree: Path, indexed: Callable[..., Any]) -> None:

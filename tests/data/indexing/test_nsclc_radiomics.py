@@ -96,7 +96,7 @@ def test_a_frame_without_its_slice_is_not_placed(root: Path, indexed: Callable[.
 
 def test_another_structure_can_be_chosen(root: Path, indexed: Callable[..., Any]) -> None:
     write_patient(root, "LUNG1-001")
-    datalist, _ = indexed("nsclc_radiomics", root, roi="lung-left")
+    datalist, _ = indexed("nsclc_radiomics", root, roi=("lung-left",))
     np.testing.assert_array_equal(read_label(datalist.cases[0].label), np.indices(SHAPE)[0] > 12)
 
 

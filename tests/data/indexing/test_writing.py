@@ -94,5 +94,5 @@ def test_nothing_usable_is_an_error_with_the_first_reason(tree: Path, tmp_path: 
 def test_real_cases_are_indexed_as_a_folder(real_data: Path, indexed: Callable[..., Any], dataset: str) -> None:
     given = load_datalist(real_data / f"{dataset}.json")
     found, report = indexed("folder", real_data / dataset, labels=given.labels, ignore=given.ignore)
-    assert {case.label for case in found.cases} == {case.label for case in given.cases}
+    assert {Path(case.label).resolve() for case in found.cases} == {Path(case.label).resolve() for case in given.cases}
     assert "skipped: nothing" in report

@@ -83,6 +83,16 @@ def test_same_seed_same_bytes(download, tmp_path):
     assert all((download / name).read_bytes() == (again / name).read_bytes() for name in files)
 
 
+def test_seeds_are_patients_of_their_own(tmp_path):
+    for seed in (0, 1, 18):
+        write_phantom_4d_lung(tmp_path, seed, visits=1, gates=(0,))
+    found = group_headers(tmp_path)
+    assert sorted({series.patient_id for series in found}) == ["100_HM10395", "101_HM10396", "118_HM10413"]
+    assert len(found) == len({series.series_uid for series in found}) == 6
+    slices = [header.sop_instance_uid for series in found for header in series.slices]
+    assert len(slices) == len(set(slices)) == 3 * 17
+
+
 @pytest.mark.filterwarnings("error")
 def test_files_keep_the_standard(download):
     for path in download.rglob("*.dcm"):

@@ -39,8 +39,9 @@ def test_axis_holds_its_range_on_round_ticks(low, width):
     assert axis.high >= low + width - 1e-6 * width
     assert 2 <= len(axis.ticks) <= 9
     step = axis.ticks[1] - axis.ticks[0]
-    mantissa = step / 10.0 ** math.floor(math.log10(step * 1.000001))
-    assert min(abs(mantissa - nice) for nice in (1, 2, 5, 10)) < 1e-3
+    power = 10.0 ** math.floor(math.log10(step * 1.000001))
+    rounding = 4 * math.ulp(abs(low) + width)  # of a difference between two ticks
+    assert min(abs(step - nice * power) for nice in (1, 2, 5, 10)) < 1e-3 * step + rounding
 
 
 def test_axis_of_one_value():
