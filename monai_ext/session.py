@@ -334,10 +334,23 @@ def prepare(
         if pairs:
             check_pairs(pairs, cases.labels, cases.ignore, asked=labels)
             refuse_volumes_apart(pairs, slice_match)
-            used = {path for pair in pairs for key in FILE_KEYS for path in ensure_tuple(pair.get(key) or ())}
-            warn_and_stop(examine(cases, only=used, leave_out=("visits_apart",)))
+            look_at_headers(cases, pairs)
 
     processes.from_first(check)
+
+
+def look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None:
+    """Let the doctor look at the headers of the files that a run uses: print its warnings, stop at its first error.
+
+    Args:
+        cases: the data list.
+        used: what the run uses of it: cases, or targets with their references.
+
+    Raises:
+        UserError: see :mod:`monai_ext.data.doctor`.
+    """
+    files = {path for item in used for key in FILE_KEYS for path in ensure_tuple(item.get(key) or ())}
+    warn_and_stop(examine(cases, only=files, leave_out=("visits_apart",)))
 
 
 def case_settings(cases: DataList, weights: str | os.PathLike | None, device: str | torch.device) -> dict[str, Any]:

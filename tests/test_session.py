@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
@@ -13,7 +15,7 @@ from monai.engines.evaluator import Evaluator
 from monai.utils import set_determinism
 
 from monai_ext import processes, session
-from monai_ext.data.manifest import DataList
+from monai_ext.data.manifest import Case, DataList
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
@@ -371,3 +373,13 @@ def test_prepare_hands_on_what_is_asked_for(tmp_path, datalist, monkeypatch):
         "looked_at": {"a.nii", "r.nii"},
     }
     assert (tmp_path / "out").is_dir()
+
+
+def test_headers_are_looked_at_before_a_training(tmp_path):
+    for name, length in (("image", 8), ("label", 9)):
+        nib.save(nib.Nifti1Image(np.zeros((8, length, 4), np.uint8), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    case = {"case": "a", "image": str(tmp_path / "image.nii.gz"), "label": str(tmp_path / "label.nii.gz")}
+    cases = DataList(dataset="Toy", labels={"LV": 1}, cases=[Case(**case)])
+    with pytest.raises(UserError, match=r"label\.nii\.gz"):
+        session.look_at_headers(cases, [case])
+    session.look_at_headers(cases, [])
