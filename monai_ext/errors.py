@@ -7,6 +7,7 @@ on stderr instead, with exit code 1; every other exception keeps its traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 from types import TracebackType
 
@@ -28,7 +29,9 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 
 def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     user_error = find_user_error(error)
-    if user_error is None:
+    if isinstance(error, BrokenPipeError):  # whoever read our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif user_error is None:
         sys.__excepthook__(kind, error, traceback)
     else:
         sentence = " ".join(str(user_error).splitlines())  # a file's name may hold a line break

@@ -69,3 +69,14 @@ def test_interactive_hook_prints_on_stderr(monkeypatch, capsys):
     report_user_errors()
     sys.excepthook(UserError, UserError("give a file"), None)
     assert capsys.readouterr() == ("", "error: give a file\n")
+
+
+def test_a_reader_who_leaves_early_is_shown_no_traceback() -> None:
+    code = "from monai_ext.errors import report_user_errors as r; r(); [print('x' * 1000) for _ in range(10000)]"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1

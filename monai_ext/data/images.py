@@ -224,7 +224,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         )  # a file that the caller reads
         if error.errno not in _WRITE_ERRORS or elsewhere:
             raise
-        raise UserError(f"cannot write {path}: {_reason(error)}; choose another --output_dir") from error
+        raise UserError(f"cannot write {path}: {_reason(error)}; write somewhere else") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -246,7 +246,7 @@ def ensure_writable_folder(path: PathLike) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {_reason(error)}; choose another --output_dir") from error
+        raise UserError(f"cannot write to {folder}: {_reason(error)}; write somewhere else") from error
     return folder
 
 

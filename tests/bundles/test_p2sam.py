@@ -449,7 +449,7 @@ def test_no_permission_to_write_is_one_sentence(run_bundle, patient, write_list,
     monkeypatch.setattr(Path, "touch", refuse)  # tests may run as root, who may write everywhere
     options = {"datalist": write_list(patient), "output_dir": str(tmp_path / "out")}
     sentence = sentence_of(run_bundle, "inference", **options)
-    assert f"cannot write to {tmp_path / 'out'}: no write permission; choose another --output_dir" in sentence
+    assert f"cannot write to {tmp_path / 'out'}: no write permission; write somewhere else" in sentence
 
 
 # ------------------------------------------------------------------------------------------- the real command line

@@ -414,10 +414,10 @@ def test_atomic_path_leaves_the_whole_file_or_the_old_one(tmp_path: Path) -> Non
 
 def test_folder_that_takes_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write to .*file.out: .*; choose another --output_dir"):
+    with pytest.raises(UserError, match=r"cannot write to .*file.out: .*; write somewhere else"):
         ensure_writable_folder(tmp_path / "file" / "out")
     with (
-        pytest.raises(UserError, match=r"cannot write .*mask\.nii: .*; choose another --output_dir"),
+        pytest.raises(UserError, match=r"cannot write .*mask\.nii: .*; write somewhere else"),
         atomic_path(tmp_path / "file" / "mask.nii") as temporary,
     ):
         temporary.touch()
@@ -438,7 +438,7 @@ def test_a_missing_source_is_no_failure_to_write(tmp_path: Path) -> None:
 def test_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     for folder in (tmp_path, tmp_path / "new"):
-        with pytest.raises(UserError, match="no write permission; choose another --output_dir"):
+        with pytest.raises(UserError, match="no write permission; write somewhere else"):
             ensure_writable_folder(folder)
 
 
