@@ -113,13 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     refuse_seed(given.seed)
     refuse_tolerance(given.nsd_tolerance_mm)
     given.predictions = str(Path(given.predictions).expanduser().absolute())
-    output_dir = ensure_writable_folder(given.output_dir)
     datalist = load_datalist(given.datalist, given.data_root, split=given.split, fold=given.fold)
     refuse_empty_levels(levels, [{"visit": _visit(case.visit), "fold": _fold(case.fold)} for case in datalist.cases])
     references = _select_targets(datalist, given.reference_visit) if given.follow_up else {}
     files, strangers = find_predictions(
         given.predictions, [case.case for case in datalist.cases], datalist.labels, _all_names(given.datalist)
     )
+    output_dir = ensure_writable_folder(given.output_dir)
     scores = score(
         datalist,
         files,

@@ -359,3 +359,10 @@ def test_a_real_patient_is_scored_as_monai_does(real_data, tmp_path):
 def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
     volume = nib.load(path)
     return np.asanyarray(volume.dataobj).astype(np.uint8), volume.affine
+
+
+def test_a_missing_list_leaves_no_folder(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="there is no such data list"):
+        main(["--datalist", str(tmp_path / "no.json"), "--predictions", str(tmp_path), "--output_dir", str(out)])
+    assert not out.exists()
