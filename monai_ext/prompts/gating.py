@@ -118,7 +118,7 @@ def self_consistent(features: Tensor, shares: Tensor, points: Tensor, clusters: 
         ``[N]`` bool: members of P_sc. A cluster whose masks are empty is similar to nothing.
     """
     cells = features.flatten(1).T
-    weights = shares.flatten(1)
+    weights = shares.float().flatten(1)
     total = (_correlation(cells[points], cells) @ weights.T) / weights.sum(dim=1).clamp(min=1e-9)
     columns = features.shape[-1]
     place = torch.stack([points // columns, points % columns], dim=1).double()
