@@ -11,7 +11,7 @@ from monai_ext.networks.sam import Embeddings, PromptableSam
 from monai_ext.prompts.prompt import Prompt
 
 CHUNK = 64
-"""Prompts decoded at once: 64 keep the decoder of ViT-B below a few GiB."""
+"""Prompts decoded at once, which bounds the memory of the decoder."""
 
 
 def decode_in_chunks(
