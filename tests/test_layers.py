@@ -27,6 +27,7 @@ LAYERS: dict[str, set[str]] = {
 LAYERS["engines"] |= {"inferers"}
 LAYERS["handlers"] |= {"evaluation"}
 LAYERS["session"] |= {"inferers"}
+LAYERS["label_server"] = {*BOTTOM, "data"}
 
 
 def imports(path: Path) -> Iterator[str]:
