@@ -2,8 +2,8 @@
 
 DIR gets ``studies`` (links to the images, named after their cases, labels of annotated visits as ``final`` labels, the
 data list) and ``apps/monaibundle``, MONAI Label's own app with a copy of the bundle's configs in which the structures
-have the data list's names, so that viewers show them. The command then prints how to start the server; ``--demo`` starts
-it on a phantom patient, asks for one mask and compares it with ``python -m monai.bundle run``.
+have the data list's names, so that viewers show them. The command then prints how to start the server; ``--demo``
+starts it on a phantom patient, asks for one mask and compares it with ``python -m monai.bundle run``.
 """
 
 from __future__ import annotations
@@ -238,7 +238,9 @@ def compare(served: Path, expected: Path) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare, or run the demo."""
     report_user_errors()
-    parser = argparse.ArgumentParser(prog="python -m monai_ext.label_server", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m monai_ext.label_server", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("datalist", nargs="?", help="data list whose cases become studies")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/label"))
     parser.add_argument("--bundle", type=Path, default=Path("bundles/p2sam"))

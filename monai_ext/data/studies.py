@@ -112,7 +112,9 @@ class Studies:
         there = studies[study].get("labels") or {}
         if tag not in there:
             tags = ", ".join(there) or "none"
-            raise UserError(f"study {study!r} has no label tagged {tag!r} (it has {tags}): annotate and submit it first.")
+            raise UserError(
+                f"study {study!r} has no label tagged {tag!r} (it has {tags}): annotate and submit it first."
+            )
         image = self.folder / f"{study}{studies[study]['image']['ext']}"
         return image, self.folder / "labels" / tag / f"{study}{there[tag]['ext']}", there[tag].get("info") or {}
 
@@ -121,8 +123,8 @@ class Studies:
         path = self.folder / DATALIST
         if not path.is_file():
             raise UserError(
-                f"study {_stem(image)} has no reference: put a data list with patients and visits at {path}, or name an "
-                f'annotated study in the request, "reference": {{"study": NAME, "tag": "{FINAL}"}}.'
+                f"study {_stem(image)} has no reference: put a data list with patients and visits at {path}, or name "
+                f'an annotated study in the request, "reference": {{"study": NAME, "tag": "{FINAL}"}}.'
             )
         datalist = load_datalist(path)
         case = next((c for c in datalist.cases if Path(c.image).resolve() == image), None)
@@ -137,8 +139,8 @@ class Studies:
         pair = next((p for p in pair_with_reference(patient, self.reference_visit) if p["case"] == case.case), None)
         if pair is None:
             raise UserError(
-                f"study {_stem(image)} (visit {case.visit}) has no annotated visit before it: annotate an earlier visit "
-                f"of patient {case.patient!r} and submit its label."
+                f"study {_stem(image)} (visit {case.visit}) has no annotated visit before it: annotate an earlier "
+                f"visit of patient {case.patient!r} and submit its label."
             )
         held = set().union(*(_values(Path(file)) for file in pair["reference_label"]))
         if unknown := sorted(held - set(datalist.labels.values()) - {datalist.ignore}):

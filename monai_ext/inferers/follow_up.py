@@ -111,8 +111,8 @@ class FollowUpInferer(Inferer):
     After a call ``rows`` holds one dictionary for each structure and slice, for the prompt table and the overlays:
     ``label, slice, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``.
 
-    An image that a viewer's request came with (:class:`monai_ext.transforms.request.Requestd`) brings its own reference,
-    labels and clicks; these go before the constructor's.
+    An image that a viewer's request came with (:class:`monai_ext.transforms.request.Requestd`) brings its own
+    reference, labels and clicks; these go before the constructor's.
     """
 
     takes_clicks = False

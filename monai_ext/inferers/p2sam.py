@@ -324,7 +324,9 @@ def _owners(clicks: Sequence[Click], names: list[str], results: Sequence[SliceRe
     owners: dict[int, list[Click]] = {}
     for click in clicks:
         at = [
-            float("-inf") if r.logits is None else float(r.logits[_pixel(click.y, r.logits, 0), _pixel(click.x, r.logits, 1)])
+            float("-inf")
+            if r.logits is None
+            else float(r.logits[_pixel(click.y, r.logits, 0), _pixel(click.x, r.logits, 1)])
             for r in results
         ]
         number = at.index(max(at)) if click.structure is None else names.index(click.structure)

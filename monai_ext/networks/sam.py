@@ -378,7 +378,9 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) 
     model.load_state_dict(state, strict=True)
 
 
-def refuse_other_weights(model: nn.Module, state: Mapping[str, Any], source: str, variant: str = "this model's") -> None:
+def refuse_other_weights(
+    model: nn.Module, state: Mapping[str, Any], source: str, variant: str = "this model's"
+) -> None:
     """Refuse weights of which a key or a shape does not fit.
 
     Raises:

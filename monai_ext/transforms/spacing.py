@@ -6,7 +6,6 @@ from collections.abc import Hashable, Mapping, MutableMapping
 from typing import Any
 
 from monai.transforms import Spacingd
-from torch import Tensor
 
 
 class SafeSpacingd(Spacingd):
@@ -18,7 +17,7 @@ class SafeSpacingd(Spacingd):
     names this class.
     """
 
-    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Tensor]:
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         prefixes = tuple(f"{key}_" for key in self.keys)
         aside = {
             name: value
@@ -28,5 +27,7 @@ class SafeSpacingd(Spacingd):
             and name not in self.keys
             and not isinstance(value, MutableMapping)
         }
-        done = super().__call__({name: value for name, value in data.items() if name not in aside}, lazy)
+        done: dict[Hashable, Any] = super().__call__(
+            {name: value for name, value in data.items() if name not in aside}, lazy
+        )
         return {**done, **aside}

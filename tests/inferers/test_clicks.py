@@ -23,7 +23,9 @@ def turned(stored: str, angle: float = 15.0) -> np.ndarray:
     turn = np.deg2rad(angle)
     rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
     tip = np.array([[1, 0, 0], [0, np.cos(turn / 2), -np.sin(turn / 2)], [0, np.sin(turn / 2), np.cos(turn / 2)]])
-    axes = np.array([[{"R": 1, "L": -1}.get(d, 0), {"A": 1, "P": -1}.get(d, 0), {"S": 1, "I": -1}.get(d, 0)] for d in stored])
+    axes = np.array(
+        [[{"R": 1, "L": -1}.get(d, 0), {"A": 1, "P": -1}.get(d, 0), {"S": 1, "I": -1}.get(d, 0)] for d in stored]
+    )
     affine = np.eye(4)
     affine[:3, :3] = rotation @ tip @ axes.T @ np.diag([1.5, 2.0, 6.0])
     affine[:3, 3] = (20, -30, 7)

@@ -19,7 +19,6 @@ from PIL import Image
 from monai_ext.errors import UserError
 from monai_ext.label_server import infer, prepare, running
 
-
 CPU = {"device": "cpu"}
 
 
@@ -191,7 +190,7 @@ def test_without_the_package_the_server_does_not_start(served, tmp_path):
     (tmp_path / "monai_ext" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'monai_ext'\")\n")
     app = served.folder / "apps" / "monaibundle"
     with (
-        pytest.raises(UserError, match="ended with exit code [1-9].*monai_ext"),
+        pytest.raises(UserError, match=r"ended with exit code [1-9].*monai_ext"),
         running(app, served.folder / "studies", tmp_path / "log", env={"PYTHONPATH": str(tmp_path)}),
     ):
         pass

@@ -14,7 +14,9 @@ from monai_ext.transforms.spacing import SafeSpacingd
 def request_of_monai_label(tmp_path) -> dict[str, str]:
     """A request as MONAI Label hands it to preprocessing: the path stands under image_path, too."""
     path = str(tmp_path / "study.nii.gz")
-    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((6, 8, 4)).astype(np.float32), np.diag([2, 2, 5, 1])), path)
+    nib.save(
+        nib.Nifti1Image(np.random.default_rng(0).random((6, 8, 4)).astype(np.float32), np.diag([2, 2, 5, 1])), path
+    )
     return {"image": path, "image_path": path, "device": "cpu"}
 
 
