@@ -137,7 +137,7 @@ def running(
     Args:
         app: the app's folder.
         studies: the studies' folder.
-        log: file that the server's output goes to.
+        log: file that the server's output goes to; its folder is the server's working directory.
         bundle: name of the bundle in the app's ``model``.
         env: further environment variables.
 
@@ -151,6 +151,7 @@ def running(
             server_command(app, studies, port, bundle),
             stdout=output,
             stderr=subprocess.STDOUT,
+            cwd=log.parent,
             env={**os.environ, **(env or {})},
         )
         try:
