@@ -30,4 +30,5 @@ class SafeSpacingd(Spacingd):
         done: dict[Hashable, Any] = super().__call__(
             {name: value for name, value in data.items() if name not in aside}, lazy
         )
-        return {**done, **aside}
+        done.update(aside)
+        return done
