@@ -177,7 +177,9 @@ def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
             time.sleep(0.25)
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     how = "did not answer" if process.poll() is None else f"ended with exit code {process.poll()}"
-    said = [line for line in lines if "monai_ext" in line or "Error" in line] or lines or [""]
+    said = (
+        [line for line in lines if "monai_ext" in line] or [line for line in lines if "Error" in line] or lines or [""]
+    )
     raise UserError(f"MONAI Label {how}: {said[-1]} (all of it: {log}).")
 
 
