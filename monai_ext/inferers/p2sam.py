@@ -11,6 +11,10 @@ Step of the paper -> code:
 ``mode="paper"`` is the paper as written, with padding left out and 1 - cos as the cost. ``mode="official"`` does what
 the authors' code does where the two differ: squared Euclidean cost on raw features, points found on the original
 grid, three cascaded decoder passes, padding kept as background.
+
+``attention="guided"`` is the authors' function for natural images (PerSeg), which the paper does not describe: PerSAM's
+target-guided attention by the mean similarity map of the parts, and target-semantic prompting by the mean foreground
+feature, in the first decoder pass; in mode ``official`` the later passes choose among SAM's three masks.
 """
 
 from __future__ import annotations
@@ -21,13 +25,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from monai_ext.errors import UserError
+from monai_ext.inferers.cascade import guided_cascade, original_box
 from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.networks.sam import Embeddings, PromptableSam
-from monai_ext.prompts.boxes import tight_box
 from monai_ext.prompts.masks import (
     background_cells,
     official_candidate_tokens,
@@ -42,12 +45,15 @@ from monai_ext.prompts.points import (
     lowest_point,
     official_lowest_point,
     official_points,
+    official_target_attention,
+    target_attention,
 )
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.retrieval import Cost, retrieve_masks
 
 MODES = ("paper", "official")
 NEGATIVES = ("background", "lowest")
+ATTENTION = ("none", "guided")
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,12 @@ class ReferenceParts:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One member of the retrieval grid: its counts and its prompt."""
+    """One member of the retrieval grid: its counts, its prompt and, for attention "guided", its bias [1, g, g]."""
 
     n_pos: int
     n_neg: int
     prompt: Prompt
+    bias: Tensor | None = None
 
 
 class P2SamInferer(FollowUpInferer):
@@ -91,6 +98,7 @@ class P2SamInferer(FollowUpInferer):
         seed: of k-means++.
         reference_image: see :class:`FollowUpInferer`.
         reference_label: see :class:`FollowUpInferer`.
+        attention: ``none`` or ``guided``, see the module.
 
     Raises:
         UserError: for an unknown mode or an impossible range.
@@ -108,12 +116,16 @@ class P2SamInferer(FollowUpInferer):
         seed: int = 0,
         reference_image: Paths | None = None,
         reference_label: Paths | None = None,
+        attention: str = "none",
     ) -> None:
         super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
         if mode not in MODES:
             raise UserError(f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}.")
         if negatives not in NEGATIVES:
             raise UserError(f"negatives {negatives!r} is unknown: choose one of {', '.join(NEGATIVES)}.")
+        if attention not in ATTENTION:
+            raise UserError(f"attention {attention!r} is unknown: choose one of {', '.join(ATTENTION)}.")
+        self.attention = attention
         self.n_pos, self.n_neg = _counts("n_pos", n_pos, 1), _counts("n_neg", n_neg, 0)
         self.mode, self.negatives, self.seed = mode, negatives, seed
         self._loaded: list[Reference] = []
@@ -136,7 +148,10 @@ class P2SamInferer(FollowUpInferer):
         self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, parts: ReferenceParts
     ) -> SliceResult:
         candidates = self._candidates(network, target, embeddings, parts)
-        logits = self._decode(network, target, embeddings, [c.prompt for c in candidates])
+        if self.attention == "guided":
+            logits = self._decode_guided(network, target, embeddings, candidates, parts)
+        else:
+            logits = self._decode(network, target, embeddings, [c.prompt for c in candidates])
         masks = network.to_image(logits, embeddings.size)[:, 0]
         cells = self._candidate_cells(network, logits[:, 0], masks)
         cost: Cost = "cosine" if self.mode == "paper" else "sqeuclidean"
@@ -223,11 +238,14 @@ class P2SamInferer(FollowUpInferer):
         negative = {n: self._points(network, target, embeddings, p) for n, p in parts.negative.items()}
         for n_pos, features_pos in parts.positive.items():
             positive = self._points(network, target, embeddings, features_pos)
+            bias = self._bias(network, target, embeddings, features_pos) if self.attention == "guided" else None
             if self.negatives == "lowest" and max(self.n_neg) > 0:
                 negative = {1: self._lowest(network, target, embeddings, cosine_maps(features_pos, features))}
             if 0 in self.n_neg or not negative:
-                candidates.append(Candidate(n_pos, 0, _prompt(positive, positive[:0])))
-            candidates += [Candidate(n_pos, n_neg, _prompt(positive, points)) for n_neg, points in negative.items()]
+                candidates.append(Candidate(n_pos, 0, _prompt(positive, positive[:0]), bias))
+            candidates += [
+                Candidate(n_pos, n_neg, _prompt(positive, points), bias) for n_neg, points in negative.items()
+            ]
         return candidates
 
     def _points(self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, parts: Tensor) -> Tensor:
@@ -244,6 +262,29 @@ class P2SamInferer(FollowUpInferer):
             return lowest_point(maps, network.stride, valid, embeddings.size)
         return official_lowest_point(maps, network.image_size, embeddings.size, target.original_size)
 
+    def _bias(self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, parts: Tensor) -> Tensor:
+        """Bias of the attention by the mean map of the parts, [1, g, g]."""
+        mean_map = cosine_maps(parts, embeddings.features[0]).mean(dim=0)
+        if self.mode == "paper":
+            return target_attention(mean_map, valid_cells(embeddings.size, network.stride, (network.grid,) * 2))
+        return official_target_attention(mean_map, network.image_size, embeddings.size, target.original_size)
+
+    def _decode_guided(
+        self,
+        network: PromptableSam,
+        target: TargetSlice,
+        embeddings: Embeddings,
+        candidates: list[Candidate],
+        parts: ReferenceParts,
+    ) -> Tensor:
+        """As :meth:`_decode`, with guidance in the first pass."""
+        prompts = [c.prompt for c in candidates]
+        bias = torch.cat([c.bias for c in candidates if c.bias is not None])
+        meant = parts.tokens.mean(dim=0, keepdim=True)
+        if self.mode == "official":
+            return guided_cascade(network, embeddings, prompts, target.original_size, bias, meant)
+        return network.decode(embeddings, prompts, attention_bias=bias, target_embedding=meant)[0]
+
     def _decode(
         self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, prompts: list[Prompt]
     ) -> Tensor:
@@ -253,7 +294,7 @@ class P2SamInferer(FollowUpInferer):
             return logits
         logits, _ = network.decode(embeddings, prompts, mask_input=logits)
         frame = network.to_image(logits, embeddings.size)
-        boxes = [_original_box(mask, target.original_size) for mask in frame]
+        boxes = [original_box(mask, target.original_size) for mask in frame]
         boxed = [Prompt(p.points, p.labels, box) for p, box in zip(prompts, boxes, strict=True)]
         logits, _ = network.decode(embeddings, boxed, mask_input=logits)
         return logits
@@ -270,20 +311,6 @@ class P2SamInferer(FollowUpInferer):
 def _prompt(positive: Tensor, negative: Tensor) -> Prompt:
     labels = torch.cat([positive.new_ones(len(positive)), negative.new_zeros(len(negative))])
     return Prompt(torch.cat([positive, negative]), labels, None)
-
-
-def _original_box(logits: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """Tight box of a mask on the original grid, (x0, y0, x1, y1) in the input frame; None for an empty mask.
-
-    Args:
-        logits: [1, H, W] in the input frame.
-        size: (h0, w0) of the original slice.
-    """
-    box = tight_box(F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0, 0] > 0)
-    if box is None:
-        return None
-    scale = box.new_tensor([logits.shape[2] / size[1], logits.shape[1] / size[0]])
-    return box * scale.repeat(2)
 
 
 def _counts(name: str, span: Sequence[int] | int, least: int) -> list[int]:
