@@ -20,11 +20,12 @@ def guided_cascade(
     original_size: tuple[int, int],
     attention_bias: Tensor | None,
     target_embedding: Tensor | None,
+    multimask: bool = True,
 ) -> Tensor:
     """Decode three times: points, guided, one mask; points and mask; points, mask and its box.
 
-    The last two passes choose among SAM's three masks by the predicted IoU and are not guided. A mask that is empty
-    gives no box to the last pass; PerSAM's code stops there.
+    The last two passes are not guided; with ``multimask`` they choose among SAM's three masks by the predicted IoU.
+    A mask that is empty gives no box to the last pass; PerSAM's code stops there.
 
     Args:
         network: the promptable model.
@@ -33,15 +34,17 @@ def guided_cascade(
         original_size: (h0, w0) of the image before resampling, where the boxes are taken.
         attention_bias: see :meth:`PromptableSam.decode`.
         target_embedding: likewise.
+        multimask: as PerSAM. Not for weights that were trained to give one exact mask (P²SAM, Appendix B), whose
+            three masks have never been trained.
 
     Returns:
         Low-resolution logits [K, 1, 4g, 4g].
     """
     logits, _ = network.decode(embeddings, prompts, attention_bias=attention_bias, target_embedding=target_embedding)
-    logits = _best(*network.decode(embeddings, prompts, mask_input=logits, multimask=True))
+    logits = _best(*network.decode(embeddings, prompts, mask_input=logits, multimask=multimask))
     boxes = [original_box(mask, original_size) for mask in network.to_image(logits, embeddings.size)]
     boxed = [Prompt(p.points, p.labels, box) for p, box in zip(prompts, boxes, strict=True)]
-    return _best(*network.decode(embeddings, boxed, mask_input=logits, multimask=True))
+    return _best(*network.decode(embeddings, boxed, mask_input=logits, multimask=multimask))
 
 
 def original_box(logits: Tensor, size: tuple[int, int]) -> Tensor | None:

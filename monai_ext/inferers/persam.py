@@ -51,6 +51,7 @@ class PersamInferer(FollowUpInferer):
         labels: name -> value of the structures.
         load_reference: loads references; several pool their foreground.
         mode: ``paper`` or ``official``, see the module.
+        multimask: see :func:`guided_cascade`.
         slice_match: see :class:`FollowUpInferer`.
         reference_image: see :class:`FollowUpInferer`.
         reference_label: see :class:`FollowUpInferer`.
@@ -64,6 +65,7 @@ class PersamInferer(FollowUpInferer):
         labels: dict[str, int],
         load_reference: ReferenceLoader,
         mode: str = "paper",
+        multimask: bool = True,
         slice_match: str = "position",
         reference_image: Paths | None = None,
         reference_label: Paths | None = None,
@@ -71,7 +73,7 @@ class PersamInferer(FollowUpInferer):
         super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
         if mode not in MODES:
             raise UserError(f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}.")
-        self.mode = mode
+        self.mode, self.multimask = mode, multimask
 
     def segment_slice(
         self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
@@ -104,7 +106,7 @@ class PersamInferer(FollowUpInferer):
     ) -> SliceResult:
         maps = cosine_maps(feature, embeddings.features[0])
         prompt, bias = self._prompt(network, target, embeddings, maps)
-        logits = guided_cascade(network, embeddings, [prompt], target.original_size, bias, feature)
+        logits = guided_cascade(network, embeddings, [prompt], target.original_size, bias, feature, self.multimask)
         mask = network.to_image(logits, embeddings.size)[0, 0]
         if not bool((mask > 0).any()):
             return SliceResult(None, "no_foreground", {"recovered": recovered})

@@ -79,13 +79,13 @@ def to_frame(logits: torch.Tensor) -> torch.Tensor:
     return F.interpolate(logits, size=(SQUARE, SQUARE), mode="bilinear")[..., : SIZE[0], : SIZE[1]]
 
 
-def slow_cascade(network, embeddings, points, bias, feature) -> torch.Tensor:
+def slow_cascade(network, embeddings, points, bias, feature, multimask=True) -> torch.Tensor:
     """Low-resolution logits [1, 1, 4g, 4g]."""
     given = torch.tensor(points, dtype=torch.float32)
     prompt = Prompt(given[:, :2], given[:, 2])
     guidance = {"attention_bias": torch.tensor(bias).float()[None], "target_embedding": feature[None]}
     logits, _ = network.decode(embeddings, [prompt], **guidance)
-    logits, quality = network.decode(embeddings, [prompt], mask_input=logits, multimask=True)
+    logits, quality = network.decode(embeddings, [prompt], mask_input=logits, multimask=multimask)
     best = int(quality[0].argmax())
     logits = logits[:, best : best + 1]
     y, x = np.nonzero(F.interpolate(to_frame(logits), size=ORIGINAL, mode="bilinear")[0, 0].numpy() > 0)
@@ -94,7 +94,7 @@ def slow_cascade(network, embeddings, points, bias, feature) -> torch.Tensor:
         box = torch.tensor([x.min(), y.min(), x.max(), y.max()], dtype=torch.float32)
         box *= torch.tensor([SIZE[1] / ORIGINAL[1], SIZE[0] / ORIGINAL[0]] * 2)
     prompt = Prompt(given[:, :2], given[:, 2], box)
-    logits, quality = network.decode(embeddings, [prompt], mask_input=logits, multimask=True)
+    logits, quality = network.decode(embeddings, [prompt], mask_input=logits, multimask=multimask)
     best = int(quality[0].argmax())
     return logits[:, best : best + 1]
 
@@ -119,12 +119,13 @@ def label(disc) -> np.ndarray:
     return np.where(disc(SIZE, (14, 20), 9)[..., None], 1, 2 * disc(SIZE, (28, 46), 10)[..., None])
 
 
+@pytest.mark.parametrize("multimask", [True, False])
 @pytest.mark.parametrize("seed", [2, 3, 10])
 @pytest.mark.parametrize("mode", ["paper", "official"])
-def test_same_as_the_slow_version(sensitive_network, make_image, make_loader, label, mode, seed):
+def test_same_as_the_slow_version(sensitive_network, make_image, make_loader, label, mode, seed, multimask):
     network, image = sensitive_network(seed), make_image(100 + seed, (*SIZE, 1), channels=3)
     target = make_image(seed, (*SIZE, 1), channels=3, plane_size=ORIGINAL)
-    inferer = PersamInferer(LABELS, make_loader({"a": (image, label)}, LABELS), mode=mode)
+    inferer = PersamInferer(LABELS, make_loader({"a": (image, label)}, LABELS), mode, multimask)
     logits = inferer(target[None], network, "a", "a")[0].as_tensor()
     for channel, value in enumerate(LABELS.values()):
         row = inferer.rows[channel]
@@ -136,7 +137,7 @@ def test_same_as_the_slow_version(sensitive_network, make_image, make_loader, la
             embeddings = network.encode(target[None, ..., 0].as_tensor())
             places, bias = slow_prior(slow_map(feature.numpy(), embeddings.features[0].numpy()), mode)
             assert_extremes(row["points"], places, mode)
-            mask = to_frame(slow_cascade(network, embeddings, row["points"], bias, feature))[0, 0]
+            mask = to_frame(slow_cascade(network, embeddings, row["points"], bias, feature, multimask))[0, 0]
         np.testing.assert_allclose(logits[channel, ..., 0], mask, atol=1e-5)
 
 
