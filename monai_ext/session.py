@@ -48,7 +48,7 @@ NOT_OF_A_CASE = frozenset(
     {
         *("_meta_", "imports", "initialize", "run", "finalize", "run_record", "finished"),
         *("bundle_root", "datalist", "data_root", "dataset_dir", "split", "shard", "output_dir", "run_dir"),
-        *("checkpoint", "device", "threads", "mean_of", "allow_overlap"),
+        *("checkpoint", "device", "threads", "mean_of", "pooled_iou", "allow_overlap"),
     }
 )
 """Entries of a config that leave the result of a case as it is, or of which the contents are hashed."""

@@ -18,6 +18,7 @@ from monai_ext.evaluation.formats import (
     write_challenger,
 )
 from monai_ext.evaluation.levels import DEFAULT_LEVELS
+from monai_ext.evaluation.pooled_iou import METRIC, pooled_iou
 from monai_ext.evaluation.summary import summarise, write_summary
 from monai_ext.evaluation.table import Row, write_rows, write_text
 
@@ -42,6 +43,7 @@ def write_outputs(
     label_values: Mapping[str, int] | None = None,
     details: Mapping[CaseKey, CaseDetail] | None = None,
     remarks: Mapping[str, Any] | None = None,
+    with_pooled_iou: bool = False,
 ) -> dict[str, Any]:
     """Write ``metrics.csv``, ``summary.json`` and the formats of :mod:`monai_ext.evaluation.formats`.
 
@@ -58,6 +60,7 @@ def write_outputs(
         label_values: value in the masks by name, for nnU-Net's keys.
         details: files and voxel counts by case and run, for nnU-Net's summary.
         remarks: what else ``summary.json`` shall say.
+        with_pooled_iou: add ``iou_pooled`` to ``summary.json``, from the voxel counts of ``details``.
 
     Returns:
         The summary.
@@ -72,6 +75,8 @@ def write_outputs(
         raise ValueError(f"there is no format {unknown[0]!r}; choose from {', '.join(ALL)}")
     _refuse_mixture(rows)
     folder = Path(output_dir)
+    if with_pooled_iou:
+        remarks = {**(remarks or {}), METRIC: pooled_iou(rows, details or {})}
     summary = summarise(rows, draws, seed, mean_of, remarks)
     (folder / "metrics.csv").unlink(missing_ok=True)
     write_summary(folder / "summary.json", summary)

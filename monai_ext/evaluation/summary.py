@@ -139,6 +139,11 @@ def format_table(rows: Sequence[Row], summary: dict[str, Any] | None = None) -> 
         "patients]; macro: mean over labels",
         f"hd95: {HD95_DEFINITION}",
         f"undefined values ({UNDEFINED_POLICY}): {UNDEFINED_POLICY_TEXT}",
+        *(
+            f"iou_pooled of {label}: {of['mean']:.3f} (mean over {of['n']} patients; IoU over all cases of each)"
+            for label, of in summary.get("iou_pooled", {}).get("labels", {}).items()
+            if of["n"]
+        ),
         *(f"warning: {text}" for text in summary["warnings"]),
     ]
     size = f"{summary['n_cases']} cases, {summary['n_patients']} patients"

@@ -48,6 +48,7 @@ class CaseTable:
         slice_axis: "R", "A" or "S" where the inferer was forced to cut slices orthogonal to it.
         mean_of: levels of the mean; see :func:`monai_ext.evaluation.summary.summarise`.
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
+        pooled_iou: add :func:`monai_ext.evaluation.pooled_iou.pooled_iou` to ``summary.json``.
 
     Raises:
         UserError: for an impossible seed or tolerance; (while running) where a case has no label, a mask is not on
@@ -68,6 +69,7 @@ class CaseTable:
         slice_axis: str | None = None,
         mean_of: str | Sequence[str] = DEFAULT_LEVELS,
         finished: FinishedCases | None = None,
+        pooled_iou: bool = False,
     ) -> None:
         refuse_seed(seed)
         refuse_tolerance(nsd_tolerance_mm)
@@ -82,6 +84,8 @@ class CaseTable:
         self.slice_axis = slice_axis
         self.finished = finished
         self.options: dict[str, Any] = {"seed": seed, "mean_of": mean_of, "label_values": self.labels}
+        if pooled_iou:
+            self.options["with_pooled_iou"] = True
         self._records: list[CaseRecord] = []
         if finished is not None:
             finished.summary_options = self.options

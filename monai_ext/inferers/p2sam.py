@@ -11,6 +11,10 @@ Step of the paper -> code:
 ``mode="paper"`` is the paper as written, with padding left out and 1 - cos as the cost. ``mode="official"`` does what
 the authors' code does where the two differ: squared Euclidean cost on raw features, points found on the original
 grid, three cascaded decoder passes, padding kept as background.
+
+``attention="guided"`` is the authors' function for natural images (PerSeg), which the paper does not describe: PerSAM's
+target-guided attention by the mean similarity map of the parts, and target-semantic prompting by the mean foreground
+feature, in the first decoder pass; in mode ``official`` the later passes choose among SAM's three masks.
 """
 
 from __future__ import annotations
@@ -24,15 +28,15 @@ from typing import Any, cast
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
-from torch.nn import functional as F
 
 from monai_ext.errors import UserError
+from monai_ext.inferers.cascade import guided_cascade, original_box
 from monai_ext.inferers.follow_up import Click, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.previous import PreviousFrame, find_mask
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import match_slices
 from monai_ext.networks.sam import Embeddings, PromptableSam
-from monai_ext.prompts.boxes import cells_in_box, tight_box
+from monai_ext.prompts.boxes import cells_in_box
 from monai_ext.prompts.masks import (
     background_cells,
     official_candidate_tokens,
@@ -47,6 +51,8 @@ from monai_ext.prompts.points import (
     lowest_point,
     official_lowest_point,
     official_points,
+    official_target_attention,
+    target_attention,
 )
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.ranges import RANGES, Counts, parse_counts
@@ -54,6 +60,7 @@ from monai_ext.prompts.retrieval import DISTANCES, Cost, Distance, retrieve_mask
 
 MODES = ("paper", "official")
 NEGATIVES = ("background", "lowest")
+ATTENTION = ("none", "guided")
 BOX_MARGIN = 0.25
 """Share of a previous box's sides by which it grows, on each side, to seek points in: objects move slowly."""
 
@@ -77,11 +84,12 @@ class ReferenceParts:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One member of the retrieval grid: its counts and its prompt."""
+    """One member of the retrieval grid: its counts, its prompt and, for attention "guided", its bias [1, g, g]."""
 
     n_pos: int
     n_neg: int
     prompt: Prompt
+    bias: Tensor | None = None
 
 
 class P2SamInferer(FollowUpInferer):
@@ -113,6 +121,7 @@ class P2SamInferer(FollowUpInferer):
             :data:`BOX_MARGIN` of its sides. The first frame takes the reference's. The paper shows the idea alone;
             how the box is used is chosen here. A structure absent before is prompted without a box.
         run_dir: folder whose ``masks`` hold the masks of earlier cases, for ``previous_box``.
+        attention: ``none`` or ``guided``, see the module.
 
     Raises:
         UserError: for an unknown mode, distance or name of a range, an impossible range, or ``previous_box`` with
@@ -137,6 +146,7 @@ class P2SamInferer(FollowUpInferer):
         n_range: str | None = None,
         previous_box: bool = False,
         run_dir: str | PathLike[str] | None = None,
+        attention: str = "none",
     ) -> None:
         super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
         if mode not in MODES:
@@ -148,6 +158,9 @@ class P2SamInferer(FollowUpInferer):
         if n_range is not None and n_range not in RANGES:
             raise UserError(f"n_range {n_range!r} is unknown: choose one of {', '.join(RANGES)}.")
         n_pos, n_neg = (n_pos, n_neg) if n_range is None else RANGES[n_range]
+        if attention not in ATTENTION:
+            raise UserError(f"attention {attention!r} is unknown: choose one of {', '.join(ATTENTION)}.")
+        self.attention = attention
         self.n_pos, self.n_neg = _counts("n_pos", n_pos, 1), _counts("n_neg", n_neg, 0)
         if previous_box and (mode == "official" or slice_match == "oracle_centre"):
             raise UserError("previous_box needs --mode paper and --slice_match position or relative.")
@@ -239,10 +252,13 @@ class P2SamInferer(FollowUpInferer):
         box: Tensor | None = None,
     ) -> SliceResult:
         candidates = [
-            Candidate(c.n_pos, c.n_neg, _joined(c.prompt, clicked))
+            Candidate(c.n_pos, c.n_neg, _joined(c.prompt, clicked), c.bias)
             for c in self._candidates(network, target, embeddings, parts, box)
         ]
-        logits = self._decode(network, target, embeddings, [c.prompt for c in candidates])
+        if self.attention == "guided":
+            logits = self._decode_guided(network, target, embeddings, candidates, parts)
+        else:
+            logits = self._decode(network, target, embeddings, [c.prompt for c in candidates])
         masks = network.to_image(logits, embeddings.size)[:, 0]
         cells = self._candidate_cells(network, logits[:, 0], masks)
         cost: Cost = "cosine" if self.mode == "paper" else "sqeuclidean"
@@ -336,12 +352,13 @@ class P2SamInferer(FollowUpInferer):
         negative = {n: self._points(network, target, embeddings, p) for n, p in parts.negative.items()}
         for n_pos, features_pos in parts.positive.items():
             positive = self._points(network, target, embeddings, features_pos, box)
+            bias = self._bias(network, target, embeddings, features_pos) if self.attention == "guided" else None
             if self.negatives == "lowest" and max(self.n_neg) > 0:
                 negative = {1: self._lowest(network, target, embeddings, cosine_maps(features_pos, features))}
             if 0 in self.n_neg or not negative:
-                candidates.append(Candidate(n_pos, 0, _prompt(positive, positive[:0], box)))
+                candidates.append(Candidate(n_pos, 0, _prompt(positive, positive[:0], box), bias))
             candidates += [
-                Candidate(n_pos, n_neg, _prompt(positive, points, box)) for n_neg, points in negative.items()
+                Candidate(n_pos, n_neg, _prompt(positive, points, box), bias) for n_neg, points in negative.items()
             ]
         return candidates
 
@@ -368,6 +385,29 @@ class P2SamInferer(FollowUpInferer):
             return lowest_point(maps, network.stride, valid, embeddings.size)
         return official_lowest_point(maps, network.image_size, embeddings.size, target.original_size)
 
+    def _bias(self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, parts: Tensor) -> Tensor:
+        """Bias of the attention by the mean map of the parts, [1, g, g]."""
+        mean_map = cosine_maps(parts, embeddings.features[0]).mean(dim=0)
+        if self.mode == "paper":
+            return target_attention(mean_map, valid_cells(embeddings.size, network.stride, (network.grid,) * 2))
+        return official_target_attention(mean_map, network.image_size, embeddings.size, target.original_size)
+
+    def _decode_guided(
+        self,
+        network: PromptableSam,
+        target: TargetSlice,
+        embeddings: Embeddings,
+        candidates: list[Candidate],
+        parts: ReferenceParts,
+    ) -> Tensor:
+        """As :meth:`_decode`, with guidance in the first pass."""
+        prompts = [c.prompt for c in candidates]
+        bias = torch.cat([c.bias for c in candidates if c.bias is not None])
+        meant = parts.tokens.mean(dim=0, keepdim=True)
+        if self.mode == "official":
+            return guided_cascade(network, embeddings, prompts, target.original_size, bias, meant)
+        return network.decode(embeddings, prompts, attention_bias=bias, target_embedding=meant)[0]
+
     def _decode(
         self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, prompts: list[Prompt]
     ) -> Tensor:
@@ -377,7 +417,7 @@ class P2SamInferer(FollowUpInferer):
             return logits
         logits, _ = network.decode(embeddings, prompts, mask_input=logits)
         frame = network.to_image(logits, embeddings.size)
-        boxes = [_original_box(mask, target.original_size) for mask in frame]
+        boxes = [original_box(mask, target.original_size) for mask in frame]
         boxed = [Prompt(p.points, p.labels, box) for p, box in zip(prompts, boxes, strict=True)]
         logits, _ = network.decode(embeddings, boxed, mask_input=logits)
         return logits
@@ -433,20 +473,6 @@ def _owners(clicks: Sequence[Click], names: list[str], results: Sequence[SliceRe
 
 def _pixel(position: float, logits: Tensor, axis: int) -> int:
     return min(max(round(position), 0), logits.shape[axis] - 1)
-
-
-def _original_box(logits: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """Tight box of a mask on the original grid, (x0, y0, x1, y1) in the input frame; None for an empty mask.
-
-    Args:
-        logits: [1, H, W] in the input frame.
-        size: (h0, w0) of the original slice.
-    """
-    box = tight_box(F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0, 0] > 0)
-    if box is None:
-        return None
-    scale = box.new_tensor([logits.shape[2] / size[1], logits.shape[1] / size[0]])
-    return box * scale.repeat(2)
 
 
 def _counts(name: str, counts: Counts, least: int) -> list[int]:

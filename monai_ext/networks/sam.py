@@ -28,6 +28,7 @@ from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 from monai_ext.networks.compact_encoder import CompactImageEncoder
 from monai_ext.networks.fast_encoder import FastImageEncoder
+from monai_ext.networks.guidance import Guidance, guided_transformer
 from monai_ext.prompts.prompt import Prompt
 
 try:
@@ -87,18 +88,38 @@ class _PairedMaskDecoder(MaskDecoder):
     SAM repeats a single image's embedding for all its prompts; the weights and the arithmetic are the same.
     """
 
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        multimask_output: bool,
+        guidance: Guidance | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        masks, quality = self.predict_masks(
+            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, guidance
+        )
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        return masks[:, chosen], quality[:, chosen]
+
     def predict_masks(
         self,
         image_embeddings: Tensor,
         image_pe: Tensor,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
+        guidance: Guidance | None = None,
     ) -> tuple[Tensor, Tensor]:
         batch = sparse_prompt_embeddings.shape[0]
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(batch, -1, -1), sparse_prompt_embeddings], dim=1)
         source = image_embeddings + dense_prompt_embeddings
-        tokens, source = self.transformer(source, image_pe.expand(batch, -1, -1, -1), tokens)
+        positions = image_pe.expand(batch, -1, -1, -1)
+        if guidance is None:
+            tokens, source = self.transformer(source, positions, tokens)
+        else:
+            tokens, source = guided_transformer(self.transformer, source, positions, tokens, guidance)
         mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
         source = source.transpose(1, 2).reshape(image_embeddings.shape)
         upscaled = self.output_upscaling(source)
@@ -192,6 +213,8 @@ class PromptableSam(nn.Module):
         boxes: Tensor | None = None,
         mask_input: Tensor | None = None,
         multimask: bool = False,
+        attention_bias: Tensor | None = None,
+        target_embedding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode prompts of one size, each with its own embedding.
 
@@ -205,6 +228,8 @@ class PromptableSam(nn.Module):
             boxes: [K, 4] (x0, y0, x1, y1) in input-frame pixels.
             mask_input: [K, 1, 4g, 4g] logits of an earlier mask.
             multimask: return SAM's three ambiguous masks instead of the one.
+            attention_bias: [K or 1, g, g], see :mod:`monai_ext.networks.guidance`.
+            target_embedding: [K or 1, C], likewise. Where both are None SAM's own transformer runs.
 
         Returns:
             Logits [K, M, 4g, 4g] and predicted IoU [K, M], M = 3 with ``multimask`` else 1.
@@ -212,12 +237,15 @@ class PromptableSam(nn.Module):
         count = features.shape[0]
         given = None if boxes is not None and points.shape[1] == 0 else (points, labels)
         sparse, dense = self.prompt_encoder(points=given, boxes=boxes, masks=mask_input)
+        guided = attention_bias is not None or target_embedding is not None
+        guidance = Guidance(attention_bias, target_embedding) if guided else None
         return self.mask_decoder(
             image_embeddings=features,
             image_pe=self.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse.expand(count, -1, -1),
             dense_prompt_embeddings=dense,
             multimask_output=multimask,
+            guidance=guidance,
         )
 
     def decode(
@@ -226,6 +254,8 @@ class PromptableSam(nn.Module):
         prompts: Sequence[Prompt],
         mask_input: Tensor | None = None,
         multimask: bool = False,
+        attention_bias: Tensor | None = None,
+        target_embedding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode prompts of different lengths, in groups of equal length.
 
@@ -236,6 +266,8 @@ class PromptableSam(nn.Module):
             prompts: K prompts in input-frame pixels.
             mask_input: [K, 1, 4g, 4g] logits of earlier masks, or None.
             multimask: see :meth:`decode_batch`.
+            attention_bias: [1, g, g] for all prompts or [K, g, g]; see :meth:`decode_batch`.
+            target_embedding: [1, C] for all prompts or [K, C].
 
         Returns:
             Logits [K, M, 4g, 4g] and predicted IoU [K, M], in the order of the prompts.
@@ -257,6 +289,8 @@ class PromptableSam(nn.Module):
                 torch.stack([p.box for p in chosen if p.box is not None]).to(device) if boxed else None,
                 None if mask_input is None else mask_input[members],
                 multimask,
+                _of_members(attention_bias, members),
+                _of_members(target_embedding, members),
             )
             for k, mask, score in zip(members, logits, iou, strict=True):
                 masks[k], quality[k] = mask, score
@@ -273,6 +307,11 @@ class PromptableSam(nn.Module):
         nothing = embeddings.features.new_zeros(len(embeddings), 0, 2)
         logits, _ = self.decode_batch(embeddings.features, nothing, nothing[..., 0])
         return self.to_image(logits, embeddings.size)
+
+
+def _of_members(given: Tensor | None, members: list[int]) -> Tensor | None:
+    """Take the rows of some prompts from what is given once for all, or once a prompt."""
+    return given if given is None or len(given) == 1 else given[members]
 
 
 def build_compact(

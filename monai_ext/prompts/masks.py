@@ -115,6 +115,32 @@ def official_candidate_tokens(logits: Tensor, grid: tuple[int, int]) -> Tensor:
     return _positive_on_grid(logits.float(), grid)
 
 
+def persam_tokens(mask: Tensor, image_size: int, grid: tuple[int, int]) -> tuple[Tensor, bool]:
+    """Foreground cells of PerSAM: its code normalises the mask like an image before it is sampled on the grid.
+
+    PerSeg's masks are 128 in the red channel, whose mean is 123.675: the four pixels at a cell's centre must all be
+    inside. P²SAM's rules ask for half. Where nothing is left the mask is recovered by area as in
+    :func:`paper_tokens`; PerSAM's mean feature is then not a number.
+
+    Args:
+        mask: ``[H, W]`` bool in the input frame.
+        image_size: side of the padded square in pixels, a multiple of the grid.
+        grid: rows and columns of the feature grid.
+
+    Returns:
+        Foreground ``[g, g]`` bool, and whether it had to be recovered.
+
+    Raises:
+        ValueError: if the mask is empty or larger than the square.
+    """
+    covered = _covered_pixels(mask, image_size // grid[0], grid)
+    padding = (0, image_size - mask.shape[1], 0, image_size - mask.shape[0])
+    foreground = _positive_on_grid(F.pad(128.0 * mask.float() - 123.675, padding)[None], grid)[0]
+    if bool(foreground.any()):
+        return foreground, False
+    return _recover(covered), True
+
+
 def _positive_on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(maps[:, None], size=grid, mode="bilinear", align_corners=False)[:, 0] > 0
 

@@ -110,6 +110,52 @@ def official_lowest_point(
     return official_points(-maps.mean(dim=0, keepdim=True), image_size, input_size, original_size)
 
 
+def target_attention(similarity: Tensor, valid: Tensor) -> Tensor:
+    """Turn a similarity map into the bias of target-guided attention (PerSAM §3.2): sigmoid of its z-score.
+
+    Mean and deviation are those of the cells that hold image; padding gets no bias.
+
+    Args:
+        similarity: ``[g, g]``, the mean map where there are several parts.
+        valid: ``[g, g]`` bool of :func:`monai_ext.prompts.masks.valid_cells`.
+
+    Returns:
+        ``[1, g, g]`` in [0, 1]; 0.5 everywhere in the image where the map is constant.
+    """
+    valid = valid.to(similarity.device)
+    mean, deviation = _spread(similarity[valid])
+    return (((similarity - mean) / deviation).sigmoid() * valid)[None]
+
+
+def official_target_attention(
+    similarity: Tensor, image_size: int, input_size: tuple[int, int], original_size: tuple[int, int]
+) -> Tensor:
+    """Make the bias of :func:`target_attention` as the authors' code does: by way of the original grid.
+
+    The map of the original image, without padding, is resized to the grid of the padded square; in images that are
+    not square it so lies beside the features. Kept, to repeat their results.
+
+    Args:
+        similarity: ``[g, g]``.
+        image_size: as in :func:`official_points`.
+        input_size: as in :func:`official_points`.
+        original_size: as in :func:`official_points`.
+
+    Returns:
+        ``[1, g, g]`` in [0, 1].
+    """
+    original = _to_original(similarity[None], image_size, input_size, original_size)
+    mean, deviation = _spread(original)
+    return _bilinear((original - mean) / deviation, (similarity.shape[0], similarity.shape[1])).sigmoid()
+
+
+def _spread(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sample standard deviation, for division: of a constant map 1."""
+    mean = values.mean()
+    deviation = ((values - mean).square().sum() / max(values.numel() - 1, 1)).sqrt()
+    return mean, torch.where(deviation > 1e-6, deviation, 1.0)
+
+
 def _argmax_xy(maps: Tensor) -> Tensor:
     index = maps.flatten(1).argmax(dim=1)
     columns = maps.shape[2]

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_ext.data.phantoms import write_phantom_frames, write_phantom_patient
+from monai_ext.data.indexing.writing import index
+from monai_ext.data.phantoms import phantom_frames, write_phantom_frames, write_phantom_patient
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import find_user_error
 from monai_ext.files import sha256_of
@@ -233,6 +234,8 @@ def test_a_structure_that_the_reference_lacks_may_be_left_out(run_bundle, patien
         (("panet",), "panet"),
         (("label_propagation",), "label_propagation"),
         (("gf_sam",), "gf_sam"),
+        (("persam",), "persam"),
+        (("finetune_prior",), "finetune_prior"),
         (("oracle_click",), "oracle_click"),
         (("oracle_centre",), "p2sam"),
     ],
@@ -241,6 +244,36 @@ def test_overlays_run(run_bundle, patient, write_list, tmp_path, overlays, algor
     options = {"datalist": write_list(patient), "output_dir": str(tmp_path / "out")}
     run_bundle("p2sam", "inference", "evaluate", *overlays, **options)
     assert {row["algorithm"] for row in rows(tmp_path / "out" / "metrics.csv")} == {algorithm}
+
+
+def test_natural_images_are_scored_as_perseg(run_bundle, tmp_path):
+    """Pictures 00 serve the others of their object and are not scored; the protocol's IoU is of the written masks."""
+    for seed, thing in enumerate(("cup", "cat")):
+        for number, (picture, mask) in enumerate(phantom_frames(seed, 3)):
+            red = np.zeros((*mask.shape, 3), np.uint8)
+            red[mask > 0] = (128, 0, 0)
+            for folder, suffix, pixels in (("Images", "jpg", picture), ("Annotations", "png", red)):
+                path = tmp_path / "PerSeg" / folder / thing / f"{number:02d}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+    datalist = tmp_path / "perseg.json"
+    index("perseg", tmp_path / "PerSeg", datalist)
+    output_dir = tmp_path / "out"
+    run_bundle("p2sam", "inference", "evaluate", "perseg", datalist=str(datalist), output_dir=str(output_dir))
+    masks = read_masks(output_dir)
+    assert set(masks) == {f"{thing}_{number}.png" for thing in ("cup", "cat") for number in ("01", "02")}
+    expected = {}
+    for seed, thing in enumerate(("cup", "cat")):
+        common = union = 0
+        for number, (_, mask) in list(enumerate(phantom_frames(seed, 3)))[1:]:
+            found = masks[f"{thing}_{number:02d}.png"] > 0
+            common += (found & (mask > 0)).sum()
+            union += (found | (mask > 0)).sum()
+        expected[thing] = common / union
+    pooled = json.loads((output_dir / "summary.json").read_text())["iou_pooled"]["labels"]["object"]
+    assert pooled["patients"] == pytest.approx(expected)
+    assert pooled["mean"] == pytest.approx(np.mean(list(expected.values())))
+    assert {row["n_neg"] for row in rows(output_dir / "prompts.csv") if row["status"] == "ok"} <= {"1"}
 
 
 def test_official_mode_runs(run_bundle, patient, write_list, tmp_path):

@@ -195,7 +195,7 @@ def test_no_prompt_is_exactly_one_not_a_point_token_and_the_no_mask_embedding(ou
     seen = {}
     decoder = ours.mask_decoder.predict_masks
 
-    def spy(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings):
+    def spy(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, guidance):
         seen.update(sparse=sparse_prompt_embeddings, dense=dense_prompt_embeddings)
         return decoder(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
 

@@ -10,6 +10,7 @@ from monai_ext.prompts.masks import (
     official_candidate_tokens,
     official_tokens,
     paper_tokens,
+    persam_tokens,
     valid_cells,
 )
 
@@ -167,3 +168,22 @@ def test_official_candidates_are_sampled_from_low_resolution_logits(resize_bilin
         [[value > 0 for value in row] for row in resize_bilinear(candidate.tolist(), (3, 3))] for candidate in logits
     ]
     assert official_candidate_tokens(logits, (3, 3)).tolist() == expected
+
+
+def test_persam_asks_for_all_pixels_at_the_centre_of_a_cell():
+    """Its masks are 128 where the mean of red is 123.675; three of four pixels give 96."""
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[3:5, 3:5] = True
+    mask[11:13, 11:13] = True
+    mask[12, 12] = False
+    cells, recovered = persam_tokens(mask, 16, (2, 2))
+    assert cells.tolist() == [[True, False], [False, False]]
+    assert not recovered
+
+
+def test_persam_recovers_what_has_no_cell():
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[9, 2] = True
+    cells, recovered = persam_tokens(mask, 16, (2, 2))
+    assert cells.tolist() == [[False, False], [True, False]]
+    assert recovered

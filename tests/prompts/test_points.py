@@ -14,6 +14,8 @@ from monai_ext.prompts.points import (
     lowest_point,
     official_lowest_point,
     official_points,
+    official_target_attention,
+    target_attention,
 )
 
 
@@ -143,3 +145,27 @@ def test_official_lowest_point_is_the_minimum_of_the_average(to_original, input_
     expected = [[x * input_size[1] / original_size[1], y * input_size[0] / original_size[0]]]
     points = official_lowest_point(maps, 48, input_size, original_size)
     torch.testing.assert_close(points, torch.tensor(expected))
+
+
+def test_attention_ignores_padding_and_gives_it_no_bias():
+    similarity = torch.tensor([[0.1, 0.5], [0.9, 100.0]])
+    valid = torch.tensor([[True, True], [True, False]])
+    z = torch.tensor([0.1, 0.5, 0.9])
+    expected = torch.sigmoid((z - z.mean()) / z.std())
+    bias = target_attention(similarity, valid)
+    torch.testing.assert_close(bias[0].flatten()[:3], expected)
+    assert bias[0, 1, 1] == 0
+
+
+def test_attention_of_a_constant_map_is_even():
+    even = torch.full((4, 4), 0.3)
+    assert torch.equal(target_attention(even, torch.ones(4, 4, dtype=torch.bool)), torch.full((1, 4, 4), 0.5))
+    torch.testing.assert_close(official_target_attention(even, 32, (32, 32), (50, 50)), torch.full((1, 4, 4), 0.5))
+
+
+def test_official_attention_stretches_an_image_that_is_not_square():
+    """Half of the square is padding; the map of the upper half is spread over all rows."""
+    similarity = torch.zeros(8, 8)
+    similarity[3] = 1.0
+    bias = official_target_attention(similarity, 64, (32, 64), (32, 64))[0]
+    assert int(bias.mean(dim=1).argmax()) in (6, 7)
