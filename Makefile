@@ -5,16 +5,22 @@ PYTHON ?= python3
 VENV   ?= .venv
 DEMO   ?= outputs/demo
 ARGS   ?=
+LABEL_PYTHON ?= python3.11
+LABEL_VENV   ?= .venv-label
+LABEL_DEMO   ?= outputs/label
 
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+LABEL_STAMP := $(LABEL_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint typecheck bench clean
+.PHONY: help install demo test label-install label-demo test-label lint typecheck bench clean
 
 help:
 	@echo "make demo       run P2SAM on a phantom patient, into $(DEMO)"
 	@echo "make test       run the tests"
+	@echo "make label-demo a MONAI Label server on the phantom patient, its mask compared, into $(LABEL_DEMO)"
+	@echo "make test-label the tests of MONAI Label, with real servers"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make typecheck  mypy"
 	@echo "make bench      side-by-side measurements, by hand"
@@ -41,7 +47,28 @@ demo: $(STAMP)
 	@echo "pictures: $(DEMO)/overlays    masks: $(DEMO)/masks"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --ignore tests/label $(ARGS)
+
+# MONAI Label has an environment of its own: it needs older NumPy and pydicom than we do, and Python 3.11. Without sam2,
+# one of its optional models, which takes most of its install; setup.cfg lists its other dependencies.
+label-install: $(LABEL_STAMP)
+
+$(LABEL_VENV)/bin/python:
+	@$(LABEL_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "MONAI Label needs Python 3.11: name it, make LABEL_PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	$(LABEL_PYTHON) -m venv $(LABEL_VENV) || { rm -rf $(LABEL_VENV); exit 1; }
+
+$(LABEL_STAMP): setup.cfg pyproject.toml | $(LABEL_VENV)/bin/python
+	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[label]'
+	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps monailabel==0.8.5
+	@touch $@
+
+label-demo: $(LABEL_STAMP)
+	$(LABEL_VENV)/bin/python -m monai_ext.label_server --demo --output_dir $(LABEL_DEMO)
+
+test-label: $(LABEL_STAMP)
+	$(LABEL_VENV)/bin/python -m pytest tests/label $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

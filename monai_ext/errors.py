@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from types import TracebackType
+from typing import Any
 
 
 class UserError(ValueError):
@@ -36,6 +37,28 @@ def _excepthook(kind: type[BaseException], error: BaseException, traceback: Trac
     else:
         sentence = " ".join(str(user_error).splitlines())  # a file's name may hold a line break
         print(f"error: {sentence}", file=sys.stderr)
+
+
+def answer_user_errors() -> None:
+    """In a MONAI Label server, answer a request that a :class:`UserError` ends with status 422 and its sentence.
+
+    The server itself would say "Internal Server Error". Other errors stay what they are, and so does any other process.
+    Called while the server starts; starlette builds its handlers again at the next request.
+    """
+    server = sys.modules.get("monailabel.app")
+    if server is None:
+        return
+    from starlette.responses import JSONResponse
+
+    async def answer(request: Any, error: Exception) -> Any:
+        mistake = find_user_error(error)
+        if mistake is None:
+            raise error
+        return JSONResponse({"detail": " ".join(str(mistake).splitlines())}, status_code=422)
+
+    for kind in (UserError, RuntimeError):  # MONAI wraps what a reader raises in a RuntimeError
+        server.app.add_exception_handler(kind, answer)
+    server.app.middleware_stack = None
 
 
 def report_user_errors() -> None:

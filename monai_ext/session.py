@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -37,7 +38,8 @@ from monai_ext.data.manifest import FILE_KEYS, DataList
 from monai_ext.data.phantoms import write_phantom_patient
 from monai_ext.data.provenance import check_overlap, read_record, verify_sha256
 from monai_ext.data.shards import parse_shard
-from monai_ext.errors import UserError, report_user_errors
+from monai_ext.data.studies import DATALIST, served_folder
+from monai_ext.errors import UserError, answer_user_errors, report_user_errors
 from monai_ext.files import sha256_of
 from monai_ext.inferers.slice_match import refuse_volumes_apart
 from monai_ext.networks.sam import CHECKPOINTS, VARIANTS, fetch_checkpoint
@@ -205,9 +207,16 @@ def choose_device() -> torch.device:
 
 
 def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike) -> Path:
-    """Return the data list, or write the phantom patient into ``output_dir/phantom`` where none is given."""
+    """Return the data list, or write the phantom patient into ``output_dir/phantom`` where none is given.
+
+    In a MONAI Label server: the data list beside its studies.
+    """
     if datalist is not None:
         return Path(datalist)
+    studies = served_folder()
+    if studies is not None:
+        beside = studies / DATALIST
+        return beside if beside.is_file() else write_phantom_patient(tempfile.mkdtemp())  # requests name their labels
     folder = Path(output_dir).expanduser().absolute() / "phantom"
     return Path(processes.from_first(lambda: str(write_phantom_patient(ensure_writable_folder(folder)))))
 
@@ -258,6 +267,8 @@ def find_checkpoint(
     Raises:
         UserError: for a missing file, or one whose sha256 is not that of its record.
     """
+
+    answer_user_errors()  # the first of this package that runs in a MONAI Label server
 
     def find() -> Path:
         return _find_checkpoint(checkpoint, variant, Path(bundle_root), datalist)

@@ -27,6 +27,7 @@ LAYERS: dict[str, set[str]] = {
 LAYERS["engines"] |= {"inferers"}
 LAYERS["handlers"] |= {"evaluation"}
 LAYERS["session"] |= {"inferers"}
+LAYERS["label_server"] = {*BOTTOM, "data"}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -122,6 +123,16 @@ def test_config_targets_are_ours_or_monais(path):
     for key, value in leaves(yaml.safe_load(path.read_text(encoding="utf-8"))):
         if key == "_target_":
             assert "." not in value or value.split(".")[0] in ("monai", "torch", "monai_ext"), value
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parts[-3]}/{path.name}")
+def test_config_imports_are_ours(path):
+    for _, value in leaves(yaml.safe_load(path.read_text(encoding="utf-8"))):
+        if isinstance(value, str) and re.match(r"\$\s*(import|from)\b", value):
+            for node in ast.walk(to_python(value)):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                assert all(name.split(".")[0] == "monai_ext" for name in names), value
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parts[-3]}/{path.name}")

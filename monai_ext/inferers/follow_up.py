@@ -16,11 +16,13 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
 
+from monai_ext.errors import UserError
 from monai_ext.inferers.nearest import nearest_reference
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import check_rule, match_slices
 from monai_ext.networks.sam import PromptableSam
-from monai_ext.transforms.sam_input import plane_size
+from monai_ext.transforms.request import REQUEST
+from monai_ext.transforms.sam_input import input_points, plane_size
 
 BACKGROUND = -20.0
 """Logit of pixels for which no mask was decoded."""
@@ -52,11 +54,30 @@ class TargetSlice:
         image: [C, H, W] in the input frame.
         original_size: (h0, w0) of the slice before resampling.
         index: along D.
+        clicks: of a user, on this slice.
     """
 
     image: Tensor
     original_size: tuple[int, int]
     index: int
+    clicks: tuple[Click, ...] = ()
+
+
+@dataclass(frozen=True)
+class Click:
+    """What a user says of one pixel.
+
+    Attributes:
+        x: input-frame pixels along W, centres at integers.
+        y: along H.
+        positive: the pixel belongs to the structure.
+        structure: name of the structure; None where the user has not said.
+    """
+
+    x: float
+    y: float
+    positive: bool
+    structure: str | None
 
 
 @dataclass
@@ -90,7 +111,13 @@ class FollowUpInferer(Inferer):
 
     After a call ``rows`` holds one dictionary for each structure and slice, for the prompt table and the overlays:
     ``label, slice, reference, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``.
+
+    An image that a viewer's request came with (:class:`monai_ext.transforms.request.Requestd`) brings its own
+    reference, labels and clicks; these go before the constructor's.
     """
+
+    takes_clicks = False
+    """Whether the method heeds a user's clicks."""
 
     def __init__(
         self,
@@ -102,7 +129,8 @@ class FollowUpInferer(Inferer):
     ) -> None:
         super().__init__()
         check_rule(slice_match)
-        self.labels, self.load_reference, self.slice_match = labels, load_reference, slice_match
+        self.own_labels, self.load_reference, self.slice_match = labels, load_reference, slice_match
+        self.labels = labels  # of the current case
         self.reference_image, self.reference_label = reference_image, reference_label
         self.rows: list[dict[str, Any]] = []
 
@@ -136,10 +164,16 @@ class FollowUpInferer(Inferer):
             Logits [1, L, H, W, D], one channel a structure in the order of ``labels``.
         """
         image = _single_case(inputs)
+        request = image.meta.get(REQUEST) or {}
+        self.labels = request.get("labels", self.own_labels)
+        clicks = self._clicks(image, request.get("clicks", ()))
         references = self.load_reference(
-            reference_image if reference_image is not None else self.reference_image or [],
-            reference_label if reference_label is not None else self.reference_label or [],
-            _first(modality),
+            request.get("reference_image", reference_image if reference_image is not None else self.reference_image)
+            or [],
+            request.get("reference_label", reference_label if reference_label is not None else self.reference_label)
+            or [],
+            request.get("modality", _first(modality)),
+            self.labels,
         )
         oracle = _range(oracle_slices)
         matches = [match_slices(image, r.image, self.slice_match, r.held_slices(), oracle) for r in references]
@@ -153,7 +187,7 @@ class FollowUpInferer(Inferer):
         logits = torch.full((len(self.labels), height, width, depth), BACKGROUND)
         for k in range(depth):
             matched = [MatchedSlice(r, m[k]) for r, m in zip(references, matches, strict=True) if m[k] is not None]  # type: ignore[arg-type]
-            target = TargetSlice(planes[..., k], plane_size(image), k)
+            target = TargetSlice(planes[..., k], plane_size(image), k, clicks.get(k, ()))
             for channel, result in enumerate(self._results(network, target, matched, extra)):
                 if result.logits is not None:
                     logits[channel, :, :, k] = result.logits.float().cpu()
@@ -163,9 +197,21 @@ class FollowUpInferer(Inferer):
     def _results(
         self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], extra: dict[str, Any]
     ) -> list[SliceResult]:
-        if not matched:
+        if not matched and not target.clicks:
             return [SliceResult(None, "outside_reference", {})] * len(self.labels)
         return self.segment_slice(network, target, matched, **extra)
+
+    def _clicks(self, image: MetaTensor, given: Sequence[dict[str, Any]]) -> dict[int, tuple[Click, ...]]:
+        """Sort a request's clicks by the slice that they lie on."""
+        if given and not self.takes_clicks:
+            raise UserError(f"{type(self).__name__} heeds no clicks: leave foreground and background out.")
+        if not given:
+            return {}
+        points, slices = input_points(image, [click["index"] for click in given])
+        found: dict[int, tuple[Click, ...]] = {}
+        for click, (x, y), k in zip(given, points.tolist(), slices.tolist(), strict=True):
+            found[k] = (*found.get(k, ()), Click(x, y, click["positive"], click["structure"]))
+        return found
 
     @abstractmethod
     def segment_slice(

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
+from monai_ext.inferers.follow_up import Click, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.previous import PreviousFrame, find_mask
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import match_slices
@@ -87,6 +87,10 @@ class Candidate:
 class P2SamInferer(FollowUpInferer):
     """Segment follow-up images from one annotated image of the patient (P²SAM).
 
+    A user's clicks (:class:`monai_ext.inferers.follow_up.Click`) are added to the points of every candidate; where the
+    reference has nothing to say of a structure, positive clicks prompt alone. A click that names no structure is taken
+    for the one whose automatic mask is likeliest there. The paper has no clicks.
+
     Args:
         labels: name -> value of the structures.
         load_reference: loads references.
@@ -114,6 +118,8 @@ class P2SamInferer(FollowUpInferer):
         UserError: for an unknown mode, distance or name of a range, an impossible range, or ``previous_box`` with
             ``mode: official`` or ``slice_match: oracle_centre``, which know no such thing.
     """
+
+    takes_clicks = True
 
     def __init__(
         self,
@@ -191,17 +197,34 @@ class P2SamInferer(FollowUpInferer):
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         parts = [self._reference_parts(network, matched, value) for value in self.labels.values()]
-        if not any(parts):
-            return [SliceResult(None, "reference_absent", {}) for _ in parts]
+        absent = "reference_absent" if matched else "outside_reference"
+        if not any(parts) and not target.clicks:
+            return [SliceResult(None, absent, {}) for _ in parts]
         embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
-        if self.previous_box and self._before is None:
+        if self.previous_box and self._before is None and matched:
             self._before = self._frame(matched[-1].reference)
-        return [
-            SliceResult(None, "reference_absent", {})
+        boxes = [self._box(target, value) for value in self.labels.values()]
+        nobody = embeddings.features.new_zeros(0, 2)
+        results = [
+            SliceResult(None, absent, {})
             if p is None
-            else self._segment(network, target, embeddings, p, self._box(target, value))
-            for p, value in zip(parts, self.labels.values(), strict=True)
+            else self._segment(network, target, embeddings, p, _prompt(nobody, nobody), box)
+            for p, box in zip(parts, boxes, strict=True)
         ]
+        for number, clicks in _owners(target.clicks, list(self.labels), results).items():
+            clicked, p = _clicked(clicks, nobody), parts[number]
+            if p is not None:
+                results[number] = self._segment(network, target, embeddings, p, clicked, boxes[number])
+            elif bool((clicked.labels > 0).any()):
+                results[number] = self._by_clicks(network, embeddings, clicked)
+        return results
+
+    def _by_clicks(self, network: PromptableSam, embeddings: Embeddings, clicked: Prompt) -> SliceResult:
+        """Decode a user's clicks alone."""
+        logits, _ = network.decode(embeddings, [clicked])
+        mask = network.to_image(logits, embeddings.size)[0, 0]
+        points = torch.cat([clicked.points, clicked.labels[:, None]], dim=1).tolist()
+        return SliceResult(mask, "ok", {"points": points})
 
     def _box(self, target: TargetSlice, value: int) -> Tensor | None:
         return None if self._before is None else self._before.box(target.index, value)
@@ -212,9 +235,13 @@ class P2SamInferer(FollowUpInferer):
         target: TargetSlice,
         embeddings: Embeddings,
         parts: ReferenceParts,
+        clicked: Prompt,
         box: Tensor | None = None,
     ) -> SliceResult:
-        candidates = self._candidates(network, target, embeddings, parts, box)
+        candidates = [
+            Candidate(c.n_pos, c.n_neg, _joined(c.prompt, clicked))
+            for c in self._candidates(network, target, embeddings, parts, box)
+        ]
         logits = self._decode(network, target, embeddings, [c.prompt for c in candidates])
         masks = network.to_image(logits, embeddings.size)[:, 0]
         cells = self._candidate_cells(network, logits[:, 0], masks)
@@ -372,6 +399,40 @@ def _one(value: Any) -> Any:
 def _prompt(positive: Tensor, negative: Tensor, box: Tensor | None = None) -> Prompt:
     labels = torch.cat([positive.new_ones(len(positive)), negative.new_zeros(len(negative))])
     return Prompt(torch.cat([positive, negative]), labels, None if box is None else box.to(positive.device))
+
+
+def _joined(automatic: Prompt, clicked: Prompt) -> Prompt:
+    if not len(clicked.points):
+        return automatic
+    return Prompt(
+        torch.cat([automatic.points, clicked.points.to(automatic.points)]),
+        torch.cat([automatic.labels, clicked.labels.to(automatic.labels)]),
+        automatic.box,
+    )
+
+
+def _clicked(clicks: Sequence[Click], like: Tensor) -> Prompt:
+    points = like.new_tensor([[c.x, c.y] for c in clicks])
+    return Prompt(points, like.new_tensor([float(c.positive) for c in clicks]), None)
+
+
+def _owners(clicks: Sequence[Click], names: list[str], results: Sequence[SliceResult]) -> dict[int, list[Click]]:
+    """Sort clicks by the structure they are meant for: the named one, or the likeliest at that pixel."""
+    owners: dict[int, list[Click]] = {}
+    for click in clicks:
+        at = [
+            float("-inf")
+            if r.logits is None
+            else float(r.logits[_pixel(click.y, r.logits, 0), _pixel(click.x, r.logits, 1)])
+            for r in results
+        ]
+        number = at.index(max(at)) if click.structure is None else names.index(click.structure)
+        owners.setdefault(number, []).append(click)
+    return owners
+
+
+def _pixel(position: float, logits: Tensor, axis: int) -> int:
+    return min(max(round(position), 0), logits.shape[axis] - 1)
 
 
 def _original_box(logits: Tensor, size: tuple[int, int]) -> Tensor | None:

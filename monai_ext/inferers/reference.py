@@ -63,17 +63,22 @@ class ReferenceLoader:
 
     def __init__(self, transform: Callable[[dict[str, Any]], dict[str, Any]], labels: dict[str, int]) -> None:
         self.transform, self.labels = transform, labels
-        self._key: tuple[list[str], list[str], str | None] | None = None
-        self._held: dict[tuple[str, str, str | None], Reference] = {}
+        self._key: tuple[Any, ...] | None = None
+        self._held: dict[tuple[Any, ...], Reference] = {}
         self.loaded: list[Reference] = []
 
-    def __call__(self, images: Paths, labels: Paths, modality: str | None = None) -> list[Reference]:
+    def __call__(
+        self, images: Paths, labels: Paths, modality: str | None = None, names: dict[str, int] | None = None
+    ) -> list[Reference]:
         """Return the references of one patient.
 
         Args:
             images: one path or several.
             labels: as many paths.
             modality: of the patient's images, for their intensity window.
+            names: name -> value of the structures asked for, where they are not those of the constructor.
+
+        A file that was written anew is read anew.
 
         Raises:
             UserError: if their numbers differ, or a structure is on none of the labels.
@@ -83,13 +88,14 @@ class ReferenceLoader:
             raise UserError(
                 f"{len(paths[0])} reference images but {len(paths[1])} reference labels: give each its own."
             )
-        if (*paths, modality) != self._key:
+        key = (*paths, modality, [_written(path) for group in paths for path in group])
+        if key != self._key:
             self._key = None
-            wanted = [(i, m, modality) for i, m in zip(*paths, strict=True)]
-            held = {key: self._held.get(key) or self.load(*key) for key in wanted}
-            self._held, self.loaded = held, [held[key] for key in wanted]
-            self._refuse_empty(paths[1])
-            self._key = (*paths, modality)
+            wanted = [(i, m, modality, _written(i), _written(m)) for i, m in zip(*paths, strict=True)]
+            held = {one: self._held.get(one) or self.load(*one[:3]) for one in wanted}
+            self._held, self.loaded = held, [held[one] for one in wanted]
+            self._refuse_empty(paths[1], self.labels if names is None else names)
+            self._key = key
         return self.loaded
 
     def load(self, image: str, label: str, modality: str | None = None) -> Reference:
@@ -103,13 +109,22 @@ class ReferenceLoader:
             raise UserError(f"reference label {label} has another grid than its image {image}: resample the label.")
         return Reference(item["image"], plain(item["label"]).round().long())
 
-    def _refuse_empty(self, files: list[str]) -> None:
-        for name, value in self.labels.items():
+    def _refuse_empty(self, files: list[str], labels: dict[str, int]) -> None:
+        for name, value in labels.items():
             if not any(bool((r.label == value).any()) for r in self.loaded):
                 raise UserError(
                     f"reference {', '.join(files)} holds no {name} (value {value}): annotate it there, or leave it out "
                     "of --labels."
                 )
+
+
+def _written(path: str) -> tuple[int, int] | None:
+    """When a file was written, and its size; None for what is no file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
 
 
 def plain(tensor: Tensor) -> Tensor:

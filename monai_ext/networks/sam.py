@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,15 @@ class PromptableSam(nn.Module):
         self.mask_decoder = mask_decoder
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights strictly, also for a caller that asks for less: MONAI Label only warns of a wrong checkpoint.
+
+        Raises:
+            UserError: if a key or a shape does not fit.
+        """
+        refuse_other_weights(self, state_dict, "the weights that were given")
+        return super().load_state_dict(state_dict, strict=True, assign=assign)
 
     @property
     def image_size(self) -> int:
@@ -379,16 +388,27 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) 
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"checkpoint {path} is not a plain state dict: save model.state_dict() alone.")
+    refuse_other_weights(model, state, f"checkpoint {path}", variant)
+    model.load_state_dict(state, strict=True)
+
+
+def refuse_other_weights(
+    model: nn.Module, state: Mapping[str, Any], source: str, variant: str = "this model's"
+) -> None:
+    """Refuse weights of which a key or a shape does not fit.
+
+    Raises:
+        UserError: begins with ``source``.
+    """
     expected = model.state_dict()
     wrong = sorted(set(expected) ^ set(state), key=str) or sorted(
         k for k, v in state.items() if v.shape != expected[k].shape
     )
     if wrong:
         raise UserError(
-            f"checkpoint {path} does not hold {variant} weights ({len(wrong)} parameters differ, the first is "
+            f"{source} does not hold {variant} weights ({len(wrong)} parameters differ, the first is "
             f"{wrong[0]}): give the checkpoint of this variant or set --sam_variant."
         )
-    model.load_state_dict(state, strict=True)
 
 
 def fetch_checkpoint(variant: str, folder: str | os.PathLike | None = None) -> Path:

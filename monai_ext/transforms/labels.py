@@ -12,6 +12,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from monai_ext.errors import UserError
+from monai_ext.transforms.request import REQUEST
 
 
 class MergeLabelsd(MapTransform):
@@ -25,6 +26,8 @@ class MergeLabelsd(MapTransform):
         values: the L mask values, in the order of the channels; background is 0.
         overlap: return uint8 [L, *spatial] instead, 1 where a label's own logit is above 0, for predictions
             whose labels are not told apart.
+        image_key: image whose request (:mod:`monai_ext.transforms.request`) names labels that go before ``values``; its
+            mask then has no channel axis, which MONAI Label takes off volumes alone.
         allow_missing_keys: do not raise for a key that is absent.
 
     Returns:
@@ -39,33 +42,41 @@ class MergeLabelsd(MapTransform):
         keys: KeysCollection,
         values: Sequence[int],
         overlap: bool = False,
+        image_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.values = [int(value) for value in values]
-        self.overlap = overlap
+        self.overlap, self.image_key = overlap, image_key
         if not self.values or min(self.values) < 1 or len(set(self.values)) < len(self.values):
             raise UserError(f"label values {list(values)} must be distinct and above 0 (background); mend `labels`")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = self._merge(d[key])
+            labels = self._requested(d)
+            mask = self._merge(d[key], self.values if labels is None else labels)
+            d[key] = mask if labels is None else mask[0]
         return d
 
-    def _merge(self, logits: Tensor) -> Tensor:
-        if logits.shape[0] != len(self.values):
+    def _requested(self, data: Mapping[Hashable, Any]) -> list[int] | None:
+        image = data.get(self.image_key) if self.image_key is not None else None
+        request = image.meta.get(REQUEST) if isinstance(image, MetaTensor) else None
+        return None if request is None else list(request["labels"].values())
+
+    def _merge(self, logits: Tensor, values: list[int]) -> Tensor:
+        if logits.shape[0] != len(values):
             raise UserError(
-                f"the prediction has {logits.shape[0]} channels, `labels` names {len(self.values)} values; "
+                f"the prediction has {logits.shape[0]} channels, `labels` names {len(values)} values; "
                 "give the labels that the network predicts"
             )
         plain = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
-        merged = (plain > 0).to(torch.uint8) if self.overlap else self._largest(plain)
+        merged = (plain > 0).to(torch.uint8) if self.overlap else self._largest(plain, values)
         if isinstance(logits, MetaTensor):
             return MetaTensor(merged, meta=logits.meta, applied_operations=logits.applied_operations)
         return merged
 
-    def _largest(self, logits: Tensor) -> Tensor:
+    def _largest(self, logits: Tensor, label_values: list[int]) -> Tensor:
         largest, channel = logits.max(dim=0, keepdim=True)
-        values = torch.tensor(self.values, dtype=torch.int32, device=logits.device)
+        values = torch.tensor(label_values, dtype=torch.int32, device=logits.device)
         return values[channel].where(largest > 0, 0)

@@ -163,6 +163,32 @@ def slice_positions(image: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
     return (affine @ index)[:3].T, normal
 
 
+def input_points(image: MetaTensor, indices: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Carry points of the image file to the input frame, through scanner coordinates.
+
+    Args:
+        image: [C, H, W, D] as :class:`SamInputd` leaves it.
+        indices: n points, [i, j, k] on the stored grid ([i, j] on a frame's), centres of voxels at integers.
+
+    Returns:
+        Points [n, 2] (x, y) in input-frame pixels, centres at integers, and the slice [n] that each lies on.
+
+    Raises:
+        UserError: a point lies outside of the image.
+    """
+    stored = np.asarray([[*index, 0.0, 0.0][:3] for index in indices], dtype=np.float64).reshape(-1, 3)
+    to_mm = to_affine_nd(3, np.asarray(image.meta["original_affine"], dtype=np.float64))
+    to_frame = np.linalg.inv(np.asarray(image.affine, dtype=np.float64).reshape(4, 4)) @ to_mm
+    h, w, d = (np.c_[stored, np.ones(len(stored))] @ to_frame.T)[:, :3].T
+    slices = np.rint(d).astype(int)
+    height, width, depth = image.shape[-3:]
+    inside = (h >= -0.51) & (h <= height - 0.49) & (w >= -0.51) & (w <= width - 0.49) & (slices >= 0) & (slices < depth)
+    if not inside.all():
+        outside = list(indices[int(np.flatnonzero(~inside)[0])])
+        raise UserError(f"click {outside} lies outside of {_file(image)}: give voxel indices of this image.")
+    return np.stack([w, h], axis=1), slices
+
+
 def plane_size(image: MetaTensor) -> tuple[int, int]:
     """Return (h0, w0), the pixels of a slice before :class:`SamInputd` resampled it."""
     height, width = image.meta["plane_size"]

@@ -1,0 +1,210 @@
+"""MONAI Label's studies folder: which annotated study serves the one that a request asks for.
+
+The server keeps ``<study>.nii.gz`` (or a picture) in the folder, labels in ``labels/<tag>/`` and what it knows of both
+in ``datastore_v2.json``. Patients and visits are known to a data list of ours, :data:`DATALIST`, put beside the
+studies; its cases are the studies, matched by file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_ext.data.images import is_frame, read_label
+from monai_ext.data.manifest import Case, DataList, load_datalist
+from monai_ext.data.pairs import VisitLike, pair_with_reference
+from monai_ext.errors import UserError
+
+DATALIST = "datalist.json"
+DATASTORE = "datastore_v2.json"
+FINAL = "final"
+"""MONAI Label's tag of a label that somebody has approved."""
+
+
+def served_folder() -> Path | None:
+    """Return the studies of the MONAI Label server that this process is, or None in any other process."""
+    folder = os.environ.get("MONAI_LABEL_STUDIES")
+    return Path(folder) if folder else None
+
+
+class Studies:
+    """Finds the reference of a request to a MONAI Label server.
+
+    1. ``reference`` of the request: {"study": NAME, "tag": "final"}, or a study's name, or a list of these. The labels
+       are the values found there, called as the viewer called them when it saved them, else ``label_<value>``.
+    2. Else the data list: the patient's earliest annotated visit before this one. A study's ``final`` label in the
+       datastore goes before the list's own, so what was annotated in the viewer serves at once. Structures of the list
+       that the reference does not hold are left out.
+
+    The label of the study asked for is never opened.
+
+    Args:
+        folder: of the studies; None: :func:`served_folder`.
+        reference_visit: see :func:`monai_ext.data.pairs.pair_with_reference`.
+        names: structures to serve; None: all.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike | None = None,
+        reference_visit: VisitLike | Sequence[VisitLike] | None = None,
+        names: Sequence[str] | str | None = None,
+    ) -> None:
+        self.folder = served_folder() if folder is None else Path(folder)
+        self.reference_visit = reference_visit
+        self.names = [names] if isinstance(names, str) else names
+
+    def __call__(self, item: Mapping[Any, Any]) -> dict[str, Any] | None:
+        """Return what serves a request; None for an item that is none (``python -m monai.bundle run``).
+
+        Args:
+            item: the request: ``image_path``, and ``reference`` or nothing.
+
+        Returns:
+            ``reference_image`` and ``reference_label`` (files), ``labels`` (name -> value), ``modality``,
+            ``reference`` (names).
+
+        Raises:
+            UserError: nothing serves this study, or what is named is not there.
+        """
+        if self.folder is None or "image_path" not in item:
+            return None
+        image = Path(item["image_path"]).resolve()
+        named = item.get("reference")
+        found = self._by_name(named) if named else self._by_patient(image)
+        if image in {Path(file).resolve() for file in found["reference_image"]}:
+            raise UserError(f"study {_stem(image)} cannot be its own reference: name an earlier, annotated study.")
+        return self._chosen(found)
+
+    def _by_name(self, named: Any) -> dict[str, Any]:
+        labels: dict[str, int] = {}
+        names, images, files = [], [], []
+        for one in named if isinstance(named, (list, tuple)) else [named]:
+            wanted = {"study": one} if isinstance(one, str) else one
+            if not isinstance(wanted, Mapping) or not isinstance(wanted.get("study"), str):
+                raise UserError(f'reference {one!r} names no study: give {{"study": NAME, "tag": "{FINAL}"}}.')
+            study, tag = wanted["study"], str(wanted.get("tag") or FINAL)
+            image, label, info = self._annotated(study, tag)
+            names.append(study)
+            images.append(str(image))
+            files.append(str(label))
+            held = _values(label)
+            labels |= {name: value for name, value in _names(info, held).items() if value in held}
+        return {
+            "reference": names,
+            "reference_image": images,
+            "reference_label": files,
+            "labels": labels,
+            "modality": "",
+        }
+
+    def _annotated(self, study: str, tag: str) -> tuple[Path, Path, Mapping[str, Any]]:
+        """Image, label and what the datastore noted of the label."""
+        assert self.folder is not None
+        studies = self._datastore()
+        if study not in studies:
+            raise UserError(f"reference {study!r} is no study of {self.folder}: these are {_some(studies)}.")
+        there = studies[study].get("labels") or {}
+        if tag not in there:
+            tags = ", ".join(there) or "none"
+            raise UserError(
+                f"study {study!r} has no label tagged {tag!r} (it has {tags}): annotate and submit it first."
+            )
+        image = self.folder / f"{study}{studies[study]['image']['ext']}"
+        return image, self.folder / "labels" / tag / f"{study}{there[tag]['ext']}", there[tag].get("info") or {}
+
+    def _by_patient(self, image: Path) -> dict[str, Any]:
+        assert self.folder is not None
+        path = self.folder / DATALIST
+        if not path.is_file():
+            raise UserError(
+                f"study {_stem(image)} has no reference: put a data list with patients and visits at {path}, or name "
+                f'an annotated study in the request, "reference": {{"study": NAME, "tag": "{FINAL}"}}.'
+            )
+        datalist = load_datalist(path)
+        case = next((c for c in datalist.cases if Path(c.image).resolve() == image), None)
+        if case is None:
+            raise UserError(f"study {_stem(image)} is no image of {path}: add it there, with its patient and visit.")
+        patient = self._with_datastore_labels(datalist, case)
+        if not case.reference_image and not any(c.label for c in patient.cases if c is not case):
+            raise UserError(
+                f"study {_stem(image)}: patient {case.patient!r} has no annotated study to be the reference: annotate "
+                "an earlier visit and submit its label."
+            )
+        pair = next((p for p in pair_with_reference(patient, self.reference_visit) if p["case"] == case.case), None)
+        if pair is None:
+            raise UserError(
+                f"study {_stem(image)} (visit {case.visit}) has no annotated visit before it: annotate an earlier "
+                f"visit of patient {case.patient!r} and submit its label."
+            )
+        held = set().union(*(_values(Path(file)) for file in pair["reference_label"]))
+        if unknown := sorted(held - set(datalist.labels.values()) - {datalist.ignore}):
+            raise UserError(
+                f"{', '.join(pair['reference_label'])} holds {unknown[0]}, which is no label of {path}: add its name "
+                "and value to 'labels' there."
+            )
+        labels = {name: value for name, value in datalist.labels.items() if value in held}
+        keys = ("reference", "reference_image", "reference_label", "modality")
+        return {**{key: pair[key] for key in keys}, "labels": labels}
+
+    def _with_datastore_labels(self, datalist: DataList, asked: Case) -> DataList:
+        """The asked study's patient alone; a case that the datastore has a final label of has that label."""
+        assert self.folder is not None
+        files = {}
+        for study, known in self._datastore().items():
+            label = (known.get("labels") or {}).get(FINAL)
+            if label:
+                image = (self.folder / f"{study}{known['image']['ext']}").resolve()
+                files[image] = str(self.folder / "labels" / FINAL / f"{study}{label['ext']}")
+        cases = [c for c in datalist.cases if c is asked or (c.patient is not None and c.patient == asked.patient)]
+        found = [c.model_copy(update={"label": files.get(Path(c.image).resolve(), c.label)}) for c in cases]
+        return datalist.model_copy(update={"cases": found})
+
+    def _datastore(self) -> dict[str, Any]:
+        assert self.folder is not None
+        path = self.folder / DATASTORE
+        if not path.is_file():
+            return {}
+        return dict(json.loads(path.read_text(encoding="utf-8"))["objects"])
+
+    def _chosen(self, found: dict[str, Any]) -> dict[str, Any]:
+        if self.names is not None:
+            found["labels"] = {name: value for name, value in found["labels"].items() if name in self.names}
+        if not found["labels"]:
+            asked = "" if self.names is None else f" of {', '.join(self.names)}"
+            raise UserError(f"reference {', '.join(found['reference_label'])} holds no structure{asked}: annotate it.")
+        return found
+
+
+def result_options(image: str | os.PathLike, labels: Mapping[str, int]) -> dict[str, str]:
+    """How the server is to write a mask: the smallest type that holds the values, and never as a lossy picture."""
+    options = {"result_dtype": "uint8" if max(labels.values()) < 2**8 else "uint16"}
+    if is_frame(image):
+        options["result_extension"] = ".png"
+    return options
+
+
+def _values(label: Path) -> set[int]:
+    return {int(value) for value in np.unique(read_label(label)) if value}
+
+
+def _names(info: Mapping[str, Any], held: set[int]) -> dict[str, int]:
+    """Names that the viewer gave with a label ("label_info"), else ``label_<value>``."""
+    params = info.get("params") or {}
+    told = info.get("label_info") or (params.get("label_info") if isinstance(params, Mapping) else None) or []
+    names = {int(one["idx"]): str(one["name"]) for one in told if "idx" in one and "name" in one}
+    return {names.get(value, f"label_{value}"): value for value in sorted(held)}
+
+
+def _stem(image: Path) -> str:
+    return image.name.split(".")[0]
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    few = ", ".join(sorted(names)[:5]) or "none"
+    return few + (", ..." if len(names) > 5 else "")
