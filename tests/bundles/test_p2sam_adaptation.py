@@ -81,7 +81,14 @@ def train(output_dir: Path, start: Path, *overlays: str, **options: Any) -> str:
 
 # LoRA
 
-LORA = {"adapt": "lora", "rank": 2, "learning_rate": 0.01, "warm_up": 0.0, "drop_path": 0.5, "export_precision": "float32"}
+LORA = {
+    "adapt": "lora",
+    "rank": 2,
+    "learning_rate": 0.01,
+    "warm_up": 0.0,
+    "drop_path": 0.5,
+    "export_precision": "float32",
+}
 
 
 @pytest.fixture(scope="module")
