@@ -42,6 +42,7 @@ class WeightRecord(BaseModel):
         licence: licence of the weights.
         sha256: checksum of the checkpoint.
         notes: anything else.
+        trained_parameters: how many parameters of each part of the network the training changed, where that is known.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -53,6 +54,7 @@ class WeightRecord(BaseModel):
     licence: str
     sha256: str
     notes: str = ""
+    trained_parameters: dict[str, int] | None = None
 
 
 def _official(variant: str, sha256: str) -> WeightRecord:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from monai_ext import processes
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.phantoms import random_slice, write_phantom_patient
 from monai_ext.data.provenance import TrainingData, WeightRecord
@@ -32,13 +33,32 @@ Transform = Callable[[dict[str, Any]], dict[str, Any]]
 Groups = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
+def load_cases(
+    datalist: str | os.PathLike,
+    data_root: str | os.PathLike | None = None,
+    split: str | None = None,
+    validation_split: str | None = None,
+    fold: int | None = None,
+) -> DataList:
+    """Read the cases to train on and those of ``validation_split``, if one is named; see :func:`load_datalist`."""
+    cases = load_datalist(datalist, data_root, split=split, fold=fold)
+    if split is not None and validation_split is not None and validation_split != split:
+        cases.cases += load_datalist(datalist, data_root, split=validation_split, fold=fold).cases
+    return cases
+
+
 def split_training(
-    cases: DataList, validation_patients: Sequence[str] | str | int = ()
+    cases: DataList, validation_patients: Sequence[str] | str | int = (), validation_split: str | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Divide the labelled cases into ``train`` and ``validation`` by patient; a case without one is its own.
 
+    Args:
+        cases: of :func:`load_cases`.
+        validation_patients: these validate,
+        validation_split: and so do the cases of this split.
+
     Raises:
-        UserError: for a validation patient that the list does not have, or nothing left to train on.
+        UserError: for a validation patient or split that the list does not have, or nothing left to train on.
     """
     given = [validation_patients] if isinstance(validation_patients, str | int) else validation_patients
     held = {str(p) for p in given}
@@ -46,6 +66,10 @@ def split_training(
     unknown = held - {str(c.patient or c.case) for c in labelled}
     if unknown:
         raise UserError(f"validation patient {sorted(unknown)[0]!r} has no labelled case in {cases.dataset}.")
+    if validation_split is not None and validation_split not in {c.split for c in labelled}:
+        raise UserError(
+            f"{cases.dataset} has no labelled case in split {validation_split!r}: check --validation_split."
+        )
     groups: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     for case in labelled:
         item = {
@@ -55,9 +79,13 @@ def split_training(
             "label": case.label,
             "modality": case.modality or cases.modality,
         }
-        groups["validation" if item["patient"] in held else "train"].append(item)
+        validates = item["patient"] in held or (validation_split is not None and case.split == validation_split)
+        groups["validation" if validates else "train"].append(item)
     if not groups["train"]:
-        raise UserError(f"{cases.dataset} has no labelled case to train on: check --split and --validation_patients.")
+        raise UserError(
+            f"{cases.dataset} has no labelled case to train on: check --split, --validation_patients and "
+            "--validation_split."
+        )
     return groups
 
 
@@ -148,8 +176,21 @@ def training_sampler(
     return MixedSampler(dataset, shares, batches * batch_size, seed)
 
 
+def show_trained(trained: Mapping[str, int]) -> None:
+    """Print how many parameters are trained, in all and by part."""
+    if processes.is_first():
+        parts = ", ".join(f"{part} {number:,}" for part, number in trained.items())
+        print(f"trained parameters: {sum(trained.values()):,} ({parts})", file=sys.stderr)
+
+
 def training_record(
-    name: str, variant: str, cases: DataList, groups: Groups, licence: str, phantoms: int = 0
+    name: str,
+    variant: str,
+    cases: DataList,
+    groups: Groups,
+    licence: str,
+    phantoms: int = 0,
+    trained: Mapping[str, int] | None = None,
 ) -> WeightRecord:
     """Say what the weights will have seen; the checksum is filled in when they are written.
 
@@ -160,15 +201,23 @@ def training_record(
         groups: of :func:`split_training`; validation patients are named in the notes, they were not trained on.
         licence: of the data, which the weights inherit.
         phantoms: drawn slices of each kind that were mixed in.
+        trained: numbers of trained parameters of :func:`monai_ext.networks.lora.count_trained`.
     """
-    trained, held = (sorted({str(c["patient"]) for c in groups[group]}) for group in ("train", "validation"))
-    data = [TrainingData(dataset=cases.dataset, patients=trained, labels="dense", licence=licence)]
+    seen, held = (sorted({str(c["patient"]) for c in groups[group]}) for group in ("train", "validation"))
+    data = [TrainingData(dataset=cases.dataset, patients=seen, labels="dense", licence=licence)]
     if phantoms:
         data.append(TrainingData(dataset="phantom slices", labels="dense", licence="Apache-2.0"))
     command = shlex.join(["python", "-m", "monai.bundle", *(_without_folders(a) for a in sys.argv[1:])])
     notes = f"choices were made on {', '.join(held)}" if held else ""
     return WeightRecord(
-        name=name, variant=variant, datasets=data, command=command, licence=licence, sha256="", notes=notes
+        name=name,
+        variant=variant,
+        datasets=data,
+        command=command,
+        licence=licence,
+        sha256="",
+        notes=notes,
+        trained_parameters=None if trained is None else dict(trained),
     )
 
 

@@ -17,6 +17,7 @@ from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import WeightRecord, write_record
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
+from monai_ext.networks.lora import merged_state
 
 
 class Stateful(Protocol):
@@ -114,16 +115,27 @@ class ResumeTraining:
 
 
 class ExportWeights:
-    """Writes the network as a plain fp16 state dict, ``<name>.pt``, with its record, when the training ends.
+    """Writes the network as a plain state dict, ``<name>.pt``, with its record, when the training ends.
+
+    LoRA is merged into the weights, so that the file is one of the plain network.
 
     Args:
         folder: of the weights.
         network: what is written.
         record: what is said of the weights; its ``sha256`` is filled in.
+        precision: of the numbers, ``float16`` or ``float32``, which is twice as large.
+
+    Raises:
+        UserError: for another precision.
     """
 
-    def __init__(self, folder: str | Path, network: nn.Module, record: WeightRecord) -> None:
+    def __init__(
+        self, folder: str | Path, network: nn.Module, record: WeightRecord, precision: str = "float16"
+    ) -> None:
+        if precision not in ("float16", "float32"):
+            raise UserError(f"export_precision {precision!r} is unknown: choose float16 or float32.")
         self.folder, self.network, self.record = Path(folder), network, record
+        self.dtype: torch.dtype = getattr(torch, precision)
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -133,11 +145,10 @@ class ExportWeights:
         path = self.folder / f"{self.record.name}.pt"
         with atomic_path(path) as temporary:
             buffer = io.BytesIO()
-            torch.save({name: _half(value) for name, value in self.network.state_dict().items()}, buffer)
+            torch.save({name: self._plain(value) for name, value in merged_state(self.network).items()}, buffer)
             temporary.write_bytes(buffer.getvalue())
         write_record(path, self.record.model_copy(update={"sha256": sha256_of(path)}))
 
-
-def _half(value: Tensor) -> Tensor:
-    value = value.detach().cpu().contiguous()
-    return value.half() if value.is_floating_point() else value
+    def _plain(self, value: Tensor) -> Tensor:
+        value = value.detach().cpu().contiguous()
+        return value.to(self.dtype) if value.is_floating_point() else value

@@ -2,8 +2,9 @@
 
 Each linear layer of the attention, W x + b, becomes W x + b + (alpha / r) B A x with A [r, in] and B [out, r]; W and b
 stay as they are. SAM computes q, k and v in one layer: each of the three has its own A and B here, as three layers
-would (the authors' ``MergedLinear``). One pair for the fused layer, which is what the package `peft` puts there, would
-share A among them. A is drawn as a linear layer's weight, B is 0, so that the training starts from SAM.
+would (the authors' ``MergedLinear``). That is why the layer is written here: the package `peft` takes the fused layer
+for one, with a single A for all three. A is drawn as a linear layer's weight, B is 0, so that the training starts from
+SAM.
 
 The trained parameters are those of the authors' code: besides LoRA and the mask decoder, which the paper names, the
 prompt encoder, and the patch embedding and the neck of the image encoder. Only with them the sum is the paper's 5.5 M
@@ -13,6 +14,7 @@ prompt encoder, and the patch embedding and the neck of the image encoder. Only 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -110,14 +112,22 @@ def merged_state(network: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def count_trained(network: PromptableSam) -> dict[str, int]:
-    """Return the number of parameters that take gradients, by part; parts without any are left out.
+def count_trained(network: PromptableSam, trained: Iterable[nn.Parameter]) -> dict[str, int]:
+    """Return how many of the network's parameters are trained, by part; parts without any are left out.
 
-    The parts are ``LoRA``, ``image encoder`` (what is trained of it besides), ``prompt encoder`` and ``mask decoder``.
+    Args:
+        network: SAM.
+        trained: what the optimiser is given, of :func:`monai_ext.engines.interactive.trained_parameters`; parameters of
+            other modules are not counted.
+
+    Returns:
+        Numbers of the parts ``LoRA``, ``image encoder`` (what is trained of it besides), ``prompt encoder`` and ``mask
+        decoder``.
     """
+    learning = {id(parameter) for parameter in trained}
     counts = dict.fromkeys(("LoRA", "image encoder", "prompt encoder", "mask decoder"), 0)
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
+        if id(parameter) in learning:
             part = "LoRA" if ".lora_" in name else name.split(".")[0].replace("_", " ")
             counts[part] += parameter.numel()
     return {part: number for part, number in counts.items() if number}

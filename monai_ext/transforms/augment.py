@@ -23,11 +23,13 @@ class BatchAugment:
     Args:
         rotation: largest angle in degrees.
         scale: smallest and largest magnification.
-        shear: largest shear.
+        shear: largest shear along the rows, the tangent of its angle.
         shift: largest shift as a share of the side.
-        flip: probability of mirroring.
+        flip: probability of mirroring left to right.
+        vertical_flip: probability of mirroring top to bottom.
         gamma: smallest and largest exponent of the grey-value curve (log-uniform).
-        contrast: largest relative change of contrast and, in units of 255, of brightness.
+        contrast: largest relative change of contrast and, halved and in units of 255, of brightness.
+        brightness: smallest and largest factor of all grey values.
         bias: largest relative strength of a smooth multiplicative field (MR's bias field).
         noise: largest standard deviation of Gaussian noise, in units of 255.
         blur: probability of a 3 x 3 blur.
@@ -40,8 +42,10 @@ class BatchAugment:
     shear: float = 0.1
     shift: float = 0.08
     flip: float = 0.5
+    vertical_flip: float = 0.0
     gamma: Sequence[float] = (0.6, 1.6)
     contrast: float = 0.25
+    brightness: Sequence[float] = (1.0, 1.0)
     bias: float = 0.4
     noise: float = 0.06
     blur: float = 0.15
@@ -82,6 +86,9 @@ class BatchAugment:
         rows = torch.stack(
             [mirror * cos, -sin + shear * cos, shift[:, 0], mirror * sin, cos + shear * sin, shift[:, 1]]
         )
+        if self.vertical_flip:  # what is off draws nothing, so that a training begun without it can be resumed
+            turned = torch.rand(count, generator=generator) < self.vertical_flip
+            rows[[1, 4]] *= 1 - 2 * turned.float()
         theta = rows.T.reshape(count, 2, 3).to(image)
         return F.affine_grid(theta, list(image.shape), align_corners=False)
 
@@ -91,6 +98,10 @@ class BatchAugment:
         def chosen() -> Tensor:
             return (torch.rand(count, generator=generator) < self.intensity).float()
 
+        if tuple(self.brightness) != (1.0, 1.0):
+            factor = _uniform(count, self.brightness[0], self.brightness[1], generator)
+            factor = torch.where(chosen() > 0, factor, torch.ones(count))
+            image = image * factor.view(-1, 1, 1, 1).to(device)
         log_gamma = _uniform(count, math.log(self.gamma[0]), math.log(self.gamma[1]), generator) * chosen()
         image = image.clamp(0, 1).pow(torch.exp(log_gamma).view(-1, 1, 1, 1).to(device))
         scale = 1 + _uniform(count, -self.contrast, self.contrast, generator) * chosen()

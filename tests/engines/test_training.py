@@ -56,7 +56,29 @@ def test_case_without_a_patient_is_its_own() -> None:
     assert names(training.split_training(datalist(), ["c"])["validation"]) == ["c"]
 
 
+def test_a_split_validates_beside_the_patients(tmp_path) -> None:
+    content = datalist()
+    for case, split in zip(content.cases, ("train", "train", "val", "test", "train"), strict=True):
+        case.split = split
+        for file in filter(None, (case.image, case.label)):
+            (tmp_path / file).touch()
+    path = tmp_path / "list.json"
+    path.write_text(content.model_dump_json())
+    cases = training.load_cases(path, split="train", validation_split="val")
+    assert [c.case for c in cases.cases] == ["a0", "a1", "7", "b0"]
+    groups = training.split_training(cases, ["7"], "val")
+    assert (names(groups["train"]), names(groups["validation"])) == (["a0"], ["7", "b0"])
+    whole = training.split_training(training.load_cases(path, validation_split="val"), validation_split="val")
+    assert (names(whole["train"]), names(whole["validation"])) == (["a0", "c", "7"], ["b0"])
+    with pytest.raises(UserError, match="no case is in split 'dev'"):
+        training.load_cases(path, split="train", validation_split="dev")
+    with pytest.raises(UserError, match="Toy has no labelled case to train on"):
+        training.split_training(training.load_cases(path, split="val", validation_split="val"), (), "val")
+
+
 def test_mistakes_of_the_split() -> None:
+    with pytest.raises(UserError, match="no labelled case in split 'val': check --validation_split"):
+        training.split_training(datalist(), validation_split="val")
     with pytest.raises(UserError, match="validation patient 'z' has no labelled case in Toy"):
         training.split_training(datalist(), ["z"])
     with pytest.raises(UserError, match="Toy has no labelled case to train on: check --split"):
@@ -157,7 +179,9 @@ def test_record_names_the_patients_and_the_command(monkeypatch) -> None:
     monkeypatch.setattr("sys.argv", ["/opt/lib/monai/bundle/__main__.py", *argv, "--name", "a b"])
     data = datalist()
     groups = training.split_training(data, ["b"])
-    record = training.training_record("weights", "compact", data, groups, "CC BY 4.0", phantoms=3)
+    trained = {"LoRA": 8, "mask decoder": 20}
+    record = training.training_record("weights", "compact", data, groups, "CC BY 4.0", phantoms=3, trained=trained)
+    assert record.trained_parameters == trained
     assert shlex.split(record.command) == [
         *("python", "-m", "monai.bundle", "run"),
         *("--config_file", "['train.yaml',\"more.yaml\",'bundles/p2sam/a.yaml']"),

@@ -20,6 +20,7 @@ from monai_ext.data.slices import MixedSampler, SliceDataset
 from monai_ext.errors import UserError
 from monai_ext.handlers import training as handlers
 from monai_ext.handlers.training import EpochDraws, ExportWeights, ResumeTraining, TrainingProgress, losses
+from monai_ext.networks.lora import LoraLinear
 from monai_ext.networks.sam import build_compact, build_sam
 
 EPOCHS, LENGTH, BATCH = 5, 3, 2
@@ -254,3 +255,14 @@ def test_whole_numbers_stay_whole(tmp_path) -> None:
     network.num_batches_tracked += 70000
     ExportWeights(tmp_path, network, record())._write(Run(tmp_path).trainer)
     assert torch.load(tmp_path / "weights.pt", weights_only=True)["num_batches_tracked"] == 70000
+
+
+def test_weights_keep_all_digits_where_asked_and_come_without_lora(tmp_path) -> None:
+    network = nn.Sequential(LoraLinear(nn.Linear(4, 6), 1, 1.0, 3))
+    nn.init.normal_(network[0].lora_b)
+    ExportWeights(tmp_path, network, record(), "float32")._write(Run(tmp_path).trainer)
+    state = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert set(state) == {"0.weight", "0.bias"}
+    assert torch.equal(state["0.weight"], network[0].merged_weight())
+    with pytest.raises(UserError, match="export_precision 'float8' is unknown: choose float16 or float32"):
+        ExportWeights(tmp_path, network, record(), "float8")

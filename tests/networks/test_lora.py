@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import nn
 
 from monai_ext.engines.interactive import trained_parameters
 from monai_ext.errors import UserError
+from monai_ext.networks.fast_encoder import FastImageEncoder
 from monai_ext.networks.lora import LoraLinear, adapt, count_trained, merged_state
-from monai_ext.networks.sam import build_compact, build_sam
+from monai_ext.networks.sam import PromptableSam, add_drop_path, build_compact, build_sam
 
 
 def layer(parts: int, rank: int = 2, alpha: float = 3.0) -> LoraLinear:
@@ -58,10 +62,44 @@ def test_trained_parameters_are_the_papers_number(variant: str, lora: int, total
         network = build_sam(variant)
     plain = set(network.state_dict())
     learning = trained_parameters(adapt(network, "lora"))
-    counts = count_trained(network)
+    counts = count_trained(network, [*learning, nn.Parameter(torch.zeros(3))])
     assert counts["LoRA"] == lora
     assert sum(counts.values()) == sum(p.numel() for p in learning) == total
     assert set(merged_state(network)) == plain
+
+
+def small_sam() -> PromptableSam:
+    """SAM with a ViT of three blocks for images of 64 pixels, LoRA in it with B drawn as well."""
+    torch.manual_seed(0)
+    encoder = ImageEncoderViT(img_size=64, embed_dim=24, depth=3, num_heads=2, out_chans=16, window_size=3)
+    prompts = PromptEncoder(embed_dim=16, image_embedding_size=(4, 4), input_image_size=(64, 64), mask_in_chans=8)
+    transformer = TwoWayTransformer(depth=1, embedding_dim=16, mlp_dim=16, num_heads=2)
+    decoder = MaskDecoder(transformer_dim=16, transformer=transformer, iou_head_hidden_dim=16)
+    network = adapt(PromptableSam(FastImageEncoder(encoder), prompts, decoder), "lora", rank=2)
+    for name, parameter in network.named_parameters():
+        if name.endswith("lora_b"):
+            nn.init.normal_(parameter)
+    return network
+
+
+def test_dropped_blocks_leave_out_their_lora() -> None:
+    """Stochastic depth skips a block whole, LoRA included, in training alone."""
+    network, image = add_drop_path(small_sam(), 1.0), 255 * torch.rand(2, 3, 64, 64)
+    plain = small_sam().eval().encode(image).features
+    torch.testing.assert_close(network.eval().encode(image).features, plain)
+
+    def trained() -> torch.Tensor:
+        torch.manual_seed(1)
+        return network.train().encode(image).features
+
+    blocks: Any = network.image_encoder.blocks
+    before = trained()
+    assert (before - plain).abs().max() > 0.1
+    blocks[2].attn.qkv.lora_b.data.add_(1.0)  # the last block is dropped always, the first never
+    torch.testing.assert_close(trained(), before)
+    assert (network.eval().encode(image).features - plain).abs().max() > 0.01
+    blocks[0].attn.qkv.lora_b.data.add_(1.0)
+    assert (trained() - before).abs().max() > 0.01
 
 
 def test_impossible_options_are_refused() -> None:

@@ -88,6 +88,8 @@ def test_nothing_lies_outside_the_valid_part() -> None:
         ({"rotation": 30.0}, "rotation"),
         ({"scale": (0.5, 2.0)}, "scale"),
         ({"flip": 1.0}, "mirror"),
+        ({"vertical_flip": 1.0}, "upside down"),
+        ({"shear": 0.4142}, "shear"),
         ({"shift": 0.1}, "shift"),
     ],
 )
@@ -112,6 +114,11 @@ def test_extent_of_the_geometry(settings, matrix: str) -> None:
         assert 0.5 - 1e-3 <= float(determinant.min().sqrt()) < 0.55
         assert 1.8 < float(determinant.max().sqrt()) <= 2.0 + 1e-3
         assert float(determinant.log().mean().abs()) < 0.15
+    elif matrix == "upside down":
+        torch.testing.assert_close(linear, torch.tensor([[1.0, 0], [0, -1]]).expand(200, -1, -1), atol=1e-3, rtol=0)
+    elif matrix == "shear":  # by up to 22.5 degrees
+        assert 0.39 < float(linear[:, 0, 1].abs().max()) <= 0.4142 + 1e-3
+        torch.testing.assert_close(linear[:, 1], torch.tensor([0.0, 1]).expand(200, -1), atol=1e-3, rtol=0)
     elif matrix == "mirror":
         torch.testing.assert_close(linear, torch.tensor([[-1.0, 0], [0, 1]]).expand(200, -1, -1), atol=1e-3, rtol=0)
     else:
@@ -125,6 +132,20 @@ def test_share_of_mirrored_slices() -> None:
     one = torch.ones(400, 1, 8, 8)
     mirrored, _, _ = dataclasses.replace(STILL, flip=0.2)(image, one, one, seeded())
     assert float((mirrored[:, 0, 0, 7] > 100).float().mean()) == pytest.approx(0.2, abs=0.06)
+
+
+def test_brightness_is_a_factor() -> None:
+    ramp = torch.linspace(0, 120, SIZE).expand(100, 3, SIZE, SIZE)
+    one = torch.ones(100, 1, SIZE, SIZE)
+    settings = {"brightness": (0.6, 1.6), "contrast": 0, "gamma": (1, 1), "bias": 0, "noise": 0}
+    image, _, _ = dataclasses.replace(STILL, **settings, intensity=1.0)(ramp, one, one, seeded())
+    factors = image[:, 0, 0, -1] / 120
+    torch.testing.assert_close(image, ramp * factors.view(-1, 1, 1, 1), atol=0.01, rtol=0)
+    assert 0.6 <= float(factors.min()) < 0.65
+    assert 1.55 < float(factors.max()) <= 1.6
+    some, _, _ = dataclasses.replace(STILL, **settings, intensity=0.3)(ramp, one, one, seeded())
+    changed = (some - ramp).abs().flatten(1).max(dim=1).values > 0.1
+    assert 0.15 < float(changed.float().mean()) < 0.45
 
 
 def test_grey_values_change_in_the_same_way_in_all_channels() -> None:
