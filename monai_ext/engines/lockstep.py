@@ -62,7 +62,7 @@ class Lockstep:
             return
         for module in modules:
             for value in module.state_dict().values() if module is not None else ():
-                dist.broadcast(value, 0, group=self.group)
+                dist.broadcast(value, group=self.group, group_src=0)
 
 
 class Meetings:
