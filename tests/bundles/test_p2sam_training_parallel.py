@@ -5,6 +5,7 @@ Without prompts, augmentation and further steps of the loop nothing is drawn but
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -42,10 +43,10 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def torchrun(folder: Path, options: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
+def torchrun(folder: Path, overlay: Path, options: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
     """Start a training by two processes into ``folder``."""
-    files = [str(BUNDLE / "configs" / name) for name in ("train.yaml", "train_multi_gpu.yaml")]
-    given = {**OPTIONS, **options, "bundle_root": BUNDLE, "output_dir": folder}
+    files = [str(BUNDLE / "configs" / name) for name in ("train.yaml", "train_multi_gpu.yaml")] + [str(overlay)]
+    given = {**options, "bundle_root": BUNDLE, "output_dir": folder}
     words = [word for key, value in given.items() for word in (f"--{key}", str(value).replace(" ", ""))]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "monai.bundle", "run"]
     with open(log, "wb") as file:
@@ -67,19 +68,27 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, run_bundle) -> Path:
+def overlay(tmp_path_factory) -> Path:
+    """The options as a config, for MONAI's command line knows no null."""
+    path = tmp_path_factory.mktemp("overlay") / "plain.yaml"
+    path.write_text(json.dumps(OPTIONS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, run_bundle, overlay) -> Path:
     """The outputs of one process in one go."""
     folder = tmp_path_factory.mktemp("alone")
-    run_bundle("p2sam", "train", output_dir=str(folder), **OPTIONS)
+    run_bundle("p2sam", "train", str(overlay.with_suffix("")), output_dir=str(folder))
     return folder
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory, tiny_options) -> Path:
+def resumed(tmp_path_factory, tiny_options, overlay) -> Path:
     """The outputs of two processes, of which one was killed after the first epoch, and that were started again."""
     folder = tmp_path_factory.mktemp("resumed")
     out, log, checkpoint = folder / "out", folder / "log", folder / "out" / "checkpoint.pt"
-    job = torchrun(out, tiny_options, log)
+    job = torchrun(out, overlay, tiny_options, log)
     while not checkpoint.exists() and job.poll() is None:
         time.sleep(0.01)
     children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
@@ -87,7 +96,7 @@ def resumed(tmp_path_factory, tiny_options) -> Path:
     assert job.wait(60) != 0, log.read_text()
     assert not (out / "model.pt").exists()
     assert torch.load(checkpoint, weights_only=True)["epoch"] < EPOCHS
-    assert torchrun(out, tiny_options, log).wait(120) == 0, log.read_text()
+    assert torchrun(out, overlay, tiny_options, log).wait(120) == 0, log.read_text()
     assert log.read_text().count(f"{EPOCHS * LENGTH}/{EPOCHS * LENGTH}") >= 1
     assert " 0/16" not in log.read_text(), "the resumed run began anew"
     return out
