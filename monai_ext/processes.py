@@ -1,6 +1,7 @@
 """The processes of one job that torchrun started: which one this is, what the first found out, whether all are done.
 
-They share the cases out and meet only here. They leave notes in torchrun's key-value store instead of calling
+They share the cases out and meet only here; those of a training, which meet in every step, do so in
+:mod:`monai_ext.engines.lockstep`. They leave notes in torchrun's key-value store instead of calling
 collectives: one may be hours ahead of another, and one that fails must not leave the others waiting. Without
 torchrun there is one process, and every function returns at once.
 """
@@ -90,6 +91,11 @@ def count() -> int:
 def is_first() -> bool:
     """Tell whether this process is the one that prints and writes tables."""
     return _job.rank == 0
+
+
+def is_follower() -> bool:
+    """Tell whether this process leaves printing and writing to the first: what configs disable handlers by."""
+    return _job.rank != 0
 
 
 def from_first(make: Callable[[], Any]) -> Any:

@@ -81,7 +81,7 @@ def start(seed: int = 0, threads: int | None = None) -> None:
         _report_mistakes()
         raise UserError(
             f"torchrun has started {processes.started_by_torchrun()} processes, but each would do all of the work: "
-            "add configs/multi_gpu.yaml to --config_file, or run without torchrun."
+            "add configs/multi_gpu.yaml (a training: train_multi_gpu.yaml) to --config_file, or run without torchrun."
         )
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")  # of no concern: we read no DICOM with it
     set_determinism(seed=int(seed))
@@ -345,13 +345,15 @@ def prepare(
         if pairs:
             check_pairs(pairs, cases.labels, cases.ignore, asked=labels)
             refuse_volumes_apart(pairs, slice_match)
-            look_at_headers(cases, pairs)
+            _look_at_headers(cases, pairs)
 
     processes.from_first(check)
 
 
 def look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None:
     """Let the doctor look at the headers of the files that a run uses: print its warnings, stop at its first error.
+
+    Of several processes, the first one looks for all.
 
     Args:
         cases: the data list.
@@ -360,6 +362,10 @@ def look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         UserError: see :mod:`monai_ext.data.doctor`.
     """
+    processes.from_first(lambda: _look_at_headers(cases, used))
+
+
+def _look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None:
     files = {path for item in used for key in FILE_KEYS for path in ensure_tuple(item.get(key) or ())}
     warn_and_stop(examine(cases, only=files, leave_out=("visits_apart",)))
 

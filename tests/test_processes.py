@@ -86,6 +86,7 @@ def test_items_are_shared_out_once_each(monkeypatch, items, size):
     for rank in range(size):
         monkeypatch.setattr(processes, "_job", Job(dist.HashStore(), rank, size))
         parts.append(processes.share_out(range(items)))
+        assert (processes.is_first(), processes.is_follower()) == (rank == 0, rank > 0)
     assert [item for part in parts for item in part] == list(range(items))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.data import DataLoader
@@ -383,3 +384,13 @@ def test_headers_are_looked_at_before_a_training(tmp_path):
     with pytest.raises(UserError, match=r"label\.nii\.gz"):
         session.look_at_headers(cases, [case])
     session.look_at_headers(cases, [])
+
+
+def test_the_first_of_several_processes_looks_at_the_headers(monkeypatch):
+    store, looked = dist.HashStore(), []
+    monkeypatch.setattr(session, "examine", lambda *args, **options: looked.append(processes.rank()) or [])
+    cases = DataList(dataset="Toy", labels={"LV": 1}, cases=[])
+    for rank in range(2):
+        monkeypatch.setattr(processes, "_job", processes.Job(store, rank, 2))
+        session.look_at_headers(cases, [])
+    assert looked == [0]

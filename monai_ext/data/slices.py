@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 from tqdm import tqdm
 
+from monai_ext import processes
 from monai_ext.errors import UserError
 
 
@@ -197,3 +198,34 @@ class MixedSampler(Sampler[int]):
         rng = np.random.default_rng([self.seed, self.epoch])
         for source in rng.choice(len(self.shares), self.length, p=self.shares):
             yield int(rng.choice(self.members[source]))
+
+
+class SharedBatches(Sampler[list[int]]):
+    """Batches of a sampler's draws, of each the part of this process; of one process alone the whole.
+
+    The sampler must draw the same in every process.
+
+    Args:
+        sampler: draws slices.
+        batch_size: of all processes together. The draws are a multiple of it.
+
+    Raises:
+        UserError: if there are more processes than slices in a batch.
+    """
+
+    def __init__(self, sampler: MixedSampler, batch_size: int) -> None:
+        if batch_size < processes.count():
+            raise UserError(
+                f"{processes.count()} processes cannot share out batches of {batch_size}: raise --batch_size, which "
+                "is that of all together, or start fewer."
+            )
+        if len(sampler) % batch_size:
+            raise ValueError(f"{len(sampler)} draws are no whole number of batches of {batch_size}")
+        self.sampler, self.batch_size = sampler, batch_size
+
+    def __len__(self) -> int:
+        return len(self.sampler) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in BatchSampler(self.sampler, self.batch_size, drop_last=False):
+            yield processes.share_out(batch)

@@ -14,20 +14,26 @@ Declared deviations:
   averaged down to it, as SAM itself was trained; the authors' code upsamples to the input first.
 * The encoder learns from every iteration of the loop and the optimiser steps once a batch; the authors' code steps
   after each iteration and shows the encoder the first one only.
+
+Several processes may share the batches out (:mod:`monai_ext.engines.lockstep`). Every loss is a mean, over targets or
+over images with known classes; each process weights its own by its share of these, so that the sum of the gradients
+is that of the whole batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_ext.engines.lockstep import Lockstep
 from monai_ext.losses.promptable import DenseClassLoss, PromptableLoss
 from monai_ext.networks.sam import PromptableSam
 from monai_ext.prompts.sampling import centre_click, noisy_boxes, sample_correction, sample_points
@@ -54,6 +60,17 @@ def trained_parameters(network: PromptableSam, auxiliary: nn.Module | None = Non
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
+class Draws(NamedTuple):
+    """Sources of randomness, on the CPU: one that all processes of a training share, and this process's own.
+
+    What decides the course of a batch (kind and number of prompts, length of the loop) is drawn by the first, what
+    concerns single images (augmentation, structures, points, boxes) by the second. For one process both are the same.
+    """
+
+    shared: torch.Generator
+    own: torch.Generator
+
+
 class InteractiveIteration:
     """One batch of interactive training; give it to a MONAI ``SupervisedTrainer`` as ``iteration_update``.
 
@@ -76,7 +93,9 @@ class InteractiveIteration:
         dtype: precision of the encoder and decoder ("bfloat16"), or None.
         augment: augmentation of the batch, or None.
         clip: largest gradient norm, or None.
-        seed: seeds prompts and augmentation; iteration i depends on (seed, i) alone, so that a run can be resumed.
+        seed: seeds prompts and augmentation; iteration i depends on (seed, i), and on the process where there are
+            several, alone, so that a run can be resumed.
+        team: the processes that share the batches out; None: there is one.
     """
 
     def __init__(
@@ -98,6 +117,7 @@ class InteractiveIteration:
         augment: BatchAugment | None = None,
         clip: float | None = None,
         seed: int = 0,
+        team: Lockstep | None = None,
     ) -> None:
         weights = first_prompt if first_prompt is not None else dict.fromkeys(FIRST_PROMPTS, 1.0)
         if unknown := set(weights) - set(FIRST_PROMPTS):
@@ -109,47 +129,71 @@ class InteractiveIteration:
         self.auxiliary_sources, self.dense_first = torch.tensor(auxiliary_sources), dense_first
         self.promptless_sources = None if promptless_sources is None else torch.tensor(promptless_sources)
         self.dtype, self.augment, self.clip, self.seed = dtype, augment, clip, seed
+        self.team = Lockstep() if team is None else team
 
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, float]:
-        """Train on {"image": [B, 3, S, S], "label": [B, 1, S, S], "valid": [B, 1, S, S], "source": [B]}."""
+        """Train on {"image": [B, 3, S, S], "label": [B, 1, S, S], "valid": [B, 1, S, S], "source": [B]}.
+
+        Returns:
+            The losses of the batch; of the whole batch where processes share it out.
+        """
         trainer = cast(SupervisedTrainer, engine)
         network = cast(PromptableSam, trainer.network)
         device = network.pixel_mean.device
-        number = self.seed * 1_000_003 + engine.state.iteration
-        generator = torch.Generator().manual_seed(number)
-        torch.manual_seed(-number)  # drop path draws from torch's own generator
+        draws = self._draws(engine.state.iteration)
         image, label, valid = (torch.as_tensor(batch[key]).to(device) for key in ("image", "label", "valid"))
         if self.augment is not None:
-            image, label, valid = self.augment(image, label, valid, generator)
+            image, label, valid = self.augment(image, label, valid, draws.own)
         labels, inside = label[:, 0].round().long(), valid[:, 0] > 0.5
 
         network.train()
         trainer.optimizer.zero_grad(set_to_none=True)
         with autocast(device, self.dtype):
             features = network.encode(image).features
-        output: dict[str, float] = {}
-        total = features.new_zeros(())
+        kind, owners, masks = "", labels.new_zeros(0), labels.new_zeros(0)
         if engine.state.iteration > self.dense_first:
-            kind = FIRST_PROMPTS[int(torch.multinomial(self.first_weights, 1, generator=generator))]
+            kind = FIRST_PROMPTS[int(torch.multinomial(self.first_weights, 1, generator=draws.shared))]
             targets = labels
             if kind == "none" and self.promptless_sources is not None:
                 fit = torch.isin(torch.as_tensor(batch["source"]), self.promptless_sources).to(device)
                 targets = labels * fit[:, None, None]
-            owners, masks = draw_targets(targets, self.objects, kind == "none", generator)
-            if len(owners):  # augmentation may have moved every structure out of the image
-                total = self._interact(network, features, owners, masks, inside, kind, generator)
-                output["mask_loss"] = float(total.detach())
+            owners, masks = draw_targets(targets, self.objects, kind == "none", draws.own)
+        known = torch.zeros(0, dtype=torch.bool)
         if self.auxiliary is not None:
-            known = torch.isin(torch.as_tensor(batch["source"]), self.auxiliary_sources).to(device)
-            dense = self.auxiliary(features, labels, known)
-            output["auxiliary_loss"] = float(dense.detach())
+            known = torch.isin(torch.as_tensor(batch["source"]), self.auxiliary_sources)
+        all_targets, all_known = self.team.total([len(owners), int(known.sum())])
+        total = masked = dense = features.new_zeros(())
+        if len(owners):  # augmentation may have moved every structure out of the image
+            masked = self._interact(network, features, owners, masks, inside, kind, draws)
+            total = masked = masked * (len(owners) / all_targets)
+        if self.auxiliary is not None:
+            dense = self.auxiliary(features, labels, known.to(device)) * (int(known.sum()) / max(all_known, 1))
             total = total + self.auxiliary_weight * dense
-        if total.requires_grad:  # else the batch holds nothing to learn from
+        if total.requires_grad:  # else the batch, or this process's part, holds nothing to learn from
             total.backward()
+        parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+        self.team.add_gradients(parameters)
         if self.clip is not None:
-            nn.utils.clip_grad_norm_((p for g in trainer.optimizer.param_groups for p in g["params"]), self.clip)
+            nn.utils.clip_grad_norm_(parameters, self.clip)
         trainer.optimizer.step()
-        return output | {"loss": float(total.detach())}
+        losses = self.team.total([float(part.detach()) for part in (masked, dense, total)])
+        output = dict(zip(("mask_loss", "auxiliary_loss", "loss"), losses, strict=True))
+        if not all_targets:
+            del output["mask_loss"]
+        if self.auxiliary is None:
+            del output["auxiliary_loss"]
+        return output
+
+    def _draws(self, iteration: int) -> Draws:
+        """Seed the sources of randomness of an iteration, and torch's own, from which drop path draws."""
+        number = self.seed * 1_000_003 + iteration
+        shared = torch.Generator().manual_seed(number)
+        if self.team.size == 1:
+            torch.manual_seed(-number)
+            return Draws(shared, shared)
+        own, global_seed = np.random.SeedSequence([self.seed, iteration, self.team.rank]).generate_state(2).tolist()
+        torch.manual_seed(global_seed)
+        return Draws(shared, torch.Generator().manual_seed(own))
 
     def _interact(
         self,
@@ -159,16 +203,16 @@ class InteractiveIteration:
         masks: Tensor,
         valid: Tensor,
         kind: str,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Tensor:
         """Walk through the interactive loop; return the mean loss of its iterations."""
         features = features[owners]
         shares, cells, inside = to_decoder_grid(masks, valid[owners], 4 * network.grid)
         pixels = masks.shape[-1] / cells.shape[-1]
-        points, labels, boxes = self._first(cells, inside, kind, pixels, generator)
-        length = int(torch.randint(1, self.iterations + 1, (), generator=generator)) if self.random_length else None
+        points, labels, boxes = self._first(cells, inside, kind, pixels, draws)
+        length = int(torch.randint(1, self.iterations + 1, (), generator=draws.shared)) if self.random_length else None
         length = length or self.iterations
-        alone = mask_only_steps(length, generator)
+        alone = mask_only_steps(length, draws.shared)
         previous: Tensor | None = None
         total = features.new_zeros(())
         for step in range(length):
@@ -182,21 +226,21 @@ class InteractiveIteration:
             total = total + self.loss(logits, quality.float(), shares[:, None], cells[:, None])
             previous = logits.detach()
             if step + 1 < length and step + 1 not in alone:
-                count = int(torch.randint(1, self.corrections + 1, (), generator=generator))
-                more = sample_correction(cells, previous[:, 0] > 0, count, generator)
+                count = int(torch.randint(1, self.corrections + 1, (), generator=draws.shared))
+                more = sample_correction(cells, previous[:, 0] > 0, count, draws.own)
                 points, labels = torch.cat([points, more[0]], dim=1), torch.cat([labels, more[1]], dim=1)
         return total / length
 
     def _first(
-        self, masks: Tensor, valid: Tensor, kind: str, pixels: float, generator: torch.Generator
+        self, masks: Tensor, valid: Tensor, kind: str, pixels: float, draws: Draws
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw the first prompt on the decoder's grid, whose cells are ``pixels`` wide."""
         positives = negatives = 0
         if kind == "points":
-            positives = int(torch.randint(1, self.first_points[0] + 1, (), generator=generator))
-            negatives = int(torch.randint(0, self.first_points[1] + 1, (), generator=generator))
-        points, labels = sample_points(masks, valid, positives, negatives, generator, self.near_border, 12 / pixels)
-        return points, labels, noisy_boxes(masks, generator, most=20 / pixels) if kind == "box" else None
+            positives = int(torch.randint(1, self.first_points[0] + 1, (), generator=draws.shared))
+            negatives = int(torch.randint(0, self.first_points[1] + 1, (), generator=draws.shared))
+        points, labels = sample_points(masks, valid, positives, negatives, draws.own, self.near_border, 12 / pixels)
+        return points, labels, noisy_boxes(masks, draws.own, most=20 / pixels) if kind == "box" else None
 
 
 def mask_only_steps(length: int, generator: torch.Generator) -> set[int]:

@@ -93,7 +93,11 @@ def find_initial_weights(checkpoint: str | None, variant: str) -> Path | None:
     """Return the weights to start from: the given file, SAM's official ones, or None for a random compact model."""
     if checkpoint is not None:
         return Path(checkpoint)
-    return fetch_checkpoint(variant) if variant in CHECKPOINTS else None
+    if variant not in CHECKPOINTS:
+        return None
+    if processes.count() > 1:
+        processes.from_first(lambda: str(fetch_checkpoint(variant)))  # so that it is fetched once
+    return fetch_checkpoint(variant)
 
 
 def dense_loss(network: PromptableSam, labels: Mapping[str, int], weight: float) -> DenseClassLoss | None:
@@ -123,6 +127,8 @@ def training_sources(
 ) -> dict[str, list[Path]]:
     """Cut the training slices, draw the phantoms and regions; return source -> stems, the keys being :data:`SOURCES`.
 
+    Of several processes, the first one does so for all.
+
     Args:
         cases: of :func:`split_training`.
         transform: loads and maps a case to the input frame.
@@ -136,23 +142,51 @@ def training_sources(
             that of the demo.
         regions: sets of regions cut from each slice's image; see :mod:`monai_ext.data.regions`.
     """
-    folder = Path(output_dir) / "slices"
-    data = cut_slices(cases, transform, folder, list(labels.values()), settings)
+    folder, values = Path(output_dir) / "slices", list(labels.values())
+
+    def make() -> list[list[Path]]:
+        return _make_sources(
+            cases, transform, folder, values, settings, size, phantoms, seed, phantom_patients, regions
+        )
+
+    return dict(zip(SOURCES, _from_first(make), strict=True))
+
+
+def _make_sources(
+    cases: Sequence[Mapping[str, Any]],
+    transform: Transform,
+    folder: Path,
+    values: Sequence[int],
+    settings: str,
+    size: int,
+    phantoms: int,
+    seed: int,
+    phantom_patients: int,
+    regions: int,
+) -> list[list[Path]]:
+    data = cut_slices(cases, transform, folder, values, settings)
     drawn = store_drawn(random_slice, folder, size, phantoms, seed=seed) if phantoms else []
     for number in range(FIRST_PHANTOM_PATIENT, FIRST_PHANTOM_PATIENT + phantom_patients):
         patient = load_datalist(write_phantom_patient(folder / f"phantom_patient{number}", number))
         visits = [{"case": c.case, "image": c.image, "label": c.label, "modality": "MR"} for c in patient.cases]
         drawn += cut_slices(visits, transform, folder, list(patient.labels.values()), settings)
     cut = store_regions(data, draw_regions, folder, regions, seed) if regions else []
-    return dict(zip(SOURCES, (data, drawn, cut), strict=True))
+    return [data, drawn, cut]
+
+
+def _from_first(make: Callable[[], Sequence[Sequence[Path]]]) -> list[list[Path]]:
+    """Let the first process make files; return their paths in all."""
+    told = processes.from_first(lambda: [[str(path) for path in paths] for paths in make()])
+    return [[Path(name) for name in names] for names in told]
 
 
 def validation_sources(
     groups: Groups, transform: Transform, output_dir: str | os.PathLike, labels: Mapping[str, int], settings: str
 ) -> dict[str, list[Path]]:
     """Cut the validation patients' slices; without such patients, the first training case stands in."""
-    cases = groups["validation"] or groups["train"][:1]
-    return {"data": cut_slices(cases, transform, Path(output_dir) / "slices", list(labels.values()), settings)}
+    cases, folder = groups["validation"] or groups["train"][:1], Path(output_dir) / "slices"
+    (data,) = _from_first(lambda: [cut_slices(cases, transform, folder, list(labels.values()), settings)])
+    return {"data": data}
 
 
 def training_sampler(
@@ -207,7 +241,9 @@ def training_record(
     data = [TrainingData(dataset=cases.dataset, patients=seen, labels="dense", licence=licence)]
     if phantoms:
         data.append(TrainingData(dataset="phantom slices", labels="dense", licence="Apache-2.0"))
-    command = shlex.join(["python", "-m", "monai.bundle", *(_without_folders(a) for a in sys.argv[1:])])
+    several = processes.count() > 1  # another number of them draws otherwise
+    start = ["torchrun", "--nproc_per_node", str(processes.count())] if several else ["python"]
+    command = shlex.join([*start, "-m", "monai.bundle", *(_without_folders(a) for a in sys.argv[1:])])
     notes = f"choices were made on {', '.join(held)}" if held else ""
     return WeightRecord(
         name=name,

@@ -1,4 +1,7 @@
-"""Long trainings: repeatable draws, a progress bar, going on after a kill, and the weights at the end."""
+"""Long trainings: repeatable draws, a progress bar, going on after a kill, and the weights at the end.
+
+Where several processes train together, the first one shows and writes.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from monai_ext import processes
 from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import WeightRecord, write_record
 from monai_ext.errors import UserError
@@ -52,6 +56,8 @@ class TrainingProgress:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer whose output is a dictionary of numbers."""
+        if processes.is_follower():
+            return
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.COMPLETED, lambda e: self._bar.close() if self._bar else None)
@@ -86,7 +92,8 @@ class ResumeTraining:
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
         engine.add_event_handler(Events.STARTED, self._load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self._save)
+        if processes.is_first():
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self._save)
 
     def _load(self, engine: Engine) -> None:
         if not self.path.exists():
@@ -139,7 +146,8 @@ class ExportWeights:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
-        engine.add_event_handler(Events.COMPLETED, self._write)
+        if processes.is_first():
+            engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
         path = self.folder / f"{self.record.name}.pt"

@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
-from monai_ext.data.slices import MixedSampler, SliceDataset, cut_slices, store_drawn, store_regions
+from monai_ext import processes
+from monai_ext.data.slices import (
+    MixedSampler,
+    SharedBatches,
+    SliceDataset,
+    cut_slices,
+    store_drawn,
+    store_regions,
+)
 from monai_ext.errors import UserError
 
 VALUES = [7, 3]  # classes 1 and 2
@@ -206,3 +215,26 @@ def test_draws_depend_on_seed_and_epoch_alone() -> None:
     late.set_epoch(2)
     assert list(late) == epochs[2]
     assert list(MixedSampler(dataset, [0.5, 0.5], 20, seed=5)) != epochs[0]
+
+
+@pytest.mark.parametrize(("size", "lengths"), [(1, [5]), (2, [2, 3]), (3, [1, 2, 2]), (5, [1] * 5)])
+def test_processes_share_out_the_batches_of_one(monkeypatch, size: int, lengths: list[int]) -> None:
+    dataset = Sources([0] * 30)
+    batches = []
+    for rank in range(size):
+        monkeypatch.setattr(processes, "_job", processes.Job(dist.HashStore(), rank, size))
+        shared = SharedBatches(MixedSampler(dataset, [1.0], 20), 5)
+        assert len(shared) == 4
+        batches.append(list(shared))
+    assert all([len(part) for part in parts] == lengths for parts in zip(*batches, strict=True))
+    whole = [number for parts in zip(*batches, strict=True) for part in parts for number in part]
+    assert whole == list(MixedSampler(dataset, [1.0], 20))
+
+
+def test_batches_that_cannot_be_shared_out(monkeypatch) -> None:
+    sampler = MixedSampler(Sources([0]), [1.0], 20)
+    with pytest.raises(ValueError, match="20 draws are no whole number of batches of 6"):
+        SharedBatches(sampler, 6)
+    monkeypatch.setattr(processes, "_job", processes.Job(dist.HashStore(), 0, 3))
+    with pytest.raises(UserError, match="3 processes cannot share out batches of 2: raise --batch_size"):
+        SharedBatches(sampler, 2)

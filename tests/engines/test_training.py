@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 
+from monai_ext import processes
 from monai_ext.data.manifest import Case, DataList
 from monai_ext.data.slices import SliceDataset
 from monai_ext.engines import training
@@ -193,3 +195,44 @@ def test_record_names_the_patients_and_the_command(monkeypatch) -> None:
     ]
     assert record.notes == "choices were made on b"
     assert (record.name, record.variant, record.licence, record.sha256) == ("weights", "compact", "CC BY 4.0", "")
+
+
+def as_process(monkeypatch, rank: int, store: dist.Store) -> None:
+    """Be one of two processes; what the first leaves in the store, the second finds."""
+    monkeypatch.setattr(processes, "_job", processes.Job(store, rank, 2))
+
+
+def test_the_first_of_several_processes_makes_the_slices(tmp_path, monkeypatch) -> None:
+    store, found = dist.HashStore(), []
+    groups = training.split_training(datalist(), ["b"])
+    labels = {"organ": 4, "lesion": 1}
+    for rank, transform in enumerate((cut, lambda item: pytest.fail("cut again"))):
+        as_process(monkeypatch, rank, store)
+        place = {"output_dir": tmp_path if rank == 0 else "elsewhere", "labels": labels, "settings": ""}
+        made = training.training_sources(groups["train"], transform, **place, size=64, phantoms=2, seed=0, regions=1)
+        found.append((made, training.validation_sources(groups, transform, **place)))
+    assert found[0] == found[1]
+    assert [len(stems) for stems in found[0][0].values()] == [3, 2, 3]
+    assert isinstance(found[1][1]["data"][0], Path)
+
+
+def test_the_first_of_several_processes_fetches_the_weights(tmp_path, monkeypatch) -> None:
+    store, path = dist.HashStore(), tmp_path / "vit_b.pth"
+
+    def fetch(variant: str) -> Path:
+        assert processes.is_first() or path.exists(), "the second process fetches"
+        path.touch()
+        return path
+
+    monkeypatch.setattr(training, "fetch_checkpoint", fetch)
+    for rank in range(2):
+        as_process(monkeypatch, rank, store)
+        assert training.find_initial_weights(None, "vit_b") == path
+
+
+def test_record_says_how_many_processes_trained(monkeypatch) -> None:
+    as_process(monkeypatch, 0, dist.HashStore())
+    monkeypatch.setattr("sys.argv", ["__main__.py", "run", "--name", "a"])
+    data = datalist()
+    record = training.training_record("a", "compact", data, training.split_training(data), "CC0")
+    assert record.command == "torchrun --nproc_per_node 2 -m monai.bundle run --name a"

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
 from monai.optimizers import WarmupCosineSchedule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from monai_ext import processes
 from monai_ext.data.provenance import TrainingData, WeightRecord, read_record, sha256_of
 from monai_ext.data.slices import MixedSampler, SliceDataset
 from monai_ext.errors import UserError
@@ -266,3 +268,22 @@ def test_weights_keep_all_digits_where_asked_and_come_without_lora(tmp_path) -> 
     assert torch.equal(state["0.weight"], network[0].merged_weight())
     with pytest.raises(UserError, match="export_precision 'float8' is unknown: choose float16 or float32"):
         ExportWeights(tmp_path, network, record(), "float8")
+
+
+def test_a_process_that_is_not_the_first_shows_and_writes_nothing(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(processes, "_job", processes.Job(dist.HashStore(), 1, 2))
+    run = Run(tmp_path, more=[TrainingProgress()], export=True).go()
+    assert len(run.drawn) == EPOCHS * LENGTH
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_a_process_that_is_not_the_first_resumes_too(tmp_path, monkeypatch) -> None:
+    killed(tmp_path, 2 * LENGTH + 1)
+    whole = Run(tmp_path / "whole").go()
+    monkeypatch.setattr(processes, "_job", processes.Job(dist.HashStore(), 1, 2))
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    resumed = Run(tmp_path).go()
+    assert resumed.drawn == whole.drawn[2 * LENGTH :]
+    assert all(torch.equal(a, b) for a, b in zip(resumed.network.parameters(), whole.network.parameters(), strict=True))
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
