@@ -63,7 +63,9 @@ TABLES: dict[str, tuple[Setting, ...]] = {
     "distance": (_fixed(4), _retrieved(4), _retrieved(4, "hungarian"), _retrieved(4, "jensen_shannon")),
     "ranges": tuple(Setting(name, {"n_range": name}) for name in RANGES),
     "references": tuple(Setting(name, {"reference_visit": name}) for name in ("all", "nearest")),
-    "previous_box": tuple(Setting(f"previous_{use}", {"previous_box": use}) for use in ("box", "points", "both")),
+    "previous_box": tuple(
+        Setting(f"previous_{use}", {"previous_box": use}) for use in ("box", "points", "both", "region")
+    ),
 }
 """Table -> its settings besides the default. ``parts`` is P²SAM's Table 6: n parts of the foreground and of the
 background, ``n4`` without retrieval, ``n1-4`` with it; ``distance`` is Table 7, of n = 4; ``ranges`` are the rows of

@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
+from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.previous import PreviousFrame, find_mask
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import match_slices
 from monai_ext.networks.sam import Embeddings, PromptableSam
-from monai_ext.prompts.boxes import cells_in_box, tight_box
+from monai_ext.prompts.boxes import cells_in_box, pixels_in_box, tight_box
 from monai_ext.prompts.masks import (
     background_cells,
     official_candidate_tokens,
@@ -54,6 +54,8 @@ from monai_ext.prompts.retrieval import DISTANCES, Cost, Distance, retrieve_mask
 
 MODES = ("paper", "official")
 NEGATIVES = ("background", "lowest")
+BOX_USES = ("points", "box", "both", "region")
+BEST_USE = "region"
 BOX_MARGIN = 0.25
 """Share of a previous box's sides by which it grows, on each side, to seek points in: objects move slowly."""
 
@@ -104,15 +106,17 @@ class P2SamInferer(FollowUpInferer):
             :func:`monai_ext.prompts.retrieval.retrieve_masks`.
         n_range: a row of Tables 9 and 10 in place of ``n_pos`` and ``n_neg``, a name of
             :data:`monai_ext.prompts.ranges.RANGES`.
-        previous_box: where a structure was in the frame before regularises its prompts (Appendix E, "Similar Objects"):
-            that box is given to the decoder beside the points, and positive points are sought in the box grown by
-            :data:`BOX_MARGIN` of its sides. The first frame takes the reference's. The paper shows the idea alone;
-            how the box is used is chosen here. A structure absent before is prompted without a box.
+        previous_box: where a structure was in the frame before regularises its prompts (Appendix E, "Similar Objects").
+            ``points``: positive points are sought in its box there, grown by :data:`BOX_MARGIN` of its sides;
+            ``box``: the box goes to the decoder beside the points; ``both``; ``region``: as ``points``, and candidate
+            masks are cut to the grown box before the retrieval; True is :data:`BEST_USE`. The first frame takes the
+            reference's box. The paper shows the idea alone; how the box is used is chosen here. A
+            structure absent before is prompted without a box.
         run_dir: folder whose ``masks`` hold the masks of earlier cases, for ``previous_box``.
 
     Raises:
-        UserError: for an unknown mode, distance or name of a range, an impossible range, or ``previous_box`` with
-            ``mode: official`` or ``slice_match: oracle_centre``, which know no such thing.
+        UserError: for an unknown mode, distance, name of a range or use of the box, an impossible range, or
+            ``previous_box`` with ``mode: official`` or ``slice_match: oracle_centre``, which know no such thing.
     """
 
     def __init__(
@@ -129,7 +133,7 @@ class P2SamInferer(FollowUpInferer):
         reference_label: Paths | None = None,
         distance: Distance = "wasserstein",
         n_range: str | None = None,
-        previous_box: bool = False,
+        previous_box: bool | str = False,
         run_dir: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
@@ -146,7 +150,10 @@ class P2SamInferer(FollowUpInferer):
         if previous_box and (mode == "official" or slice_match == "oracle_centre"):
             raise UserError("previous_box needs --mode paper and --slice_match position or relative.")
         self.distance = distance
-        self.previous_box, self.run_dir = previous_box, None if run_dir is None else Path(run_dir)
+        self.previous_box = BEST_USE if previous_box is True else previous_box or ""
+        if self.previous_box not in ("", *BOX_USES):
+            raise UserError(f"previous_box {previous_box!r} is unknown: choose false, true, {', '.join(BOX_USES)}.")
+        self.run_dir = None if run_dir is None else Path(run_dir)
         self._before: PreviousFrame | None = None
         self.mode, self.negatives, self.seed = mode, negatives, seed
         self._loaded: list[Reference] = []
@@ -217,6 +224,9 @@ class P2SamInferer(FollowUpInferer):
         candidates = self._candidates(network, target, embeddings, parts, box)
         logits = self._decode(network, target, embeddings, [c.prompt for c in candidates])
         masks = network.to_image(logits, embeddings.size)[:, 0]
+        if box is not None and self.previous_box == "region":
+            inside = pixels_in_box(box, network.stride, embeddings.size, BOX_MARGIN).to(masks.device)
+            masks = masks.masked_fill(~inside, BACKGROUND)
         cells = self._candidate_cells(network, logits[:, 0], masks)
         cost: Cost = "cosine" if self.mode == "paper" else "sqeuclidean"
         found = retrieve_masks(
@@ -305,16 +315,18 @@ class P2SamInferer(FollowUpInferer):
         With negatives "lowest" there is one negative point or, where n_neg begins at 0, none.
         """
         features = embeddings.features[0]
+        sought = box if self.previous_box in ("points", "both", "region") else None
+        given = box if self.previous_box in ("box", "both") else None
         candidates = []
         negative = {n: self._points(network, target, embeddings, p) for n, p in parts.negative.items()}
         for n_pos, features_pos in parts.positive.items():
-            positive = self._points(network, target, embeddings, features_pos, box)
+            positive = self._points(network, target, embeddings, features_pos, sought)
             if self.negatives == "lowest" and max(self.n_neg) > 0:
                 negative = {1: self._lowest(network, target, embeddings, cosine_maps(features_pos, features))}
             if 0 in self.n_neg or not negative:
-                candidates.append(Candidate(n_pos, 0, _prompt(positive, positive[:0], box)))
+                candidates.append(Candidate(n_pos, 0, _prompt(positive, positive[:0], given)))
             candidates += [
-                Candidate(n_pos, n_neg, _prompt(positive, points, box)) for n_neg, points in negative.items()
+                Candidate(n_pos, n_neg, _prompt(positive, points, given)) for n_neg, points in negative.items()
             ]
         return candidates
 

@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_ext.data.images import atomic_path
+from monai_ext.data.phantoms.cells import CELL_LABELS, phantom_cells
 from monai_ext.data.phantoms.chest import CHEST_LABELS, phantom_chest
 from monai_ext.data.phantoms.patient import PATIENT_LABELS, PhantomVisit, phantom_patient
 from monai_ext.data.phantoms.video import FRAME_LABELS, phantom_frames
+
+_VIDEOS = {"phantom_frames": "phantom_video", "phantom_cells": "phantom_dish"}
+"""Data set -> its one patient."""
 
 LICENCE = "Apache-2.0"  # the package's: nothing here comes from a real image
 
@@ -84,12 +88,22 @@ def write_phantom_frames(folder: str | os.PathLike[str], seed: int = 0, n: int =
     Returns:
         The data list, ``folder/phantom_frames.json``, with paths relative to the folder. Written last.
     """
-    folder = Path(folder)
+    return _write_video(Path(folder), "phantom_frames", "endoscopy", FRAME_LABELS, phantom_frames(seed, n))
+
+
+def write_phantom_cells(folder: str | os.PathLike[str], seed: int = 0, n: int = 6) -> Path:
+    """Write :func:`phantom_cells`, as :func:`write_phantom_frames` does, to ``folder/phantom_cells.json``."""
+    return _write_video(Path(folder), "phantom_cells", "microscopy", CELL_LABELS, phantom_cells(seed, n))
+
+
+def _write_video(
+    folder: Path, name: str, modality: str, labels: dict[str, int], frames: Sequence[tuple[NDArray[Any], NDArray[Any]]]
+) -> Path:
     cases: list[dict[str, Any]] = []
-    for number, (picture, polyp) in enumerate(phantom_frames(seed, n), start=1):
+    for number, (picture, mask) in enumerate(frames, start=1):
         image, label = f"frame{number:03d}_image.png", f"frame{number:03d}_label.png"
         _write_picture(folder / image, picture)
-        _write_picture(folder / label, polyp)
-        case = {"case": f"phantom_frame{number:03d}", "patient": "phantom_video", "visit": number}
+        _write_picture(folder / label, mask)
+        case = {"case": f"{name.removesuffix('s')}{number:03d}", "patient": _VIDEOS[name], "visit": number}
         cases.append({**case, "image": image, "label": label})
-    return _write_list(folder / "phantom_frames.json", "phantom_frames", "endoscopy", FRAME_LABELS, cases)
+    return _write_list(folder / f"{name}.json", name, modality, labels, cases)
