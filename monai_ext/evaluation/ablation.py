@@ -184,9 +184,14 @@ class Ablation:
             For each metric and setting, the default first, one row a label, then ``macro`` where there are several.
 
         Raises:
-            UserError: there is no such table; see :meth:`run` and :func:`monai_ext.evaluation.compare.compare`.
+            UserError: there is no such table or metric; see :meth:`run` and
+                :func:`monai_ext.evaluation.compare.compare`.
         """
         settings = [Setting(DEFAULT), *find_table(name)]
+        known = _read_summary(self.output_dir / self.run(settings[0]))["macro"]
+        for metric in metrics:
+            if metric not in known:
+                raise UserError(f"the runs have no metric {metric!r}: choose --metric from {', '.join(known)}")
         algorithms = [self.run(setting) for setting in settings]
         others = [one for one in dict.fromkeys(algorithms) if one != self.algorithm]
         tables = [self.output_dir / one / "metrics.csv" for one in (self.algorithm, *others)]
@@ -342,8 +347,6 @@ def _row(
     difference: Difference | None,
 ) -> AblationRow:
     of_label = summary["macro"] if label == MACRO else summary["labels"][label]
-    if metric not in of_label:
-        raise UserError(f"the runs have no metric {metric!r}: choose --metric from {', '.join(of_label)}")
     found = of_label[metric]
     row = AblationRow(
         table=table,
