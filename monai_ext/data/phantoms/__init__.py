@@ -18,6 +18,7 @@ from monai_ext.data.phantoms.video import FRAME_LABELS, phantom_frames
 from monai_ext.data.phantoms.writing import (
     write_phantom_cells,
     write_phantom_chest,
+    write_phantom_cohort,
     write_phantom_frames,
     write_phantom_patient,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "random_slice",
     "write_phantom_cells",
     "write_phantom_chest",
+    "write_phantom_cohort",
     "write_phantom_frames",
     "write_phantom_patient",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,38 @@ def write_phantom_frames(folder: str | os.PathLike[str], seed: int = 0, n: int =
 def write_phantom_cells(folder: str | os.PathLike[str], seed: int = 0, n: int = 6) -> Path:
     """Write :func:`phantom_cells`, as :func:`write_phantom_frames` does, to ``folder/phantom_cells.json``."""
     return _write_video(Path(folder), "phantom_cells", "microscopy", CELL_LABELS, phantom_cells(seed, n))
+
+
+def write_phantom_cohort(
+    folder: str | os.PathLike[str],
+    seeds: Iterable[int],
+    write: Callable[[Path, int], Path] = write_phantom_patient,
+) -> Path:
+    """Write several phantoms, one a seed, and one data list of all.
+
+    Args:
+        folder: where to; each phantom into ``folder/seed<seed>``.
+        seeds: at least one.
+        write: writes one phantom: :func:`write_phantom_patient`, :func:`write_phantom_cells`, ...
+
+    Returns:
+        The data list, named as those of the phantoms, with cases ``seed0_...`` and patients ``seed0``. Written last.
+
+    Raises:
+        ValueError: there are no seeds.
+    """
+    folder = Path(folder)
+    cases: list[dict[str, Any]] = []
+    for seed in seeds:
+        name = f"seed{seed}"
+        path = write(folder / name, seed)
+        own = json.loads(path.read_text(encoding="utf-8"))
+        for case in own["cases"]:
+            files = {key: f"{name}/{case[key]}" for key in ("image", "label")}
+            cases.append({**case, **files, "case": f"{name}_{case['case']}", "patient": name})
+    if not cases:
+        raise ValueError("a cohort needs at least one seed")
+    return _write_list(folder / path.name, own["dataset"], own["modality"], own["labels"], cases)
 
 
 def _write_video(
