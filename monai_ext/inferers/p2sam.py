@@ -147,12 +147,10 @@ class P2SamInferer(FollowUpInferer):
             raise UserError(f"n_range {n_range!r} is unknown: choose one of {', '.join(RANGES)}.")
         n_pos, n_neg = (n_pos, n_neg) if n_range is None else RANGES[n_range]
         self.n_pos, self.n_neg = _counts("n_pos", n_pos, 1), _counts("n_neg", n_neg, 0)
-        if previous_box and (mode == "official" or slice_match == "oracle_centre"):
+        if _box_use(previous_box) and (mode == "official" or slice_match == "oracle_centre"):
             raise UserError("previous_box needs --mode paper and --slice_match position or relative.")
         self.distance = distance
-        self.previous_box = BEST_USE if previous_box is True else previous_box or ""
-        if self.previous_box not in ("", *BOX_USES):
-            raise UserError(f"previous_box {previous_box!r} is unknown: choose false, true, {', '.join(BOX_USES)}.")
+        self.previous_box = _box_use(previous_box)
         self.run_dir = None if run_dir is None else Path(run_dir)
         self._before: PreviousFrame | None = None
         self.mode, self.negatives, self.seed = mode, negatives, seed
@@ -374,6 +372,15 @@ class P2SamInferer(FollowUpInferer):
             return official_candidate_tokens(logits, grid)
         empty = torch.zeros(grid, dtype=torch.bool, device=masks.device)
         return torch.stack([paper_tokens(m, network.stride, grid)[0] if bool(m.any()) else empty for m in masks > 0])
+
+
+def _box_use(value: bool | str) -> str:
+    """Return how the box of the frame before is used, "" for not at all; MONAI's command line gives ``true`` as text."""
+    text = str(value).lower()
+    use = {"true": BEST_USE, "false": "", "none": ""}.get(text, text)
+    if use not in ("", *BOX_USES):
+        raise UserError(f"previous_box {value!r} is unknown: choose false, true, {', '.join(BOX_USES)}.")
+    return use
 
 
 def _one(value: Any) -> Any:

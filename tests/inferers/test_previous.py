@@ -213,6 +213,13 @@ def test_an_unknown_use_of_the_box_is_refused(make_loader):
         P2SamInferer({"cell": 1}, make_loader({}, {"cell": 1}), previous_box="mask")
 
 
+@pytest.mark.parametrize(
+    ("given", "use"), [(True, "region"), ("true", "region"), ("False", ""), (False, ""), (None, ""), ("box", "box")]
+)
+def test_true_and_false_may_be_text(make_loader, given, use):
+    assert P2SamInferer({"cell": 1}, make_loader({}, {"cell": 1}), previous_box=given).previous_box == use
+
+
 def test_the_frame_before_needs_its_folder(make_loader):
     inferer = P2SamInferer({"cell": 1}, make_loader({}, {"cell": 1}), previous_box=True)
     image = image_of(FRAMES[0][None, ..., None], np.eye(4), axis="")
