@@ -375,7 +375,7 @@ class P2SamInferer(FollowUpInferer):
 
 
 def _box_use(value: bool | str) -> str:
-    """Return how the box of the frame before is used, "" for not at all; MONAI's command line gives ``true`` as text."""
+    """Return how the box of the frame before is used, "" for not at all; MONAI's command line gives text."""
     text = str(value).lower()
     use = {"true": BEST_USE, "false": "", "none": ""}.get(text, text)
     if use not in ("", *BOX_USES):
