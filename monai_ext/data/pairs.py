@@ -79,12 +79,13 @@ def pair_with_reference(
     ]
 
 
-def with_previous(pairs: Sequence[Pair], follow: bool = True) -> list[Pair]:
+def with_previous(pairs: Sequence[Pair], follow: bool | str = True) -> list[Pair]:
     """Tell each target which target of the same patient comes before it, for methods that go on from its result.
 
     Args:
         pairs: of :func:`pair_with_reference`.
-        follow: False leaves the pairs as they are, with ``previous`` empty.
+        follow: False leaves the pairs as they are, with ``previous`` empty. How a method follows may be said here;
+            MONAI's command line gives ``false`` as text.
 
     Returns:
         Copies with ``previous``, the name of the target of the latest earlier visit (of several in one visit the last
@@ -93,7 +94,7 @@ def with_previous(pairs: Sequence[Pair], follow: bool = True) -> list[Pair]:
     """
     linked = [{**pair, "previous": "", "previous_image": ""} for pair in pairs]
     patients: dict[str, list[Pair]] = {}
-    for pair in linked if follow else ():
+    for pair in linked if str(follow).lower() not in ("false", "none", "") else ():
         if pair["patient"] and pair["visit"] != "":
             patients.setdefault(pair["patient"], []).append(pair)
     for theirs in patients.values():

@@ -31,12 +31,19 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade, original_box
-from monai_ext.inferers.follow_up import Click, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
+from monai_ext.inferers.follow_up import (
+    BACKGROUND,
+    Click,
+    FollowUpInferer,
+    MatchedSlice,
+    SliceResult,
+    TargetSlice,
+)
 from monai_ext.inferers.previous import PreviousFrame, find_mask
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import match_slices
 from monai_ext.networks.sam import Embeddings, PromptableSam
-from monai_ext.prompts.boxes import cells_in_box
+from monai_ext.prompts.boxes import cells_in_box, pixels_in_box
 from monai_ext.prompts.masks import (
     background_cells,
     official_candidate_tokens,
@@ -61,6 +68,8 @@ from monai_ext.prompts.retrieval import DISTANCES, Cost, Distance, retrieve_mask
 MODES = ("paper", "official")
 NEGATIVES = ("background", "lowest")
 ATTENTION = ("none", "guided")
+BOX_USES = ("points", "box", "both", "region")
+BEST_USE = "region"
 BOX_MARGIN = 0.25
 """Share of a previous box's sides by which it grows, on each side, to seek points in: objects move slowly."""
 
@@ -116,16 +125,18 @@ class P2SamInferer(FollowUpInferer):
             :func:`monai_ext.prompts.retrieval.retrieve_masks`.
         n_range: a row of Tables 9 and 10 in place of ``n_pos`` and ``n_neg``, a name of
             :data:`monai_ext.prompts.ranges.RANGES`.
-        previous_box: where a structure was in the frame before regularises its prompts (Appendix E, "Similar Objects"):
-            that box is given to the decoder beside the points, and positive points are sought in the box grown by
-            :data:`BOX_MARGIN` of its sides. The first frame takes the reference's. The paper shows the idea alone;
-            how the box is used is chosen here. A structure absent before is prompted without a box.
+        previous_box: where a structure was in the frame before regularises its prompts (Appendix E, "Similar Objects").
+            ``points``: positive points are sought in its box there, grown by :data:`BOX_MARGIN` of its sides;
+            ``box``: the box goes to the decoder beside the points; ``both``; ``region``: as ``points``, and candidate
+            masks are cut to the grown box before the retrieval; True is :data:`BEST_USE`. The first frame takes the
+            reference's box. The paper shows the idea alone; how the box is used is chosen here. A
+            structure absent before is prompted without a box.
         run_dir: folder whose ``masks`` hold the masks of earlier cases, for ``previous_box``.
         attention: ``none`` or ``guided``, see the module.
 
     Raises:
-        UserError: for an unknown mode, distance or name of a range, an impossible range, or ``previous_box`` with
-            ``mode: official`` or ``slice_match: oracle_centre``, which know no such thing.
+        UserError: for an unknown mode, distance, name of a range or use of the box, an impossible range, or
+            ``previous_box`` with ``mode: official`` or ``slice_match: oracle_centre``, which know no such thing.
     """
 
     takes_clicks = True
@@ -144,7 +155,7 @@ class P2SamInferer(FollowUpInferer):
         reference_label: Paths | None = None,
         distance: Distance = "wasserstein",
         n_range: str | None = None,
-        previous_box: bool = False,
+        previous_box: bool | str = False,
         run_dir: str | PathLike[str] | None = None,
         attention: str = "none",
     ) -> None:
@@ -162,10 +173,11 @@ class P2SamInferer(FollowUpInferer):
             raise UserError(f"attention {attention!r} is unknown: choose one of {', '.join(ATTENTION)}.")
         self.attention = attention
         self.n_pos, self.n_neg = _counts("n_pos", n_pos, 1), _counts("n_neg", n_neg, 0)
-        if previous_box and (mode == "official" or slice_match == "oracle_centre"):
+        if _box_use(previous_box) and (mode == "official" or slice_match == "oracle_centre"):
             raise UserError("previous_box needs --mode paper and --slice_match position or relative.")
         self.distance = distance
-        self.previous_box, self.run_dir = previous_box, None if run_dir is None else Path(run_dir)
+        self.previous_box = _box_use(previous_box)
+        self.run_dir = None if run_dir is None else Path(run_dir)
         self._before: PreviousFrame | None = None
         self.mode, self.negatives, self.seed = mode, negatives, seed
         self._loaded: list[Reference] = []
@@ -260,6 +272,9 @@ class P2SamInferer(FollowUpInferer):
         else:
             logits = self._decode(network, target, embeddings, [c.prompt for c in candidates])
         masks = network.to_image(logits, embeddings.size)[:, 0]
+        if box is not None and self.previous_box == "region" and not len(clicked.points):  # a user knows better
+            inside = pixels_in_box(box, network.stride, embeddings.size, BOX_MARGIN).to(masks.device)
+            masks = masks.masked_fill(~inside, BACKGROUND)
         cells = self._candidate_cells(network, logits[:, 0], masks)
         cost: Cost = "cosine" if self.mode == "paper" else "sqeuclidean"
         found = retrieve_masks(
@@ -348,17 +363,19 @@ class P2SamInferer(FollowUpInferer):
         With negatives "lowest" there is one negative point or, where n_neg begins at 0, none.
         """
         features = embeddings.features[0]
+        sought = box if self.previous_box in ("points", "both", "region") else None
+        given = box if self.previous_box in ("box", "both") else None
         candidates = []
         negative = {n: self._points(network, target, embeddings, p) for n, p in parts.negative.items()}
         for n_pos, features_pos in parts.positive.items():
-            positive = self._points(network, target, embeddings, features_pos, box)
+            positive = self._points(network, target, embeddings, features_pos, sought)
             bias = self._bias(network, target, embeddings, features_pos) if self.attention == "guided" else None
             if self.negatives == "lowest" and max(self.n_neg) > 0:
                 negative = {1: self._lowest(network, target, embeddings, cosine_maps(features_pos, features))}
             if 0 in self.n_neg or not negative:
-                candidates.append(Candidate(n_pos, 0, _prompt(positive, positive[:0], box), bias))
+                candidates.append(Candidate(n_pos, 0, _prompt(positive, positive[:0], given), bias))
             candidates += [
-                Candidate(n_pos, n_neg, _prompt(positive, points, box), bias) for n_neg, points in negative.items()
+                Candidate(n_pos, n_neg, _prompt(positive, points, given), bias) for n_neg, points in negative.items()
             ]
         return candidates
 
@@ -429,6 +446,15 @@ class P2SamInferer(FollowUpInferer):
             return official_candidate_tokens(logits, grid)
         empty = torch.zeros(grid, dtype=torch.bool, device=masks.device)
         return torch.stack([paper_tokens(m, network.stride, grid)[0] if bool(m.any()) else empty for m in masks > 0])
+
+
+def _box_use(value: bool | str) -> str:
+    """Return how the box of the frame before is used, "" for not at all; MONAI's command line gives text."""
+    text = str(value).lower()
+    use = {"true": BEST_USE, "false": "", "none": ""}.get(text, text)
+    if use not in ("", *BOX_USES):
+        raise UserError(f"previous_box {value!r} is unknown: choose false, true, {', '.join(BOX_USES)}.")
+    return use
 
 
 def _one(value: Any) -> Any:

@@ -37,10 +37,19 @@ def cells_in_box(box: Tensor, stride: int, grid: tuple[int, int], margin: float 
     Returns:
         ``[g, g]`` bool, on the CPU.
     """
+    rows, columns = (torch.arange(cells) * stride + (stride - 1) / 2 for cells in grid)
+    return _inside(box, rows, columns, stride, margin)
+
+
+def pixels_in_box(box: Tensor, stride: int, size: tuple[int, int], margin: float = 0.0) -> Tensor:
+    """Pixels that lie in a box grown as for :func:`cells_in_box`, ``[H, W]`` bool for ``size`` (H, W), on the CPU."""
+    return _inside(box, torch.arange(size[0]), torch.arange(size[1]), stride, margin)
+
+
+def _inside(box: Tensor, rows: Tensor, columns: Tensor, least: float, margin: float) -> Tensor:
     x0, y0, x1, y1 = box.tolist()
     inside = []
-    for low, high, cells in ((y0, y1, grid[0]), (x0, x1, grid[1])):
-        room = max(margin * (high - low), stride)
-        centres = torch.arange(cells) * stride + (stride - 1) / 2
+    for low, high, centres in ((y0, y1, rows), (x0, x1, columns)):
+        room = max(margin * (high - low), least)
         inside.append((centres >= low - room) & (centres <= high + room))
     return inside[0][:, None] & inside[1][None, :]

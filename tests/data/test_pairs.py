@@ -214,6 +214,7 @@ def test_an_annotated_reference_goes_before_a_prediction() -> None:
     assert {pair["case"]: pair["previous"] for pair in linked} == {"b": "", "c": "", "d": "c"}
 
 
-def test_nothing_is_followed_unless_asked_for() -> None:
-    linked = with_previous(pair_with_reference(datalist(case("a", 0), case("b", 1), case("c", 2))), follow=False)
+@pytest.mark.parametrize("follow", [False, "false", "False"])
+def test_nothing_is_followed_unless_asked_for(follow) -> None:
+    linked = with_previous(pair_with_reference(datalist(case("a", 0), case("b", 1), case("c", 2))), follow)
     assert {(pair["previous"], pair["previous_image"]) for pair in linked} == {("", "")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_ext.data.images import atomic_path
+from monai_ext.data.phantoms.cells import CELL_LABELS, phantom_cells
 from monai_ext.data.phantoms.chest import CHEST_LABELS, phantom_chest
 from monai_ext.data.phantoms.patient import PATIENT_LABELS, PhantomVisit, phantom_patient
 from monai_ext.data.phantoms.video import FRAME_LABELS, phantom_frames
+
+_VIDEOS = {"phantom_frames": "phantom_video", "phantom_cells": "phantom_dish"}
+"""Data set -> its one patient."""
 
 LICENCE = "Apache-2.0"  # the package's: nothing here comes from a real image
 
@@ -84,12 +88,54 @@ def write_phantom_frames(folder: str | os.PathLike[str], seed: int = 0, n: int =
     Returns:
         The data list, ``folder/phantom_frames.json``, with paths relative to the folder. Written last.
     """
+    return _write_video(Path(folder), "phantom_frames", "endoscopy", FRAME_LABELS, phantom_frames(seed, n))
+
+
+def write_phantom_cells(folder: str | os.PathLike[str], seed: int = 0, n: int = 6) -> Path:
+    """Write :func:`phantom_cells`, as :func:`write_phantom_frames` does, to ``folder/phantom_cells.json``."""
+    return _write_video(Path(folder), "phantom_cells", "microscopy", CELL_LABELS, phantom_cells(seed, n))
+
+
+def write_phantom_cohort(
+    folder: str | os.PathLike[str],
+    seeds: Iterable[int],
+    write: Callable[[Path, int], Path] = write_phantom_patient,
+) -> Path:
+    """Write several phantoms, one a seed, and one data list of all.
+
+    Args:
+        folder: where to; each phantom into ``folder/seed<seed>``.
+        seeds: at least one.
+        write: writes one phantom: :func:`write_phantom_patient`, :func:`write_phantom_cells`, ...
+
+    Returns:
+        The data list, named as those of the phantoms, with cases ``seed0_...`` and patients ``seed0``. Written last.
+
+    Raises:
+        ValueError: there are no seeds.
+    """
     folder = Path(folder)
     cases: list[dict[str, Any]] = []
-    for number, (picture, polyp) in enumerate(phantom_frames(seed, n), start=1):
+    for seed in seeds:
+        name = f"seed{seed}"
+        path = write(folder / name, seed)
+        own = json.loads(path.read_text(encoding="utf-8"))
+        for case in own["cases"]:
+            files = {key: f"{name}/{case[key]}" for key in ("image", "label")}
+            cases.append({**case, **files, "case": f"{name}_{case['case']}", "patient": name})
+    if not cases:
+        raise ValueError("a cohort needs at least one seed")
+    return _write_list(folder / path.name, own["dataset"], own["modality"], own["labels"], cases)
+
+
+def _write_video(
+    folder: Path, name: str, modality: str, labels: dict[str, int], frames: Sequence[tuple[NDArray[Any], NDArray[Any]]]
+) -> Path:
+    cases: list[dict[str, Any]] = []
+    for number, (picture, mask) in enumerate(frames, start=1):
         image, label = f"frame{number:03d}_image.png", f"frame{number:03d}_label.png"
         _write_picture(folder / image, picture)
-        _write_picture(folder / label, polyp)
-        case = {"case": f"phantom_frame{number:03d}", "patient": "phantom_video", "visit": number}
+        _write_picture(folder / label, mask)
+        case = {"case": f"{name.removesuffix('s')}{number:03d}", "patient": _VIDEOS[name], "visit": number}
         cases.append({**case, "image": image, "label": label})
-    return _write_list(folder / "phantom_frames.json", "phantom_frames", "endoscopy", FRAME_LABELS, cases)
+    return _write_list(folder / f"{name}.json", name, modality, labels, cases)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,8 @@ from monai_ext.data.phantoms import (
     FRAME_LABELS,
     PATIENT_LABELS,
     phantom_frames,
+    write_phantom_cells,
+    write_phantom_cohort,
     write_phantom_frames,
     write_phantom_patient,
 )
@@ -61,3 +64,27 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="disk on fire"):
         write_phantom_patient(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cohort_is_one_list_of_several_phantoms(tmp_path):
+    path = write_phantom_cohort(tmp_path, [4, 0], partial(write_phantom_cells, n=2))
+    alone = json.loads(write_phantom_cells(tmp_path / "alone", 4, 2).read_text())
+    content = json.loads(path.read_text())
+    assert path == tmp_path / "phantom_cells.json"
+    assert {key: content[key] for key in ("dataset", "labels", "modality")} == {
+        key: alone[key] for key in ("dataset", "labels", "modality")
+    }
+    assert [(case["patient"], case["case"], case["visit"]) for case in content["cases"]] == [
+        ("seed4", "seed4_phantom_cell001", 1),
+        ("seed4", "seed4_phantom_cell002", 2),
+        ("seed0", "seed0_phantom_cell001", 1),
+        ("seed0", "seed0_phantom_cell002", 2),
+    ]
+    first = content["cases"][0]
+    for kind in ("image", "label"):
+        assert (tmp_path / first[kind]).read_bytes() == (tmp_path / "alone" / alone["cases"][0][kind]).read_bytes()
+
+
+def test_a_cohort_needs_a_seed(tmp_path):
+    with pytest.raises(ValueError, match="at least one seed"):
+        write_phantom_cohort(tmp_path, [])

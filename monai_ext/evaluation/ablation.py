@@ -1,0 +1,397 @@
+"""A paper's ablations as one command: the same cases under one setting after the other, each against the default.
+
+::
+
+    python -m monai_ext.evaluation.ablation --bundle_root bundles/p2sam --datalist LIST.json \
+      --configs "['inference','evaluate','acdc']" --table parts distance ranges --output_dir OUT
+
+Each setting is a run of the bundle, as `python -m monai.bundle run` does it, with options set over those of the
+configs, in a folder of its own, ``OUT/<algorithm>``. The first is the default: the configs as they are. A setting that
+comes to the same as the default, or as another one, is not run again, and cases that are finished are kept: a command
+that was killed goes on where it was. ``OUT/ablation.csv`` and ``OUT/ablation.md`` are of the tables of this call: means
+as in each run's ``summary.json``, and differences to the default, paired by case, as
+:mod:`monai_ext.evaluation.compare` finds them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from monai_ext.errors import UserError, report_user_errors
+from monai_ext.evaluation.bootstrap import DRAWS
+from monai_ext.evaluation.compare import Difference, compare
+from monai_ext.evaluation.pairing import MACRO
+from monai_ext.evaluation.table import write_table, write_text
+from monai_ext.prompts.ranges import RANGES, parse_counts
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a table.
+
+    Attributes:
+        name: of the row, and of the run's folder and algorithm after that of the configs.
+        options: set over those of the configs; none: the default.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _fixed(n: int) -> Setting:
+    return Setting(f"n{n}", {"n_pos": [n, n], "n_neg": [n, n]})
+
+
+def _retrieved(n: int, distance: str = "") -> Setting:
+    options = {"n_pos": [1, n], "n_neg": [1, n]}
+    return Setting(f"n1-{n}_{distance}", {**options, "distance": distance}) if distance else Setting(f"n1-{n}", options)
+
+
+TABLES: dict[str, tuple[Setting, ...]] = {
+    "parts": tuple(setting for n in range(1, 6) for setting in (_fixed(n), _retrieved(n))),
+    "distance": (_fixed(4), _retrieved(4), _retrieved(4, "hungarian"), _retrieved(4, "jensen_shannon")),
+    "ranges": tuple(Setting(name, {"n_range": name}) for name in RANGES),
+    "references": tuple(Setting(name, {"reference_visit": name}) for name in ("all", "nearest")),
+    "previous_box": tuple(
+        Setting(f"previous_{use}", {"previous_box": use}) for use in ("box", "points", "both", "region")
+    ),
+}
+"""Table -> its settings besides the default. ``parts`` is P²SAM's Table 6: n parts of the foreground and of the
+background, ``n4`` without retrieval, ``n1-4`` with it; ``distance`` is Table 7, of n = 4; ``ranges`` are the rows of
+Tables 9 and 10. ``references`` and ``previous_box`` are tables of our own."""
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One row of ``ablation.csv``: a setting in one metric and label, or in the mean over labels (``macro``).
+
+    Attributes:
+        table: name in :data:`TABLES`.
+        setting: name.
+        algorithm: of the run that stands for it, its folder; several settings that come to the same share one.
+        options: of the setting, as JSON.
+        metric: name.
+        label: name, or ``macro``.
+        n: values that the mean is of.
+        mean: as in the run's ``summary.json``.
+        ci_low: lower end of its 95 % interval.
+        ci_high: upper end.
+        n_pairs: cases in which the setting and the default both have a value; none for the default.
+        difference: mean of setting minus default over these.
+        difference_low: lower end of its 95 % interval.
+        difference_high: upper end.
+        p: of the signed-rank test over patients.
+        p_holm: adjusted for all comparisons of the table: its settings, labels, macro and metrics.
+    """
+
+    table: str
+    setting: str
+    algorithm: str
+    options: str
+    metric: str
+    label: str
+    n: int | None
+    mean: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n_pairs: int | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+
+
+COLUMNS = tuple(one.name for one in fields(AblationRow))
+
+
+class Ablation:
+    """Runs settings of a bundle.
+
+    Args:
+        bundle_root: the bundle's folder.
+        configs: its config and overlays: paths, or names in ``configs`` of the bundle. One of them measures the cases.
+        output_dir: folder of the runs' folders.
+        options: set over those of the configs for all settings, the default, too.
+
+    Raises:
+        UserError: a config is not there, is broken, or measures nothing; or no config has such an option.
+    """
+
+    def __init__(
+        self,
+        bundle_root: str | Path,
+        configs: Sequence[str],
+        output_dir: str | Path,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.files = [str(_find_config(Path(bundle_root), name)) for name in configs]
+        self.options = {"bundle_root": str(bundle_root), **(options or {})}
+        try:
+            self._config = ConfigParser(ConfigParser.load_config_files(self.files))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"--configs {', '.join(self.files)} cannot be read together ({error})") from error
+        self._refuse_unknown(self.options)
+        handlers = self._config.get("handlers") or []
+        if not any(str(one.get("_target_")).endswith(".CaseTable") for one in handlers if isinstance(one, dict)):
+            raise UserError("no config of --configs measures the cases: add evaluate to the list")
+        self.algorithm = str(self.options.get("algorithm", self._config.get("algorithm")))
+        self._runs = {self._meaning({}): self.algorithm}
+        self._finished: set[Path] = set()
+
+    def run(self, setting: Setting) -> str:
+        """Run a setting, where none that comes to the same was run before, and return its algorithm's name.
+
+        Raises:
+            UserError: no config has such an option; and whatever the run refuses.
+        """
+        self._refuse_unknown(setting.options)
+        meaning = self._meaning(setting.options)
+        algorithm = self._runs.setdefault(meaning, f"{self.algorithm}_{setting.name}")
+        folder = self.output_dir / algorithm
+        if folder in self._finished:
+            return algorithm
+        print(f"\n{setting.name}: {dict(setting.options) or 'the configs as they are'} -> {folder}", flush=True)
+        given = {**self.options, **setting.options, "algorithm": algorithm, "output_dir": str(folder)}
+        workflow = ConfigWorkflow(self.files, logging_file=False, workflow_type="infer", **given)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        self._finished.add(folder)
+        return algorithm
+
+    def table(self, name: str, metrics: Sequence[str] = ("dice",), draws: int = DRAWS) -> list[AblationRow]:
+        """Run the default and all settings of a table, and compare.
+
+        Args:
+            name: in :data:`TABLES`.
+            metrics: to compare.
+            draws: of the bootstrap of the differences.
+
+        Returns:
+            For each metric and setting, the default first, one row a label, then ``macro`` where there are several.
+
+        Raises:
+            UserError: there is no such table or metric; see :meth:`run` and
+                :func:`monai_ext.evaluation.compare.compare`.
+        """
+        settings = [Setting(DEFAULT), *find_table(name)]
+        known = _read_summary(self.output_dir / self.run(settings[0]))["macro"]
+        for metric in metrics:
+            if metric not in known:
+                raise UserError(f"the runs have no metric {metric!r}: choose --metric from {', '.join(known)}")
+        algorithms = [self.run(setting) for setting in settings]
+        others = [one for one in dict.fromkeys(algorithms) if one != self.algorithm]
+        tables = [self.output_dir / one / "metrics.csv" for one in (self.algorithm, *others)]
+        differences = compare(tables, metrics, draws) if others else []
+        found = {(row.metric, row.label, row.second): row for row in differences}
+        summaries = {one: _read_summary(self.output_dir / one) for one in set(algorithms)}
+        return [
+            _row(name, setting, algorithm, metric, label, summaries[algorithm], found.get((metric, label, algorithm)))
+            for metric in dict.fromkeys(metrics)
+            for setting, algorithm in zip(settings, algorithms, strict=True)
+            for label in _labels(summaries[algorithm])
+        ]
+
+    def _meaning(self, options: Mapping[str, Any]) -> str:
+        """Say what options come to beside the configs: ranges by their numbers, however they are written."""
+        named = {name for settings in TABLES.values() for setting in settings for name in setting.options}
+        known = {name: self._config.get(name) for name in named if name in self._config}
+        meant = {**known, **{name: value for name, value in self.options.items() if name in named}, **options}
+        if meant.get("n_range") in RANGES:
+            meant["n_pos"], meant["n_neg"] = RANGES[meant["n_range"]]
+        for name in ("n_pos", "n_neg"):
+            if meant.get(name) is not None:
+                meant[name] = parse_counts(meant[name])
+        meant.pop("n_range", None)
+        return json.dumps(meant, sort_keys=True, default=str)
+
+    def _refuse_unknown(self, options: Mapping[str, Any]) -> None:
+        for name in options:
+            if not self._is_declared(name):
+                near = difflib.get_close_matches(name, [str(key) for key in self._config.get()], n=1)
+                hint = f"; did you mean {near[0]}?" if near else ": see the block on top of inference.yaml"
+                raise UserError(f"no config of --configs has the option {name!r}{hint}")
+
+    def _is_declared(self, name: str) -> bool:
+        """Tell whether an option is there, or a further argument of a component that is."""
+        path = name.replace("#", "::")
+        parent = path.rpartition("::")[0]
+        component = self._config[parent] if parent and parent in self._config else None
+        return path in self._config or (isinstance(component, dict) and "_target_" in component)
+
+
+def find_table(name: str) -> tuple[Setting, ...]:
+    """Return a table's settings.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in TABLES:
+        raise UserError(f"there is no table {name!r}: choose from {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+def ablation_text(rows: Sequence[AblationRow]) -> str:
+    """Lay out the rows as Markdown: for each table and metric the means, then the differences to the default."""
+    blocks = []
+    for table, metric in dict.fromkeys((row.table, row.metric) for row in rows):
+        of_table = [row for row in rows if (row.table, row.metric) == (table, metric)]
+        labels = list(dict.fromkeys(row.label for row in of_table))
+        settings = list(dict.fromkeys(row.setting for row in of_table))
+        cell = {(row.setting, row.label): row for row in of_table}
+        digits = 1 if metric.startswith(("hd", "assd", "masd")) else 3
+        means, differences = [["setting", "run", *labels]], [["setting minus default", *labels]]
+        for setting in settings:
+            own = [cell.get((setting, label)) for label in labels]
+            algorithm = next(row.algorithm for row in own if row)
+            means.append([setting, algorithm, *(_mean_cell(row, digits) for row in own)])
+            if any(row.difference is not None for row in own if row):
+                differences.append([setting, *(_difference_cell(row, digits) for row in own)])
+        blocks.append(f"## {table}, {metric}\n\n{_markdown(means)}")
+        if len(differences) > 1:
+            blocks.append(_markdown(differences))
+    notes = (
+        "Means [95 % CI, bootstrap over patients] as in each run's `summary.json`. Differences are setting minus "
+        "default, mean over the cases in which both have a value [95 % CI], then p of Wilcoxon's signed-rank test "
+        "over patients after Holm's correction over the table; - where there is no test. Settings with the same run "
+        "come to the same; those without a difference are the default."
+    )
+    return "\n\n".join(["# Ablations", *blocks, notes]) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m monai_ext.evaluation.ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle_root", required=True, help="the bundle's folder")
+    parser.add_argument("--datalist", help="JSON data list (default: that of the configs)")
+    parser.add_argument(
+        "--configs",
+        default="['inference','evaluate']",
+        help="list of names in the bundle's configs, or paths (default: %(default)s)",
+    )
+    parser.add_argument("--table", nargs="+", required=True, help=f"one or more of {', '.join(TABLES)}")
+    parser.add_argument("--output_dir", required=True, help="folder for the runs, ablation.csv and ablation.md")
+    parser.add_argument("--options", default="{}", help="for all settings, \"{'threads': 1, 'split': 'test'}\"")
+    parser.add_argument("--metric", nargs="+", default=["dice"], help="names in metrics.csv (default: dice)")
+    given = parser.parse_args(arguments)
+    for name in given.table:
+        find_table(name)
+    options = _literal("--options", given.options, dict)
+    for name in ("algorithm", "output_dir"):
+        if name in options:
+            raise UserError(f"--options must not hold {name!r}: each setting has its own")
+    if given.datalist is not None:
+        options["datalist"] = given.datalist
+    configs = _literal("--configs", given.configs, list)
+    ablation = Ablation(given.bundle_root, [str(name) for name in configs], given.output_dir, options)
+    rows = [row for name in dict.fromkeys(given.table) for row in ablation.table(name, given.metric)]
+    text = ablation_text(rows)
+    write_table(ablation.output_dir / "ablation.csv", COLUMNS, map(astuple, rows))
+    write_text(ablation.output_dir / "ablation.md", text)
+    print(f"\n{text}\nwritten to {ablation.output_dir}: ablation.csv, ablation.md")
+
+
+def _find_config(bundle_root: Path, name: str) -> Path:
+    folder = bundle_root / "configs"
+    for path in (Path(name), folder / name, folder / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    there = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or "none"
+    raise UserError(f"there is no config {name!r} in {folder} ({there}); is --bundle_root right?")
+
+
+def _literal(option: str, text: str, kind: type) -> Any:
+    """Read a list or dictionary as MONAI's command line has it; one name alone is a list of one."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = [text] if kind is list and text.isprintable() and not text.lstrip().startswith(("[", "{")) else None
+    if not isinstance(value, kind):
+        example = "\"['inference','evaluate']\"" if kind is list else "\"{'threads': 1}\""
+        raise UserError(f"{option} {text} is no {'list' if kind is list else 'dictionary'}: write it as {example}")
+    return value
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+
+
+def _labels(summary: Mapping[str, Any]) -> list[str]:
+    return [*summary["labels"], *([MACRO] if len(summary["labels"]) > 1 else [])]
+
+
+def _row(
+    table: str,
+    setting: Setting,
+    algorithm: str,
+    metric: str,
+    label: str,
+    summary: Mapping[str, Any],
+    difference: Difference | None,
+) -> AblationRow:
+    of_label = summary["macro"] if label == MACRO else summary["labels"][label]
+    found = of_label[metric]
+    row = AblationRow(
+        table=table,
+        setting=setting.name,
+        algorithm=algorithm,
+        options=json.dumps(dict(setting.options)),
+        metric=metric,
+        label=label,
+        n=found.get("n_defined"),
+        mean=found["mean"],
+        ci_low=found["ci_low"],
+        ci_high=found["ci_high"],
+    )
+    if difference is None or difference.difference is None:
+        return row
+    return replace(
+        row,
+        n_pairs=difference.n_pairs,
+        difference=0.0 - difference.difference,
+        difference_low=None if difference.ci_high is None else 0.0 - difference.ci_high,
+        difference_high=None if difference.ci_low is None else 0.0 - difference.ci_low,
+        p=difference.p,
+        p_holm=difference.p_holm,
+    )
+
+
+def _mean_cell(row: AblationRow | None, digits: int) -> str:
+    if row is None or row.mean is None:
+        return "-"
+    return f"{row.mean:.{digits}f} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
+
+
+def _difference_cell(row: AblationRow | None, digits: int) -> str:
+    if row is None or row.difference is None:
+        return "-"
+    p = "-" if row.p_holm is None else f"{row.p_holm:.2g}"
+    ends = f"[{row.difference_low:+.{digits}f}, {row.difference_high:+.{digits}f}]"
+    return f"{row.difference:+.{digits}f} {ends}, {p}"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    header, *rows = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([header, "|" + "---|" * len(lines[0]), *rows])
+
+
+if __name__ == "__main__":
+    report_user_errors()
+    main()

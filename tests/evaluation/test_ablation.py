@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from monai_ext.errors import UserError
+from monai_ext.evaluation import ablation
+from monai_ext.evaluation.ablation import TABLES, Ablation, AblationRow, Setting, ablation_text, find_table, main
+from monai_ext.evaluation.summary import summarise, write_summary
+from monai_ext.evaluation.table import write_rows
+from monai_ext.prompts.ranges import RANGES
+
+CONFIG = """
+bundle_root: .
+datalist: null
+output_dir: out
+n_pos: [1, 3]
+n_neg: [1, 3]
+n_range: null
+distance: wasserstein
+seed: 0
+algorithm: method
+network_def:
+  _target_: Network
+handlers:
+  - _target_: monai_ext.handlers.case_table.CaseTable
+"""
+DICE = {"method": (0.5, 0.6, 0.7), "method_n1": (0.4, 0.6, 0.6)}
+"""Of three patients; other runs have 0.1 more than the default."""
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    (tmp_path / "bundle" / "configs").mkdir(parents=True)
+    (tmp_path / "bundle" / "configs" / "inference.yaml").write_text(CONFIG)
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def runs(monkeypatch, make_row):
+    """The options of each run that is asked for, in place of running it: its tables are written at once."""
+    asked = []
+
+    class Workflow:
+        def __init__(self, files, **options) -> None:
+            del files, options["logging_file"], options["workflow_type"]
+            self.options = options
+
+        def initialize(self) -> None:
+            asked.append(self.options)
+
+        def run(self) -> None:
+            name, folder = self.options["algorithm"], self.options["output_dir"]
+            values = DICE.get(name, [value + 0.1 for value in DICE["method"]])
+            rows = [
+                make_row(f"p{number}", label, value - less, algorithm=name)
+                for number, value in enumerate(values)
+                for label, less in (("a", 0.0), ("b", 0.2))
+            ]
+            write_rows(f"{folder}/metrics.csv", rows)
+            write_summary(f"{folder}/summary.json", summarise(rows))
+
+        def finalize(self) -> None:
+            pass
+
+    monkeypatch.setattr(ablation, "ConfigWorkflow", Workflow)
+    return asked
+
+
+def test_the_parts_are_table_6_with_and_without_retrieval():
+    settings = {setting.name: setting.options for setting in TABLES["parts"]}
+    assert settings["n4"] == {"n_pos": [4, 4], "n_neg": [4, 4]}
+    assert settings["n1-5"] == {"n_pos": [1, 5], "n_neg": [1, 5]}
+    assert [options.get("distance", "") for options in (s.options for s in TABLES["distance"])] == [
+        *("", "", "hungarian", "jensen_shannon")
+    ]
+    assert [setting.name for setting in TABLES["ranges"]] == list(RANGES)
+
+
+def test_each_setting_runs_once_in_its_own_folder_after_the_default(bundle, runs, tmp_path):
+    rows = Ablation(bundle, ["inference"], tmp_path / "out", {"seed": 3}).table("parts")
+    names = [asked["algorithm"] for asked in runs]
+    assert names == ["method", *(f"method_{name}" for name in ("n1", "n2", "n1-2", "n3", "n4", "n1-4", "n5", "n1-5"))]
+    assert "n_pos" not in runs[0], "the default is the configs as they are"
+    assert runs[2]["n_pos"] == [2, 2]
+    assert {asked["seed"] for asked in runs} == {3}
+    assert {asked["bundle_root"] for asked in runs} == {str(bundle)}
+    assert [asked["output_dir"] for asked in runs] == [str(tmp_path / "out" / name) for name in names]
+    run_of = {row.setting: row.algorithm for row in rows}
+    assert run_of["default"] == run_of["n1-3"] == "method"
+    assert run_of["n1"] == run_of["n1-1"] == "method_n1"
+
+
+def test_ranges_that_come_to_the_same_are_one_run(bundle, runs, tmp_path):
+    study = Ablation(bundle, ["inference"], tmp_path / "out")
+    run_of = {row.setting: row.algorithm for row in study.table("ranges")}
+    assert run_of["cvc_clinicdb_lora_base"] == "method"
+    assert run_of["coco_20i"] == run_of["lvis_92i"] == "method_coco_20i"
+    assert len(runs) == len({(RANGES[name]) for name in RANGES})
+    study.table("parts")
+    assert sum(asked["algorithm"] == "method" for asked in runs) == 1, "tables share runs"
+
+
+def test_options_for_all_count_when_settings_are_compared(bundle, runs, tmp_path):
+    study = Ablation(bundle, ["inference"], tmp_path / "out", {"n_pos": [4, 4], "n_neg": "4"})
+    assert study.run(Setting("n4", {"n_pos": [4, 4], "n_neg": [4, 4]})) == "method"
+    assert study.run(Setting("n1-3", {"n_pos": [1, 3], "n_neg": [1, 3]})) == "method_n1-3"
+
+
+def test_rows_hold_means_and_setting_minus_default(bundle, runs, tmp_path):
+    rows = Ablation(bundle, ["inference"], tmp_path / "out").table("parts")
+    found = {(row.setting, row.label): row for row in rows}
+    one = found["n1", "a"]
+    assert (one.n, one.n_pairs, one.metric) == (3, 3, "dice")
+    assert one.mean == pytest.approx(1.6 / 3)
+    assert one.difference == pytest.approx(-0.2 / 3)
+    assert -0.1 - 1e-9 <= one.difference_low <= one.difference <= one.difference_high <= 1e-9
+    assert found["n4", "macro"].mean == pytest.approx(0.6)
+    assert found["n4", "macro"].difference == pytest.approx(0.1)
+    assert (found["default", "a"].difference, found["n1-3", "b"].difference) == (None, None)
+
+
+def test_tables_are_written_as_csv_and_markdown(bundle, runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--bundle_root", str(bundle), "--configs", "inference", "--output_dir", str(out), "--datalist", "l.json"]
+    main([*words, "--table", "distance", "parts", "--options", "{'seed': 1}"])
+    assert {asked["datalist"] for asked in runs} == {"l.json"}
+    lines = list(csv.DictReader(io.StringIO((out / "ablation.csv").read_text())))
+    assert {line["table"] for line in lines} == {"distance", "parts"}
+    assert tuple(lines[0]) == ablation.COLUMNS
+    text = (out / "ablation.md").read_text()
+    assert "| n1 | method_n1 | 0.533 [0.400, 0.600] | 0.333 [0.200, 0.400] | 0.433 [0.300, 0.500] |" in text
+    assert "| n4 | +0.100 [+0.100, +0.100]," in text
+    assert text in capsys.readouterr().out
+
+
+def test_markdown_of_a_setting_without_a_value():
+    row = AblationRow("parts", "default", "m", "{}", "hd95_mm", "a", 0, None, None, None)
+    assert "| default | m | - |" in ablation_text([row])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--table", "sizes"], "there is no table 'sizes': choose from parts, distance"),
+        (["--table", "parts", "--options", "{'sead': 1}"], "has the option 'sead'; did you mean seed"),
+        (["--table", "parts", "--options", "{'network_deff#width': 1}"], "has the option 'network_deff#width'"),
+        (["--table", "previous_box"], "has the option 'previous_box'"),
+        (["--table", "parts", "--options", "seed=1"], "--options seed=1 is no dictionary"),
+        (["--table", "parts", "--options", "{'algorithm': 'x'}"], "must not hold 'algorithm'"),
+        (["--table", "parts", "--configs", "['inference'"], "is no list"),
+        (["--table", "parts", "--configs", "['evaluate']"], "there is no config 'evaluate'"),
+        (["--table", "parts", "--configs", "['blind']"], "no config of --configs measures the cases"),
+        (["--table", "parts", "--metric", "iou"], "the runs have no metric 'iou': choose --metric from dice"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(bundle, runs, tmp_path, words, told):
+    (bundle / "configs" / "blind.yaml").write_text(CONFIG.partition("handlers")[0])
+    given = ["--bundle_root", str(bundle), "--output_dir", str(tmp_path / "out")]
+    given += [] if "--configs" in words else ["--configs", "['inference']"]
+    with pytest.raises(UserError, match=told.replace("[", r"\[")) as raised:
+        main([*given, *words])
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out" / "ablation.md").exists()
+    assert len(runs) <= 1, "no setting is run in vain"
+
+
+def test_further_arguments_of_a_component_are_options(bundle, runs, tmp_path):
+    Ablation(bundle, ["inference"], tmp_path / "out", {"network_def#width": 8}).run(Setting("default"))
+    assert runs[0]["network_def#width"] == 8
+
+
+def test_find_table_knows_its_names():
+    assert find_table("parts") is TABLES["parts"]
