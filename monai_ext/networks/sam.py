@@ -347,8 +347,14 @@ def _stochastic_depth(rate: float) -> Callable[[nn.Module, tuple[Tensor, ...], T
     return hook
 
 
-def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) -> None:
+def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str, option: str = "--sam_variant") -> None:
     """Load a plain state dict into ``model``: every key and every shape must fit.
+
+    Args:
+        model: takes the weights.
+        checkpoint: file of the weights.
+        variant: of the model, for the sentence of an error.
+        option: what a user sets to get another variant, for the same.
 
     Raises:
         UserError: if the file is missing, holds more than tensors, or belongs to another variant.
@@ -372,7 +378,7 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) 
     if wrong:
         raise UserError(
             f"checkpoint {path} does not hold {variant} weights ({len(wrong)} parameters differ, the first is "
-            f"{wrong[0]}): give the checkpoint of this variant or set --sam_variant."
+            f"{wrong[0]}): give the checkpoint of this variant or set {option}."
         )
     model.load_state_dict(state, strict=True)
 
