@@ -156,8 +156,8 @@ def refuse_dense_labels(record: WeightRecord | None, dataset: str, allow: bool =
     )
     if seen and record and not allow:
         raise UserError(
-            f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what scribbles of {dataset} "
-            "teach could not be told apart from that; give other weights or set --allow_dense_sam true"
+            f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what scribbles of "
+            f"{dataset} teach could not be told apart from that; give other weights or set --allow_dense_sam true"
         )
 
 

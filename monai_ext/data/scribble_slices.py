@@ -191,16 +191,16 @@ class ScribbleDataset(Dataset):
     padding.
 
     Args:
-        cases: of :func:`cut_scribbles`.
+        data: of :func:`cut_scribbles`.
         size: side S; slices whose longer side is another are resampled.
         targets: case -> [n, H, W] class indices; None: there are none.
     """
 
-    def __init__(self, cases: Sequence[CutCase], size: int, targets: Mapping[str, np.ndarray] | None = None) -> None:
-        self.data = list(cases)
+    def __init__(self, data: Sequence[CutCase], size: int, targets: Mapping[str, np.ndarray] | None = None) -> None:
+        self.data = list(data)
         self.size, self.targets = int(size), targets
-        self.images = [case.load("image") for case in cases]
-        self.scribbles = [case.load("scribble") for case in cases]
+        self.images = [case.load("image") for case in data]
+        self.scribbles = [case.load("scribble") for case in data]
         self.index = [(n, k) for n, image in enumerate(self.images) for k in range(len(image))]
 
     def with_targets(self, targets: Mapping[str, np.ndarray] | None) -> ScribbleDataset:

@@ -162,7 +162,7 @@ class SegmentorTraining:
         self.epoch_length = min(epoch_length, iterations)
         self.max_epochs = -(-iterations // self.epoch_length)
         self.batch_size, self.seed = batch_size, seed
-        self.sgd = {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+        self.sgd: dict[str, Any] = {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
 
     def trainer(self, dataset: ScribbleDataset, folder: Path) -> SupervisedTrainer:
         """Build the trainer of one training; its checkpoint lies in ``folder`` while it runs."""
@@ -194,7 +194,6 @@ class SegmentorTraining:
 @torch.no_grad()
 def segment_slices(network: nn.Module, planes: np.ndarray, dataset: ScribbleDataset, device: Any) -> np.ndarray:
     """Segment stored slices: [n, H, W] uint8 -> class indices of the same shape, on the grid of the slices."""
-    size = dataset.size
     result = np.zeros(planes.shape, np.uint8)
     for k, plane in enumerate(planes):
         image, (height, width) = dataset.prepare(torch.from_numpy(np.array(plane)))
@@ -294,7 +293,7 @@ class SamTuning:
             raise UserError(f"--keep {keep} is no share: give a number above 0, at most 1.")
         self.inferer, self.make_handlers, self.loss = inferer, make_handlers, ScribbleMaskLoss()
         self.epochs, self.batch_size, self.keep, self.seed = epochs, batch_size, keep, seed
-        self.adam = {"lr": learning_rate, "weight_decay": weight_decay}
+        self.adam: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
 
     def run(self, network: PromptableSam, slices: PromptedSlices, folder: Path) -> PromptableSam:
         """Tune ``network`` in place, or go on with what ``folder`` holds."""

@@ -165,11 +165,15 @@ def training_record(
     data = [TrainingData(dataset=cases.dataset, patients=trained, labels="dense", licence=licence)]
     if phantoms:
         data.append(TrainingData(dataset="phantom slices", labels="dense", licence="Apache-2.0"))
-    command = shlex.join(["python", "-m", "monai.bundle", *(_without_folders(a) for a in sys.argv[1:])])
     notes = f"choices were made on {', '.join(held)}" if held else ""
     return WeightRecord(
-        name=name, variant=variant, datasets=data, command=command, licence=licence, sha256="", notes=notes
+        name=name, variant=variant, datasets=data, command=run_command(), licence=licence, sha256="", notes=notes
     )
+
+
+def run_command() -> str:
+    """Return the command line of this run, without the folders of this machine."""
+    return shlex.join(["python", "-m", "monai.bundle", *(_without_folders(a) for a in sys.argv[1:])])
 
 
 def _without_folders(argument: str) -> str:
