@@ -53,7 +53,7 @@ class EmbeddingCache:
             return np.load(path)
         image = to_sam_frame(torch.from_numpy(plane.astype(np.float32)), self.network.image_size)
         features = self.network.encode(image[None, None].to(self.network.pixel_mean.device)).features[0]
-        array = features.half().cpu().numpy()
+        array = np.ascontiguousarray(features.half().cpu().numpy())  # the encoder may be channels last
         with atomic_path(path) as temporary:
             np.save(temporary, array)
         return array

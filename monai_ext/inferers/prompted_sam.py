@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,28 +19,12 @@ from monai.inferers import Inferer
 from torch import Tensor
 from torch.nn import functional as F
 
+from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.errors import UserError
 from monai_ext.inferers.embedding_cache import EmbeddingCache
 from monai_ext.networks.sam import Embeddings, PromptableSam
 from monai_ext.prompts.prompt import POSITIVE, Prompt
 from monai_ext.prompts.scribble_points import combine_masks, scribble_prompts
-
-
-@dataclass(frozen=True)
-class PseudoLabels:
-    """What one case got.
-
-    Attributes:
-        labels: [n, H, W] uint8 class indices, 0 background.
-        agreed: scribbled pixels that the masks alone classify as the scribble does.
-        scribbled: scribbled pixels of slices with a scribbled structure.
-        points: one dictionary for each class and slice with ``class``, ``slice`` and ``points``, [x, y, is positive].
-    """
-
-    labels: np.ndarray
-    agreed: int
-    scribbled: int
-    points: list[dict[str, Any]]
 
 
 class PromptedSamInferer(Inferer):
@@ -52,7 +35,7 @@ class PromptedSamInferer(Inferer):
         points: most points of a class.
         sampling: ``random``, ``even`` or ``skeleton``.
         negatives: ``all`` or ``one_class``; see :func:`scribble_prompts`.
-        negative_order: name -> names, for ``one_class``.
+        negative_order: name -> names, for ``one_class``; not read with ``all``.
         paint_order: names, for the authors' combination of the masks; by default the largest probability counts.
         override: scribbles are truth: they replace what the masks say.
         seed: of the points, together with the name of the case and the number of the slice.
@@ -77,7 +60,8 @@ class PromptedSamInferer(Inferer):
         super().__init__()
         self.names = list(labels)
         self.points, self.sampling, self.negatives = points, sampling, negatives
-        self.order = {self._class(k): [self._class(n) for n in v] for k, v in (negative_order or {}).items()}
+        order = negative_order if negatives == "one_class" and negative_order else {}
+        self.order = {self._class(k): [self._class(n) for n in v] for k, v in order.items()}
         self.paint_order = None if paint_order is None else [self._class(name) for name in paint_order]
         self.override, self.seed, self.batch = override, seed, batch
         nothing = np.zeros((1, 1), np.uint8)

@@ -29,7 +29,8 @@ def sample_scribble(
 
     ``random`` draws without replacement (the appendix). ``even`` takes pixels at equal steps in raster order, as the
     authors' code does for fine-tuning; ``skeleton`` thins the scribble first, dilated by one pixel, as it does for
-    pseudo-labels (with Guo-Hall thinning; here Zhang-Suen, which differs by single pixels).
+    pseudo-labels (with Guo-Hall thinning; here Zhang-Suen, which differs by single pixels; what it leaves beside the
+    scribble is no truth and is not taken).
 
     Args:
         mask: [H, W], the scribble of one class.
@@ -41,7 +42,8 @@ def sample_scribble(
         [n, 2] (x, y), n at most ``count``.
     """
     if sampling == "skeleton":
-        mask = skeletonize(ndimage.binary_dilation(mask, np.ones((3, 3), dtype=bool)))
+        thin = mask & skeletonize(ndimage.binary_dilation(mask, np.ones((3, 3), dtype=bool)))
+        mask = thin if thin.any() else mask
     pixels = np.argwhere(mask)[:, ::-1].astype(np.float32)
     if len(pixels) <= count:
         return pixels
