@@ -11,6 +11,7 @@ was killed, started again, skips what is there and goes on inside the stage that
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -24,12 +25,13 @@ from torch import nn
 
 from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import WeightRecord, write_record
+from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.data.scribble_slices import CutCase, ScribbleDataset, read_classes, write_classes
 from monai_ext.engines.segmentor import PromptedSlices, SamTuning, SegmentorTraining, segment_slices
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 from monai_ext.inferers.embedding_cache import EmbeddingCache
-from monai_ext.inferers.prompted_sam import PromptedSamInferer, PseudoLabels
+from monai_ext.inferers.prompted_sam import PromptedSamInferer
 from monai_ext.networks.sam import PromptableSam, load_weights
 
 Look = Callable[[Path, CutCase, PseudoLabels], None]
@@ -93,8 +95,12 @@ class AlternatingRounds:
                     break
                 self._train(folder, targets)
                 last = folder
-                if number + 1 < self.max_epochs:
-                    self._tune(folder, targets)
+                if number + 1 < self.max_epochs and not self._tune(folder, targets):
+                    print(
+                        f"round {number}: the segmentor found no structure on any slice that is scribbled on, so SAM "
+                        "is not tuned on its masks and the rounds end here; --iterations sets how long it learns"
+                    )
+                    break
         with atomic_path(self.output_dir / "model.pt") as temporary:
             shutil.copyfile(last / "segmentor.pt", temporary)
         self._write_record(self.output_dir / "model.pt", self.record)
@@ -153,10 +159,11 @@ class AlternatingRounds:
             (folder / "segmentor" / "checkpoint.pt").unlink(missing_ok=True)
         self._write_record(path, self.record)
 
-    def _tune(self, folder: Path, targets: dict[str, np.ndarray]) -> None:
+    def _tune(self, folder: Path, targets: dict[str, np.ndarray]) -> bool:
+        """Tune the promptable model on the masks of a round's segmentor; False where it found nothing to tune on."""
         path = folder / "sam.pt"
         if path.is_file():
-            return
+            return True
         network, tuning, inferer = self._sam(), self.tuning, self.inferer
         if tuning is None or inferer is None or self.sam_record is None:
             raise ValueError("rounds above 0 need a tuning and its record")
@@ -171,10 +178,13 @@ class AlternatingRounds:
             for n, case in enumerate(self.dataset.data)
         }
         slices = PromptedSlices(self.dataset, masks, targets, inferer, self.cache, tuning.keep)
+        if not len(slices):
+            return False
         tuning.run(network, slices, folder / "sam")
         _save(path, network)
         self._write_record(path, self.sam_record)
         (folder / "sam" / "checkpoint.pt").unlink(missing_ok=True)
+        return True
 
     @staticmethod
     def _write_record(path: Path, record: WeightRecord) -> None:
@@ -183,5 +193,7 @@ class AlternatingRounds:
 
 def _save(path: Path, network: nn.Module) -> None:
     """Write a plain state dict in full precision: steps of 5e-6 would be lost in half."""
+    buffer = io.BytesIO()  # torch writes a file's name into it, and that of a temporary file differs each time
+    torch.save({name: value.detach().cpu() for name, value in network.state_dict().items()}, buffer)
     with atomic_path(path) as temporary:
-        torch.save({name: value.detach().cpu() for name, value in network.state_dict().items()}, temporary)
+        temporary.write_bytes(buffer.getvalue())

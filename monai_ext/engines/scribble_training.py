@@ -9,7 +9,7 @@ from typing import Any
 
 from monai_ext.data.manifest import DataList
 from monai_ext.data.provenance import TrainingData, WeightRecord, read_record, refuse_dense_labels
-from monai_ext.data.scribble_slices import CutCase
+from monai_ext.data.scribble_slices import CutCase, Transform, cut_scribbles
 from monai_ext.engines.training import run_command
 from monai_ext.errors import UserError
 from monai_ext.networks.sam import CHECKPOINTS, PromptableSam, build_sam, fetch_checkpoint
@@ -20,6 +20,32 @@ def unlabelled_value(datalist: DataList, simulated: bool) -> int:
     if not simulated and datalist.ignore is not None:
         return datalist.ignore
     return max(datalist.labels.values()) + 1
+
+
+def cut_cases(
+    cases: Sequence[Mapping[str, Any]],
+    transform: Transform,
+    label_transform: Transform,
+    datalist: DataList,
+    labels: Mapping[str, int],
+    unlabelled: int,
+    output_dir: str | os.PathLike,
+    settings: str,
+) -> list[CutCase]:
+    """Cut the cases of a data list into ``output_dir/slices``; see :func:`cut_scribbles`.
+
+    Args:
+        cases: of :func:`monai_ext.data.scribble_slices.scribbled_cases`.
+        transform: of images and scribbles.
+        label_transform: of dense labels.
+        datalist: the scribbles of its other labels are background.
+        labels: name -> value of the structures, in the order of the classes.
+        unlabelled: value of what is not scribbled on.
+        output_dir: of the training.
+        settings: text that stands for those of the transforms.
+    """
+    folder, known = Path(output_dir) / "slices", list(datalist.labels.values())
+    return cut_scribbles(cases, transform, folder, list(labels.values()), unlabelled, known, settings, label_transform)
 
 
 def find_sam(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> Path | None:
@@ -58,14 +84,37 @@ def promptable_network(
     return build_sam(sam_variant, weights, **compact).to(device)
 
 
-def check_provenance(variant: str, weights: str | os.PathLike | None, dataset: str, allow_dense: bool = False) -> None:
-    """Refuse a promptable model that saw dense labels of the data set whose scribbles are learned from.
+def check_provenance(
+    variant: str,
+    weights: str | os.PathLike | None,
+    dataset: str,
+    allow_dense: bool = False,
+    tuned_elsewhere: bool = False,
+) -> None:
+    """Refuse a promptable model whose past would belie the result.
+
+    Args:
+        variant: of the training.
+        weights: of the promptable model.
+        dataset: whose scribbles are learned from.
+        allow_dense: let weights pass that saw dense labels of it.
+        tuned_elsewhere: SAM-SP*: the model must have been tuned on scribbles of another data set, and not on this one.
 
     Raises:
-        UserError: see :func:`refuse_dense_labels`.
+        UserError: it saw dense labels of the data set, or is not what SAM-SP* asks for.
     """
-    if variant == "sam_sp" and weights is not None:
-        refuse_dense_labels(read_record(weights), dataset, allow_dense)
+    if variant != "sam_sp" or weights is None:
+        return
+    record = read_record(weights)
+    refuse_dense_labels(record, dataset, allow_dense)
+    if tuned_elsewhere:
+        names = {data.dataset.casefold() for data in record.datasets if data.labels == "scribble"} if record else set()
+        if not names or dataset.casefold() in names:
+            said = f"on scribbles of {dataset} itself" if names else "on no scribbles that a record beside them names"
+            raise UserError(
+                f"SAM-SP* takes a SAM tuned on another data set, but {weights} were tuned {said}: give --checkpoint "
+                "round_1/sam.pt of a training on another one."
+            )
 
 
 def segmentor_record(

@@ -133,13 +133,16 @@ class SegmentorTraining:
         iteration: the training step.
         make_handlers: resume, progress and curves.
         device: of the training.
-        iterations: n.
+        iterations: n, rounded up to whole epochs.
         epoch_length: iterations between two checkpoints.
         batch_size: slices of an iteration.
         learning_rate: at the start.
         momentum: of SGD.
         weight_decay: of SGD.
         seed: of the order of the slices.
+
+    Raises:
+        UserError: for numbers below 1, or ``dmpls`` with a network whose output for inference it does not train.
     """
 
     def __init__(
@@ -158,6 +161,10 @@ class SegmentorTraining:
     ) -> None:
         if iterations < 1 or epoch_length < 1:
             raise UserError("--iterations and --epoch_length must be 1 or more.")
+        if iteration.variant == "dmpls" and network.joint_head is not None:
+            raise UserError(
+                "variant dmpls does not train the joint output that inference uses: set --architecture plain."
+            )
         self.network, self.iteration, self.make_handlers, self.device = network, iteration, make_handlers, device
         self.epoch_length = min(epoch_length, iterations)
         self.max_epochs = -(-iterations // self.epoch_length)
@@ -207,6 +214,8 @@ def segment_slices(network: nn.Module, planes: np.ndarray, dataset: ScribbleData
 class PromptedSlices(torch.utils.data.Dataset):
     """Slices for SAM's fine-tuning: embedding, prompts, the segmentor's masks and the scribble.
 
+    A structure takes part on slices where it is scribbled on and the segmentor finds it; there may be none.
+
     Args:
         dataset: of all slices.
         masks: case -> [n, H, W], the segmentor's class indices.
@@ -234,12 +243,7 @@ class PromptedSlices(torch.utils.data.Dataset):
                     prompts.setdefault((n, k), []).append((own, prompt))
         scores = {key: self._agreement(key, previous) for key in prompts}
         kept = sorted(prompts, key=lambda key: (-scores[key], key))[: max(1, round(keep * len(prompts)))]
-        self.items = [(key, prompts[key]) for key in sorted(kept)] if prompts else []
-        if not self.items:
-            raise UserError(
-                "the segmentor found no scribbled structure, so SAM cannot be tuned on its masks: train it longer "
-                "(--iterations), or set --rounds 0."
-            )
+        self.items = [(key, prompts[key]) for key in sorted(kept)]
 
     def _agreement(self, key: tuple[int, int], previous: Mapping[str, np.ndarray]) -> float:
         case = self.dataset.data[key[0]].case
