@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
+import json
 import logging
 import os
 import re
@@ -33,7 +34,7 @@ from monai.utils import ensure_tuple, set_determinism
 from monai_ext import __version__, processes
 from monai_ext.data.checks import check_pairs
 from monai_ext.data.doctor import examine, warn_and_stop
-from monai_ext.data.images import ensure_writable_folder
+from monai_ext.data.images import atomic_path, ensure_writable_folder
 from monai_ext.data.manifest import FILE_KEYS, DataList
 from monai_ext.data.phantoms import write_phantom_patient
 from monai_ext.data.provenance import check_overlap, read_record, verify_sha256
@@ -52,6 +53,15 @@ NOT_OF_A_CASE = frozenset(
     }
 )
 """Entries of a config that leave the result of a case as it is, or of which the contents are hashed."""
+
+NOT_OF_A_TRAINING = frozenset(
+    {
+        *("_meta_", "imports", "initialize", "run", "finalize", "rounds", "name", "licence"),
+        *("bundle_root", "sam_models", "datalist", "data_root", "dataset_dir", "output_dir", "device", "threads"),
+        "allow_dense_sam",
+    }
+)
+"""Entries of a training's config that may change when it goes on: what is trained, on what cases and how stays."""
 
 DECIDING_PACKAGES = ("monai", "torch", "numpy", "scipy", "scikit-learn", "POT", "nibabel")
 """Packages of which another version may give other results."""
@@ -407,6 +417,31 @@ def running_config() -> dict[str, Any]:
             return dict(caller.get())
         frame = frame.f_back
     return {}
+
+
+def keep_settings(output_dir: str | os.PathLike) -> None:
+    """Keep the running config in ``output_dir/settings.json``; refuse to go on in a folder made with another one.
+
+    Stages of a longer training that are there are taken over, so all of them must have the same settings. The device,
+    folders and the number of rounds may change: more rounds go on after those that were run.
+
+    Raises:
+        UserError: names the first option that differs.
+    """
+    path = Path(output_dir) / "settings.json"
+    config = {key: value for key, value in running_config().items() if key not in NOT_OF_A_TRAINING}
+    text = json.dumps(config, indent=1, sort_keys=True, default=str) + "\n"
+    if path.is_file():
+        kept, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        for key in sorted({*kept, *now}):
+            if kept.get(key) != now.get(key):
+                raise UserError(
+                    f"{output_dir} holds a training with another {key} ({kept.get(key)}, now {now.get(key)}): repeat "
+                    "it, or give a new --output_dir."
+                )
+    else:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _source_sha256() -> str:

@@ -394,3 +394,20 @@ def test_the_first_of_several_processes_looks_at_the_headers(monkeypatch):
         monkeypatch.setattr(processes, "_job", processes.Job(store, rank, 2))
         session.look_at_headers(cases, [])
     assert looked == [0]
+
+
+def keep_settings(folder: Path, **changes: object) -> None:
+    config = {"output_dir": str(folder), "seed": 0, "rounds": 1, "device": "cpu", **changes}
+    parser = ConfigParser({"imports": ["$import monai_ext.session as session"], **config})
+    parser["kept"] = "$session.keep_settings(@output_dir)"
+    parser.get_parsed_content("kept")
+
+
+def test_a_training_goes_on_with_its_own_settings_alone(tmp_path):
+    keep_settings(tmp_path)
+    keep_settings(tmp_path, rounds=2, device="cuda")  # more rounds, another device
+    with pytest.raises(RuntimeError) as caught:
+        keep_settings(tmp_path, seed=1)
+    assert isinstance(caught.value.__cause__, UserError)
+    assert "another seed (0, now 1)" in str(caught.value.__cause__)
+    keep_settings(tmp_path / "new", seed=1)

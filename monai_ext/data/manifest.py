@@ -148,7 +148,12 @@ class DataList(BaseModel):
 
 
 def load_datalist(
-    path: PathLike, data_root: PathLike | None = None, *, split: str | None = None, fold: int | None = None
+    path: PathLike,
+    data_root: PathLike | None = None,
+    *,
+    split: str | None = None,
+    fold: int | None = None,
+    without_fold: int | None = None,
 ) -> DataList:
     """Read and check a data list; no image is opened.
 
@@ -158,7 +163,8 @@ def load_datalist(
         path: the JSON file.
         data_root: folder that relative paths refer to and may not leave (default: the list's folder).
         split: select the cases of this split.
-        fold: select the cases of this fold.
+        fold: select the cases of this fold, those that it tests.
+        without_fold: select the cases of all other folds, those that train for this one.
 
     Returns:
         The selected cases with absolute paths.
@@ -176,6 +182,7 @@ def load_datalist(
     check_references(datalist.cases, path)
     datalist.cases = select(datalist.cases, "split", split, path)
     datalist.cases = select(datalist.cases, "fold", fold, path)
+    datalist.cases = leave_fold_out(datalist.cases, without_fold, path)
     root = resolve_root(path.parent if data_root is None else Path(data_root))
     for case in datalist.cases:
         _resolve_files(case, root, path)
@@ -344,6 +351,23 @@ def select(cases: list[Case], key: str, value: str | int | None, path: Path) -> 
         there = ", ".join(map(repr, present)) if present else "none"
         raise UserError(f"{path}: no case is in {key} {value!r}; the {key}s there are: {there}")
     return selected
+
+
+def leave_fold_out(cases: list[Case], fold: int | None, path: Path) -> list[Case]:
+    """Return the cases of all folds but ``fold``, all cases for None.
+
+    Cases without a fold take no part in a cross-validation: they are left out too.
+
+    Raises:
+        UserError: no case is in ``fold``, or all are.
+    """
+    if fold is None:
+        return cases
+    select(cases, "fold", fold, path)
+    others = [case for case in cases if case.fold not in (None, fold)]
+    if not others:
+        raise UserError(f"{path}: all folds but {fold} are empty, so nothing is left to train on")
+    return others
 
 
 # Files

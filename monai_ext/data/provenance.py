@@ -142,6 +142,27 @@ def check_overlap(
     return overlap
 
 
+def refuse_dense_labels(record: WeightRecord | None, dataset: str, allow: bool = False) -> None:
+    """Refuse to help a scribble or few-shot result with weights that saw dense labels of the same data set.
+
+    Args:
+        record: provenance of the weights; None for weights that bring no record.
+        dataset: name of the data set that is learned from scribbles.
+        allow: let them pass.
+
+    Raises:
+        UserError: they saw such labels, and ``allow`` is not set.
+    """
+    seen = (
+        [data for data in record.datasets if _same(data.dataset, dataset) and data.labels == "dense"] if record else []
+    )
+    if seen and record and not allow:
+        raise UserError(
+            f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what scribbles of "
+            f"{dataset} teach could not be told apart from that; give other weights or set --allow_dense_sam true"
+        )
+
+
 def verify_sha256(path: PathLike, expected: str) -> None:
     """Check that a file is the one that was meant.
 

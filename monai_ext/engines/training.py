@@ -241,20 +241,24 @@ def training_record(
     data = [TrainingData(dataset=cases.dataset, patients=seen, labels="dense", licence=licence)]
     if phantoms:
         data.append(TrainingData(dataset="phantom slices", labels="dense", licence="Apache-2.0"))
-    several = processes.count() > 1  # another number of them draws otherwise
-    start = ["torchrun", "--nproc_per_node", str(processes.count())] if several else ["python"]
-    command = shlex.join([*start, "-m", "monai.bundle", *(_without_folders(a) for a in sys.argv[1:])])
     notes = f"choices were made on {', '.join(held)}" if held else ""
     return WeightRecord(
         name=name,
         variant=variant,
         datasets=data,
-        command=command,
+        command=run_command(),
         licence=licence,
         sha256="",
         notes=notes,
         trained_parameters=None if trained is None else dict(trained),
     )
+
+
+def run_command() -> str:
+    """Return the command line of this run, without the folders of this machine."""
+    several = processes.count() > 1  # another number of them draws otherwise
+    start = ["torchrun", "--nproc_per_node", str(processes.count())] if several else ["python"]
+    return shlex.join([*start, "-m", "monai.bundle", *(_without_folders(a) for a in sys.argv[1:])])
 
 
 def _without_folders(argument: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
+from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -30,6 +31,24 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+def stage_handlers(folder: Path, states: Mapping[str, Stateful | None], sampler: Any, scheduler: Any) -> list[Any]:
+    """Return what a training inside a longer run needs: draws, learning rate, curves, resume, progress.
+
+    Args:
+        folder: of the checkpoint and TensorBoard's events.
+        states: see :class:`ResumeTraining`.
+        sampler: see :class:`EpochDraws`.
+        scheduler: of the learning rate, stepped with each iteration.
+    """
+    return [
+        EpochDraws(sampler),
+        LrScheduleHandler(scheduler, print_lr=False, epoch_level=False),
+        TensorBoardStatsHandler(log_dir=str(folder), tag_name="loss", output_transform=losses),
+        ResumeTraining(folder, states),
+        TrainingProgress(),
+    ]
 
 
 def losses(output: Mapping[str, float]) -> dict[str, float]:

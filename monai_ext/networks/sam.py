@@ -409,8 +409,14 @@ def _stochastic_depth(rate: float) -> Callable[[nn.Module, tuple[Tensor, ...], T
     return hook
 
 
-def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) -> None:
+def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str, option: str = "--sam_variant") -> None:
     """Load a plain state dict into ``model``: every key and every shape must fit.
+
+    Args:
+        model: takes the weights.
+        checkpoint: file of the weights.
+        variant: of the model, for the sentence of an error.
+        option: what a user sets to get another variant, for the same.
 
     Raises:
         UserError: if the file is missing, holds more than tensors, or belongs to another variant.
@@ -427,14 +433,25 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str) 
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"checkpoint {path} is not a plain state dict: save model.state_dict() alone.")
-    refuse_other_weights(model, state, f"checkpoint {path}", variant)
+    refuse_other_weights(model, state, f"checkpoint {path}", variant, option)
     model.load_state_dict(state, strict=True)
 
 
 def refuse_other_weights(
-    model: nn.Module, state: Mapping[str, Any], source: str, variant: str = "this model's"
+    model: nn.Module,
+    state: Mapping[str, Any],
+    source: str,
+    variant: str = "this model's",
+    option: str = "--sam_variant",
 ) -> None:
     """Refuse weights of which a key or a shape does not fit.
+
+    Args:
+        model: the network.
+        state: its would-be state dict.
+        source: what the weights are, for the message.
+        variant: of the network, for the message.
+        option: see :func:`load_weights`.
 
     Raises:
         UserError: begins with ``source``.
@@ -446,7 +463,7 @@ def refuse_other_weights(
     if wrong:
         raise UserError(
             f"{source} does not hold {variant} weights ({len(wrong)} parameters differ, the first is "
-            f"{wrong[0]}): give the checkpoint of this variant or set --sam_variant."
+            f"{wrong[0]}): give the checkpoint of this variant or set {option}."
         )
 
 

@@ -118,5 +118,54 @@ class BatchAugment:
         return (image + strength.view(-1, 1, 1, 1).to(device) * noise).clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class ScribbleAugment:
+    """Geometry of DMPLS's training: quarter turns and mirroring, or a small rotation; grey values stay.
+
+    Half of the slices get a random number of quarter turns and are mirrored along a random axis; of the others, half
+    are rotated by a whole number of degrees. What comes from outside is 0 in the image and ``ignore`` in the maps.
+    The image is resampled bilinearly (nearest neighbour in the authors' code), the maps by nearest neighbour.
+
+    Args:
+        probability: of the first, and of the second where the first is not drawn.
+        rotation: degrees, drawn from [-rotation, rotation).
+        ignore: value of the maps where nothing is known.
+    """
+
+    probability: float = 0.5
+    rotation: int = 20
+    ignore: int = 255
+
+    def __call__(self, image: Tensor, maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Augment a batch.
+
+        Args:
+            image: [B, 1, S, S].
+            maps: [B, M, S, S] integer values up to 255.
+            generator: source of randomness, on the CPU.
+        """
+        images, all_maps = [], []
+        for one, several in zip(image, maps, strict=True):
+            first, second = torch.rand(2, generator=generator).tolist()
+            turns, axis, angle = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2, 2 * self.rotation))
+            if first < self.probability:
+                one, several = (torch.rot90(x, turns, (1, 2)).flip(1 + axis) for x in (one, several))
+            elif second < self.probability:
+                one, several = self._rotate(one, several, angle - self.rotation)
+            images.append(one)
+            all_maps.append(several)
+        return torch.stack(images), torch.stack(all_maps)
+
+    def _rotate(self, image: Tensor, maps: Tensor, degrees: int) -> tuple[Tensor, Tensor]:
+        radians = math.radians(degrees)
+        cos, sin = math.cos(radians), math.sin(radians)
+        theta = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], device=image.device)
+        grid = F.affine_grid(theta, [1, 1, *image.shape[1:]], align_corners=False)
+        turned = F.grid_sample(image[None], grid, mode="bilinear", align_corners=False)[0]
+        shifted = maps[None].float() - self.ignore  # so that the zeros from outside mean "ignore"
+        exact = F.grid_sample(shifted, grid, mode="nearest", align_corners=False)[0]
+        return turned, (exact + self.ignore).round().to(maps.dtype)
+
+
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(count, generator=generator)

@@ -276,3 +276,11 @@ def test_files_of_other_splits_need_not_exist(tmp_path: Path) -> None:
 def test_real_lists_load(real_data: Path) -> None:
     counts = {path.stem: len(load_datalist(path).cases) for path in real_data.glob("*.json")}
     assert counts == {"ACDC": 80, "CHAOS_T2": 16, "CVC_ClinicDB": 16, "CVC_ColonDB": 16, "MSCMR": 35}
+
+
+def test_without_a_fold_all_other_folds_remain_and_cases_of_no_fold_are_left_out(tmp_path: Path) -> None:
+    listed = content(entry("a", fold=0), entry("b", fold=1), entry("c", fold=2), entry("d"))
+    names = [[case.case for case in load(tmp_path, listed, without_fold=k).cases] for k in (0, 1, None)]
+    assert names == [["b", "c"], ["a", "c"], ["a", "b", "c", "d"]]
+    refuse(tmp_path, listed, "no case is in fold 7; the folds there are: 0, 1, 2", without_fold=7)
+    refuse(tmp_path, content(entry(fold=0), entry("d")), "all folds but 0 are empty", without_fold=0)

@@ -12,6 +12,7 @@ from monai_ext.data.provenance import (
     WeightRecord,
     check_overlap,
     read_record,
+    refuse_dense_labels,
     verify_sha256,
     write_record,
 )
@@ -95,3 +96,24 @@ def test_a_checksum_is_verified(tmp_path: Path) -> None:
 def test_official_weights_are_those_that_are_fetched() -> None:
     known = {record.variant: sha256 for sha256, record in OFFICIAL_WEIGHTS.items()}
     assert known == {variant: sha256 for variant, (_, sha256) in CHECKPOINTS.items()}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels", "refused"), [("acdc", "dense", True), ("acdc", "scribble", False), ("MSCMR", "dense", False)]
+)
+def test_weights_that_saw_dense_labels_of_the_scribbled_data_set_are_refused(dataset, labels, refused) -> None:
+    record = WeightRecord(
+        name="w",
+        variant="compact",
+        datasets=[TrainingData(dataset=dataset, labels=labels, licence="CC0")],
+        command="",
+        licence="CC0",
+        sha256="",
+    )
+    refuse_dense_labels(record, "ACDC", allow=True)
+    refuse_dense_labels(None, "ACDC")
+    if refused:
+        with pytest.raises(UserError, match="'w' were trained on dense labels of acdc"):
+            refuse_dense_labels(record, "ACDC")
+    else:
+        refuse_dense_labels(record, "ACDC")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from monai_ext.transforms.augment import BatchAugment
+from monai_ext.transforms.augment import BatchAugment, ScribbleAugment
 
 STILL = BatchAugment(rotation=0, scale=(1, 1), shear=0, shift=0, flip=0, intensity=0, blur=0)
 GEOMETRY = dataclasses.replace(BatchAugment(), intensity=0, blur=0)
@@ -211,3 +212,56 @@ def test_input_is_not_changed() -> None:
     copies = [g.clone() for g in given]
     BatchAugment(blur=1.0)(*given, seeded())
     assert all(torch.equal(g, c) for g, c in zip(given, copies, strict=True))
+
+
+def slices(count: int = 4, size: int = 32) -> tuple[Tensor, Tensor]:
+    generator = seeded(1)
+    image = torch.rand(count, 1, size, size, generator=generator)
+    return image, torch.randint(0, 4, (count, 2, size, size), generator=generator, dtype=torch.uint8)
+
+
+def test_quarter_turns_and_mirrors_move_image_and_maps_alike_and_change_no_value() -> None:
+    image = torch.arange(64.0).view(1, 1, 8, 8).repeat(40, 1, 1, 1)
+    turned, maps = ScribbleAugment(probability=1.0)(image, image.to(torch.uint8).repeat(1, 2, 1, 1), seeded())
+    assert torch.equal(maps, turned.to(torch.uint8).repeat(1, 2, 1, 1))
+    allowed = {tuple(torch.rot90(image[0, 0], k).flip(a).flatten().tolist()) for k in range(4) for a in (0, 1)}
+    seen = {tuple(one.flatten().tolist()) for one in turned[:, 0]}
+    assert seen <= allowed
+    assert len(seen) > 3
+
+
+def test_small_rotations_fill_from_outside_with_zero_and_ignore() -> None:
+    image, maps = torch.ones(1, 1, 33, 33), torch.full((1, 2, 33, 33), 3, dtype=torch.uint8)
+    turned, moved = ScribbleAugment()._rotate(image[0], maps[0], 20)
+    assert set(moved.unique().tolist()) == {3, 255}
+    assert moved.dtype == torch.uint8
+    assert (moved[:, 0, 0] == 255).all()
+    assert turned[0, 0, 0] == 0
+    assert turned[0, 16, 16] == 1
+    for y in range(33):  # the pixel's centre, turned back by a slow hand, lies in the slice or outside
+        for x in range(33):
+            cos, sin = math.cos(math.radians(20)), math.sin(math.radians(20))
+            back = (cos * (x - 16) - sin * (y - 16) + 16, sin * (x - 16) + cos * (y - 16) + 16)
+            inside = all(-0.5 <= v <= 32.5 for v in back)
+            assert bool((moved[:, y, x] == 3).all()) is inside
+
+
+def test_half_of_the_slices_are_turned_and_half_of_the_rest_rotated() -> None:
+    image, maps = slices(400, 16)
+    changed, moved = ScribbleAugment()(image, maps, seeded())
+    rotated = (moved == 255).flatten(1).any(1).float().mean()
+    still = (changed == image).flatten(1).all(1).float().mean()
+    assert 0.17 < rotated < 0.27  # 0.25, but for the smallest angles
+    assert still == pytest.approx(0.25, abs=0.07)
+
+
+def test_scribble_augment_follows_the_generator_and_leaves_its_input() -> None:
+    image, maps = slices()
+    given = image.clone(), maps.clone()
+    torch.manual_seed(1)
+    first = ScribbleAugment()(image, maps, seeded(5))
+    torch.manual_seed(2)
+    again = ScribbleAugment()(image, maps, seeded(5))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert torch.equal(image, given[0])
+    assert torch.equal(maps, given[1])

@@ -1,0 +1,165 @@
+"""What SAM-SP's training config calls: the promptable model it needs, and what is said of the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_ext.data.manifest import DataList
+from monai_ext.data.provenance import TrainingData, WeightRecord, read_record, refuse_dense_labels
+from monai_ext.data.scribble_slices import CutCase, Transform, cut_scribbles
+from monai_ext.engines.training import run_command
+from monai_ext.errors import UserError
+from monai_ext.networks.sam import CHECKPOINTS, PromptableSam, build_sam, fetch_checkpoint
+
+
+def unlabelled_value(datalist: DataList, simulated: bool) -> int:
+    """Return the value of pixels without a scribble: the data list's, or one above all labels for simulated ones."""
+    if not simulated and datalist.ignore is not None:
+        return datalist.ignore
+    return max(datalist.labels.values()) + 1
+
+
+def cut_cases(
+    cases: Sequence[Mapping[str, Any]],
+    transform: Transform,
+    label_transform: Transform,
+    datalist: DataList,
+    labels: Mapping[str, int],
+    unlabelled: int,
+    output_dir: str | os.PathLike,
+    settings: str,
+) -> list[CutCase]:
+    """Cut the cases of a data list into ``output_dir/slices``; see :func:`cut_scribbles`.
+
+    Args:
+        cases: of :func:`monai_ext.data.scribble_slices.scribbled_cases`.
+        transform: of images and scribbles.
+        label_transform: of dense labels.
+        datalist: the scribbles of its other labels are background.
+        labels: name -> value of the structures, in the order of the classes.
+        unlabelled: value of what is not scribbled on.
+        output_dir: of the training.
+        settings: text that stands for those of the transforms.
+    """
+    folder, known = Path(output_dir) / "slices", list(datalist.labels.values())
+    return cut_scribbles(cases, transform, folder, list(labels.values()), unlabelled, known, settings, label_transform)
+
+
+def find_sam(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> Path | None:
+    """Return the promptable model's weights; None where the variant of the training needs none.
+
+    Args:
+        variant: of the training.
+        checkpoint: a path, or the name of weights in ``models``; None: SAM's official file, fetched once.
+        sam_variant: of the network.
+        models: bundle whose folder ``models`` holds the compact weights.
+
+    Raises:
+        UserError: no compact weights are named, or there are none of that name.
+    """
+    if variant != "sam_sp":
+        return None
+    if checkpoint is not None:
+        named = Path(models) / "models" / f"{checkpoint}.pt"
+        path = named if named.is_file() and not Path(checkpoint).is_file() else Path(checkpoint)
+        if not path.is_file():
+            raise UserError(f"checkpoint {checkpoint} does not exist: give a path, or a name in {named.parent}.")
+        return path
+    if sam_variant not in CHECKPOINTS:
+        raise UserError(
+            "the compact SAM needs --checkpoint: compact_chaos or compact_acdc, whichever saw no mask of your data set."
+        )
+    return fetch_checkpoint(sam_variant)
+
+
+def promptable_network(
+    variant: str, sam_variant: str, weights: str | os.PathLike | None, device: Any, **compact: Any
+) -> PromptableSam | None:
+    """Build the promptable model; None where the variant of the training needs no pseudo-labels of it."""
+    if variant != "sam_sp":
+        return None
+    return build_sam(sam_variant, weights, **compact).to(device)
+
+
+def check_provenance(
+    variant: str,
+    weights: str | os.PathLike | None,
+    dataset: str,
+    allow_dense: bool = False,
+    tuned_elsewhere: bool = False,
+) -> None:
+    """Refuse a promptable model whose past would belie the result.
+
+    Args:
+        variant: of the training.
+        weights: of the promptable model.
+        dataset: whose scribbles are learned from.
+        allow_dense: let weights pass that saw dense labels of it.
+        tuned_elsewhere: SAM-SP*: the model must have been tuned on scribbles of another data set, and not on this one.
+
+    Raises:
+        UserError: it saw dense labels of the data set, or is not what SAM-SP* asks for.
+    """
+    if variant != "sam_sp" or weights is None:
+        return
+    record = read_record(weights)
+    refuse_dense_labels(record, dataset, allow_dense)
+    if tuned_elsewhere:
+        names = {data.dataset.casefold() for data in record.datasets if data.labels == "scribble"} if record else set()
+        if not names or dataset.casefold() in names:
+            said = f"on scribbles of {dataset} itself" if names else "on no scribbles that a record beside them names"
+            raise UserError(
+                f"SAM-SP* takes a SAM tuned on another data set, but {weights} were tuned {said}: give --checkpoint "
+                "round_1/sam.pt of a training on another one."
+            )
+
+
+def segmentor_record(
+    name: str,
+    architecture: str,
+    variant: str,
+    datalist: DataList,
+    cases: Sequence[CutCase] | Sequence[Mapping[str, Any]],
+    licence: str,
+    weights: str | os.PathLike | None = None,
+    simulated: bool = False,
+) -> WeightRecord:
+    """Say what weights will have seen: the cases of this training and, through pseudo-labels, all that SAM has seen.
+
+    Args:
+        name: of the weights.
+        architecture: which they fit.
+        variant: of the training; only ``sam_sp`` learns from the promptable model.
+        datalist: of the training.
+        cases: trained on.
+        licence: of the data.
+        weights: of the promptable model.
+        simulated: the scribbles were drawn by a program.
+    """
+    patients = sorted({str(c.patient if isinstance(c, CutCase) else c["patient"]) for c in cases})
+    own = TrainingData(
+        dataset=datalist.dataset,
+        patients=patients,
+        labels="dense" if variant == "full" else "scribble",
+        licence=licence,
+    )
+    through = read_record(weights) if variant == "sam_sp" and weights is not None else None
+    notes = [f"variant {variant}"]
+    if through:
+        notes.append(f"pseudo-labels began with {through.name}")
+    elif variant == "sam_sp" and weights is not None:
+        notes.append(f"pseudo-labels began with {Path(weights).name}, which has no record")
+    if simulated:
+        notes.append("scribbles were simulated from dense labels")
+    return WeightRecord(
+        name=name,
+        variant=architecture,
+        datasets=[own, *(through.datasets if through else [])],
+        command=run_command(),
+        licence=licence,
+        sha256="",
+        notes="; ".join(notes),
+    )

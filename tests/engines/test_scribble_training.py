@@ -1,0 +1,99 @@
+"""Tests of monai_ext.engines.scribble_training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from monai_ext.data.manifest import DataList
+from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
+from monai_ext.engines import scribble_training
+from monai_ext.engines.scribble_training import (
+    check_provenance,
+    find_sam,
+    promptable_network,
+    segmentor_record,
+    unlabelled_value,
+)
+from monai_ext.errors import UserError
+from monai_ext.networks.sam import build_sam
+
+CASES = [{"patient": "p2"}, {"patient": "p1"}, {"patient": "p2"}]
+
+
+def datalist(**changes) -> DataList:
+    return DataList(**{"dataset": "ACDC", "labels": {"RV": 1, "LV": 3}, "ignore": 4, "cases": [], **changes})
+
+
+def weights(folder: Path, *seen: tuple[str, str]) -> Path:
+    path = folder / "sam.pt"
+    path.touch()
+    data = [TrainingData(dataset=name, labels=labels, licence="CC0") for name, labels in seen]
+    write_record(
+        path,
+        WeightRecord(name="sam", variant="compact", datasets=data, command="", licence="CC0", sha256=""),
+    )
+    return path
+
+
+def test_value_of_what_is_not_scribbled_on() -> None:
+    assert unlabelled_value(datalist(), simulated=False) == 4
+    assert unlabelled_value(datalist(ignore=9), simulated=True) == 4  # one above the labels: dense maps hold no 9
+    assert unlabelled_value(datalist(ignore=None), simulated=True) == 4
+
+
+def test_sam_is_found_by_path_by_name_or_fetched(tmp_path, monkeypatch) -> None:
+    (tmp_path / "models").mkdir()
+    named = tmp_path / "models" / "compact_x.pt"
+    named.touch()
+    monkeypatch.setattr(scribble_training, "fetch_checkpoint", lambda variant: Path(f"official_{variant}"))
+    assert find_sam("sam_sp", "compact_x", "compact", tmp_path) == named
+    assert find_sam("sam_sp", str(named), "compact", tmp_path / "elsewhere") == named
+    assert find_sam("sam_sp", None, "vit_b", tmp_path) == Path("official_vit_b")
+    assert find_sam("dmpls", "missing", "compact", tmp_path) is None
+    with pytest.raises(UserError, match="does not exist"):
+        find_sam("sam_sp", "compact_y", "compact", tmp_path)
+    with pytest.raises(UserError, match="needs --checkpoint"):
+        find_sam("sam_sp", None, "compact", tmp_path)
+
+
+def test_a_file_in_the_form_of_the_official_vit_b_is_loaded(tmp_path) -> None:
+    torch.manual_seed(0)
+    state = build_sam("vit_b").state_dict()
+    torch.save(state, tmp_path / "sam_vit_b.pth")
+    network = promptable_network("sam_sp", "vit_b", tmp_path / "sam_vit_b.pth", "cpu")
+    assert network is not None
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert promptable_network("pce", "vit_b", None, "cpu") is None
+
+
+def test_sam_that_saw_the_masks_is_refused_where_it_is_used(tmp_path) -> None:
+    path = weights(tmp_path, ("acdc", "dense"))
+    with pytest.raises(UserError, match="dense labels of acdc"):
+        check_provenance("sam_sp", path, "ACDC")
+    check_provenance("sam_sp", path, "ACDC", allow_dense=True)
+    check_provenance("sam_sp", path, "MSCMR")
+    check_provenance("dmpls", None, "ACDC")
+
+
+def test_sam_sp_star_wants_scribbles_of_another_data_set(tmp_path) -> None:
+    check_provenance("sam_sp", weights(tmp_path, ("ACDC", "scribble")), "MSCMR", tuned_elsewhere=True)
+    with pytest.raises(UserError, match="on scribbles of ACDC itself"):
+        check_provenance("sam_sp", weights(tmp_path, ("acdc", "scribble")), "ACDC", tuned_elsewhere=True)
+    with pytest.raises(UserError, match="on no scribbles"):
+        check_provenance("sam_sp", weights(tmp_path, ("CHAOS", "dense")), "ACDC", tuned_elsewhere=True)
+
+
+def test_weights_have_seen_their_cases_and_all_that_sam_has_seen(tmp_path) -> None:
+    path = weights(tmp_path, ("CHAOS_T1", "dense"))
+    record = segmentor_record("model", "sam_sp", "sam_sp", datalist(), CASES, "CC0", path, simulated=True)
+    assert [(d.dataset, d.patients, d.labels) for d in record.datasets] == [
+        ("ACDC", ["p1", "p2"], "scribble"),
+        ("CHAOS_T1", [], "dense"),
+    ]
+    assert "pseudo-labels began with sam" in record.notes
+    assert "simulated" in record.notes
+    full = segmentor_record("model", "plain", "full", datalist(), CASES, "CC0", path)
+    assert [(d.dataset, d.labels) for d in full.datasets] == [("ACDC", "dense")]
