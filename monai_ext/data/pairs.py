@@ -23,6 +23,8 @@ VisitLike: TypeAlias = int | float | str | datetime.date
 Pair: TypeAlias = dict[str, Any]
 
 _HIDDEN = ("label", "scribble")
+EARLIER = ("all", "nearest")
+"""What ``reference_visit`` may be besides visits: all earlier annotated images pooled, or the most alike of them."""
 
 
 def pair_with_reference(
@@ -32,26 +34,32 @@ def pair_with_reference(
 
     The reference is the patient's earliest visit with a label, or the visit that ``reference_visit`` names;
     the targets are all images of later visits. Several references (several visits named, or several
-    annotated images of one visit) serve together, and targets are then later than all of them. A case that
-    brings its own ``reference_image`` and ``reference_label`` is served by these. Patients without a later
-    visit are left out.
+    annotated images of one visit) serve together, and targets are then later than all of them. With ``all`` or
+    ``nearest`` each image is served by the annotated images of all visits before its own, and never by one of
+    its own visit or a later one. A case that brings its own ``reference_image`` and ``reference_label`` is
+    served by these. Patients without a later visit are left out.
 
     Args:
         datalist: the cases.
-        reference_visit: a visit (number or ISO date) or several.
+        reference_visit: a visit (number or ISO date) or several, ``all`` or ``nearest``.
 
     Returns:
         One dictionary a target, in the order of the list: ``case``, ``patient``, ``visit``, ``dataset``,
         ``modality``, ``image``, ``reference`` (names), ``reference_image`` and ``reference_label`` (files),
-        and the case's further keys. What is not known is ``""``, dates are ISO text. The target's own label
-        and scribble are never in it.
+        ``reference_choice`` (``pooled``, or ``nearest``: the inferer takes one of them), and the case's further
+        keys. What is not known is ``""``, dates are ISO text. The target's own label and scribble are never in it.
 
     Raises:
         UserError: a case has no patient or visit, a patient has no reference, or nothing is left to segment.
     """
-    wanted = _parse_reference_visits(reference_visit)
+    earlier = _earlier(reference_visit)
+    wanted = [] if earlier else _parse_reference_visits(reference_visit)
+    choice = "nearest" if earlier == "nearest" else "pooled"
     served = {case.case: _own_references(case) for case in datalist.cases if case.reference_image}
     for patient, cases in _patients(datalist.cases).items():
+        if earlier:
+            served.update(_served_by_all_earlier(patient, cases))
+            continue
         references = _references(patient, cases, wanted)
         last = max(map(_time, references), default=math.inf)
         targets = [case for case in cases if _time(case) > last]
@@ -64,7 +72,37 @@ def pair_with_reference(
             f"{datalist.dataset}: no patient has an image of a visit later than its reference; "
             "add a later visit or set --reference_visit to an earlier one"
         )
-    return [_pair(case, datalist, served[case.case]) for case in datalist.cases if case.case in served]
+    return [
+        _pair(case, datalist, {**served[case.case], "reference_choice": choice})
+        for case in datalist.cases
+        if case.case in served
+    ]
+
+
+def with_previous(pairs: Sequence[Pair], follow: bool = True) -> list[Pair]:
+    """Tell each target which target of the same patient comes before it, for methods that go on from its result.
+
+    Args:
+        pairs: of :func:`pair_with_reference`.
+        follow: False leaves the pairs as they are, with ``previous`` empty.
+
+    Returns:
+        Copies with ``previous``, the name of the target of the latest earlier visit (of several in one visit the last
+        of the list), and ``previous_image``, its file. Both are ``""`` where there is none, or where that
+        image is annotated and serves as a reference: then the latest reference is the previous image.
+    """
+    linked = [{**pair, "previous": "", "previous_image": ""} for pair in pairs]
+    patients: dict[str, list[Pair]] = {}
+    for pair in linked if follow else ():
+        if pair["patient"] and pair["visit"] != "":
+            patients.setdefault(pair["patient"], []).append(pair)
+    for theirs in patients.values():
+        for pair in theirs:
+            earlier = [other for other in theirs if _visit_time(other) < _visit_time(pair)]
+            before = max(reversed(earlier), key=_visit_time, default=None)
+            if before is not None and before["case"] not in pair["reference"]:
+                pair.update(previous=before["case"], previous_image=before["image"])
+    return linked
 
 
 def with_labels(pairs: Sequence[Pair], datalist: DataList) -> list[Pair]:
@@ -84,6 +122,23 @@ def with_labels(pairs: Sequence[Pair], datalist: DataList) -> list[Pair]:
                 "add it to the data list, or run without evaluate.yaml"
             )
     return [{**pair, "label": labels[pair["case"]]} for pair in pairs]
+
+
+def _earlier(value: VisitLike | Sequence[VisitLike] | None) -> str | None:
+    """Return ``all`` or ``nearest`` where that is asked for."""
+    one = value[0] if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1 else value
+    return one if isinstance(one, str) and one in EARLIER else None
+
+
+def _served_by_all_earlier(patient: str, cases: Sequence[Case]) -> dict[str, Pair]:
+    """Map each case to the annotated cases of all visits before its own, in the order of time."""
+    annotated = sorted((case for case in cases if case.label is not None), key=_time)
+    if not annotated and len(cases) > 1:
+        raise UserError(f"patient {patient!r} has no case with a 'label' to be the reference; add one")
+    earlier = {case.case: [other for other in annotated if _time(other) < _time(case)] for case in cases}
+    if not any(earlier.values()):
+        logger.info("patient %s has no visit after its reference and is left out", patient)
+    return {name: _named_references(references) for name, references in earlier.items() if references}
 
 
 def _parse_reference_visits(value: VisitLike | Sequence[VisitLike] | None) -> list[Visit]:
@@ -136,6 +191,12 @@ def _time(case: Case) -> float:
     if isinstance(case.visit, datetime.date):
         return case.visit.toordinal()
     return -math.inf if case.visit is None else case.visit
+
+
+def _visit_time(pair: Pair) -> float:
+    """Order the visits of the pairs of one patient: numbers, or dates as ISO text."""
+    visit = pair["visit"]
+    return datetime.date.fromisoformat(visit).toordinal() if isinstance(visit, str) else visit
 
 
 def _annotated(patient: str, cases: Sequence[Case], visit: Visit) -> list[Case]:

@@ -48,7 +48,10 @@ class FinishedCases:
     altered, mean that a case is run again.
 
     Every case begins with the same seeds: its result does not depend on which cases were run before it. A
-    method that carries something from case to case (one that learns online) must not use this handler.
+    method that goes on from the mask of an earlier case names that case in the entry ``previous``
+    (:func:`monai_ext.data.pairs.with_previous`) and reads the mask that was written for it: then this case's key
+    holds that case's key, one process does both, the earlier one first, and a run that was killed goes on from the
+    file. A method that carries anything else from case to case (one that learns online) must not use this handler.
 
     Handlers that write something for a case take this object as ``finished`` and add it to :meth:`record`. Attach
     it after them and before a :class:`~monai_ext.handlers.run_record.RunRecord`.
@@ -98,7 +101,10 @@ class FinishedCases:
         by_patient: dict[str, list[dict[str, Any]]] = {}
         for case in self.left:
             by_patient.setdefault(str(case.get("patient") or case["case"]), []).append(case)
-        own = processes.share_out([case for cases in by_patient.values() for case in cases])
+        if any(case.get("previous") for case in self.left):
+            own = [case for cases in processes.share_out(list(by_patient.values())) for case in _in_sequence(cases)]
+        else:
+            own = processes.share_out([case for cases in by_patient.values() for case in cases])
         for case in own:
             self._key(case)  # of the files as they are now, not as they may be when the case is done
         return own
@@ -192,11 +198,21 @@ class FinishedCases:
         return record is not None and record.key == self._key(case) and record.find_change(self.output_dir) is None
 
     def _key(self, case: Mapping[str, Any]) -> str:
-        name = case["case"]
-        if name not in self._keys:
-            entries = {key: self._contents(value) if key in FILE_KEYS else value for key, value in case.items()}
-            self._keys[name] = content_key([self._settings_key, entries])
-        return self._keys[name]
+        chain = [case]
+        while (before := self._by_name.get(chain[-1].get("previous", ""))) and before["case"] not in self._keys:
+            chain.append(before)
+        for one in reversed(chain):
+            if one["case"] not in self._keys:
+                self._keys[one["case"]] = content_key([self._settings_key, self._entries(one)])
+        return self._keys[case["case"]]
+
+    def _entries(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace what a case names by what stands there: files by their contents, the case before by its key."""
+        entries = {key: self._contents(value) if key in FILE_KEYS else value for key, value in case.items()}
+        entries.pop("previous_image", None)  # is in that case's key
+        if case.get("previous"):
+            entries["previous"] = self._keys.get(case["previous"], case["previous"])
+        return entries
 
     def _contents(self, files: Any) -> Any:
         """Replace paths by their suffix and their file's sha256."""
@@ -206,6 +222,19 @@ class FinishedCases:
             except OSError as error:
                 raise UserError(f"{files}: cannot be read ({error.strerror}); check the file's permissions") from error
         return None if files is None else [self._contents(file) for file in files]
+
+
+def _in_sequence(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Order a patient's cases so that each comes after the one it goes on from."""
+    waiting = {case["case"]: case for case in cases}
+    ordered: list[dict[str, Any]] = []
+    for name in list(waiting):
+        chain = []
+        while name in waiting:
+            chain.append(waiting.pop(name))
+            name = chain[-1].get("previous", "")
+        ordered += reversed(chain)
+    return ordered
 
 
 def _remove_temporaries(output_dir: Path) -> None:

@@ -16,7 +16,7 @@ from monai_ext.handlers.mask_writer import decollated
 
 TABLE = "prompts.csv"
 COLUMNS = (
-    *("case", "label", "slice", "reference_slice", "status", "recovered"),
+    *("case", "label", "slice", "reference", "reference_slice", "status", "recovered"),
     *("n_pos", "n_neg", "distance", "margin", "points"),
 )
 
@@ -30,7 +30,8 @@ class Reporter(Protocol):
 class PromptTable:
     """Collects the rows of an inferer and writes them when the run ends.
 
-    Columns: ``case, label, slice, reference_slice`` (along the slice axis of the input frame), ``status`` (see
+    Columns: ``case, label, slice, reference`` (names of the references that served), ``reference_slice`` (along the
+    slice axis of the input frame), ``status`` (see
     :class:`monai_ext.inferers.follow_up.SliceResult`), ``recovered`` (1 where the reference's structure was too small
     for the feature grid), the chosen counts ``n_pos, n_neg``, the Wasserstein ``distance`` and the ``margin`` to the
     runner-up, and ``points``, "x y +" or "x y -" in input-frame pixels, separated by semicolons.

@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
 
+from monai_ext.inferers.nearest import nearest_reference
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import check_rule, match_slices
 from monai_ext.networks.sam import PromptableSam
@@ -88,7 +89,7 @@ class FollowUpInferer(Inferer):
         UserError: for an unknown rule.
 
     After a call ``rows`` holds one dictionary for each structure and slice, for the prompt table and the overlays:
-    ``label, slice, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``.
+    ``label, slice, reference, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``.
     """
 
     def __init__(
@@ -114,6 +115,8 @@ class FollowUpInferer(Inferer):
         reference_label: Paths | None = None,
         modality: Any = None,
         oracle_slices: Any = None,
+        reference: Any = None,
+        reference_choice: Any = None,
         **extra: Any,
     ) -> MetaTensor:
         """Segment one case.
@@ -125,6 +128,8 @@ class FollowUpInferer(Inferer):
             reference_label: paths of their labels.
             modality: of the case, for the references' intensity window.
             oracle_slices: for ``slice_match: oracle_centre`` only.
+            reference: names of the references, for ``rows``; None: they have none.
+            reference_choice: ``nearest`` takes the one that :func:`nearest_reference` finds; else all serve.
             extra: what a method takes besides.
 
         Returns:
@@ -138,6 +143,10 @@ class FollowUpInferer(Inferer):
         )
         oracle = _range(oracle_slices)
         matches = [match_slices(image, r.image, self.slice_match, r.held_slices(), oracle) for r in references]
+        names = _names(reference, len(references))
+        if _first(reference_choice) == "nearest" and len(references) > 1:
+            chosen = nearest_reference(network, image.as_tensor(), references, matches)
+            references, matches, names = [references[chosen]], [matches[chosen]], names[chosen : chosen + 1]
         self.rows = []
         planes = image.as_tensor()
         height, width, depth = image.shape[1:]
@@ -148,7 +157,7 @@ class FollowUpInferer(Inferer):
             for channel, result in enumerate(self._results(network, target, matched, extra)):
                 if result.logits is not None:
                     logits[channel, :, :, k] = result.logits.float().cpu()
-                self._note(channel, k, matched, result)
+                self._note(channel, k, matched, result, names)
         return MetaTensor(logits[None])
 
     def _results(
@@ -164,11 +173,14 @@ class FollowUpInferer(Inferer):
     ) -> list[SliceResult]:
         """Segment every structure of ``labels`` on one slice, from one or more reference slices."""
 
-    def _note(self, channel: int, k: int, matched: Sequence[MatchedSlice], result: SliceResult) -> None:
+    def _note(
+        self, channel: int, k: int, matched: Sequence[MatchedSlice], result: SliceResult, names: Sequence[str]
+    ) -> None:
         self.rows.append(
             {
                 "label": list(self.labels)[channel],
                 "slice": k,
+                "reference": "+".join(names),
                 "reference_slice": "+".join(str(m.index) for m in matched),
                 "status": result.status,
                 **result.details,
@@ -184,6 +196,11 @@ def _single_case(inputs: Tensor) -> MetaTensor:
 
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, (list, tuple)) and value else value
+
+
+def _names(value: Any, count: int) -> list[str]:
+    names = [str(_first(name)) for name in value] if isinstance(value, (list, tuple)) else []
+    return names if len(names) == count else []
 
 
 def _range(value: Any) -> tuple[int, int] | None:

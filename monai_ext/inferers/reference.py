@@ -50,18 +50,21 @@ class Reference:
 
 
 class ReferenceLoader:
-    """Loads a patient's references through the transforms of the targets and keeps those of the last patient.
+    """Loads a patient's references through the transforms of the targets and keeps those of the last call.
+
+    One that serves the next target, too, is neither loaded nor encoded again.
 
     Args:
         transform: of {"image": path, "label": path} to the input frame: image [C, H, W, D], label [1, H, W, D].
         labels: name -> value of the structures asked for.
 
-    ``loaded`` holds the references of the last call: another list object means another patient.
+    ``loaded`` holds the references of the last call: another list object means other references.
     """
 
     def __init__(self, transform: Callable[[dict[str, Any]], dict[str, Any]], labels: dict[str, int]) -> None:
         self.transform, self.labels = transform, labels
         self._key: tuple[list[str], list[str], str | None] | None = None
+        self._held: dict[tuple[str, str, str | None], Reference] = {}
         self.loaded: list[Reference] = []
 
     def __call__(self, images: Paths, labels: Paths, modality: str | None = None) -> list[Reference]:
@@ -82,12 +85,19 @@ class ReferenceLoader:
             )
         if (*paths, modality) != self._key:
             self._key = None
-            self.loaded = [self._load(i, m, modality) for i, m in zip(*paths, strict=True)]
+            wanted = [(i, m, modality) for i, m in zip(*paths, strict=True)]
+            held = {key: self._held.get(key) or self.load(*key) for key in wanted}
+            self._held, self.loaded = held, [held[key] for key in wanted]
             self._refuse_empty(paths[1])
             self._key = (*paths, modality)
         return self.loaded
 
-    def _load(self, image: str, label: str, modality: str | None) -> Reference:
+    def load(self, image: str, label: str, modality: str | None = None) -> Reference:
+        """Load one image with a mask, which need not be an annotation, and keep nothing of it.
+
+        Raises:
+            UserError: if they are of different grids.
+        """
         item = self.transform({"image": image, "label": label, "modality": modality})
         if item["image"].shape[1:] != item["label"].shape[1:]:
             raise UserError(f"reference label {label} has another grid than its image {image}: resample the label.")

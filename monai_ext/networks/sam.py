@@ -27,6 +27,7 @@ from torchvision.ops import stochastic_depth
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 from monai_ext.networks.compact_encoder import CompactImageEncoder
+from monai_ext.networks.fast_encoder import FastImageEncoder
 from monai_ext.prompts.prompt import Prompt
 
 try:
@@ -117,10 +118,14 @@ class PromptableSam(nn.Module):
         mask_decoder: SAM's mask decoder of width C.
         pixel_mean: mean of each channel that normalises images in [0, 255].
         pixel_std: standard deviation of each channel.
+
+    Attributes:
+        precision: of the encoder, ``float32`` or ``bfloat16``; see :mod:`monai_ext.networks.precision`.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    precision: str = "float32"
 
     def __init__(
         self,
@@ -165,7 +170,9 @@ class PromptableSam(nn.Module):
 
     def encode(self, images: Tensor) -> Embeddings:
         """Encode images of the input frame, [B, 1 or 3, H, W] in [0, 255]."""
-        features = self.image_encoder(self.preprocess(images)).float()
+        pixels = self.preprocess(images)
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            features = self.image_encoder(pixels).float()
         return Embeddings(features, (images.shape[-2], images.shape[-1]))
 
     def decode_batch(
@@ -295,13 +302,19 @@ def build_compact(
     )
 
 
-def build_sam(variant: str = "compact", checkpoint: str | os.PathLike | None = None, **compact: Any) -> PromptableSam:
-    """Build a promptable model and load its weights strictly.
+def build_sam(
+    variant: str = "compact",
+    checkpoint: str | os.PathLike | None = None,
+    precision: str = "float32",
+    **compact: Any,
+) -> PromptableSam:
+    """Build a promptable model and load its weights strictly; SAM's ViT in the form of :class:`FastImageEncoder`.
 
     Args:
         variant: ``compact``, or SAM's ``vit_b``, ``vit_l``, ``vit_h``.
         checkpoint: a plain state dict (``.pt``, ``.pth``) of that variant: SAM's official files, MedSAM's, or one
             that our training wrote. None leaves the weights random.
+        precision: of the encoder, see :func:`monai_ext.networks.precision.choose_precision`.
         **compact: sizes of the compact model, see :func:`build_compact`.
 
     Raises:
@@ -313,7 +326,8 @@ def build_sam(variant: str = "compact", checkpoint: str | os.PathLike | None = N
         model = build_compact(**compact)
     else:
         sam = sam_model_registry[variant](checkpoint=None)
-        model = PromptableSam(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)
+        model = PromptableSam(FastImageEncoder(sam.image_encoder), sam.prompt_encoder, sam.mask_decoder)
+    model.precision = precision
     if checkpoint is not None:
         load_weights(model, checkpoint, variant)
     return model.eval()

@@ -21,3 +21,26 @@ def tight_box(mask: Tensor) -> Tensor | None:
     if len(columns) == 0:
         return None
     return torch.stack([columns[0, 0], rows[0, 0], columns[-1, 0], rows[-1, 0]]).float()
+
+
+def cells_in_box(box: Tensor, stride: int, grid: tuple[int, int], margin: float = 0.0) -> Tensor:
+    """Cells whose centre lies in a box, grown on each side by ``margin`` of its extent but by a cell at least.
+
+    So there is always one, for a box that lies on the grid.
+
+    Args:
+        box: ``[4]`` ``(x0, y0, x1, y1)`` in pixels, pixel centres at integers.
+        stride: side of a cell in pixels.
+        grid: rows and columns of the feature grid.
+        margin: share of the box's width and height.
+
+    Returns:
+        ``[g, g]`` bool, on the CPU.
+    """
+    x0, y0, x1, y1 = box.tolist()
+    inside = []
+    for low, high, cells in ((y0, y1, grid[0]), (x0, x1, grid[1])):
+        room = max(margin * (high - low), stride)
+        centres = torch.arange(cells) * stride + (stride - 1) / 2
+        inside.append((centres >= low - room) & (centres <= high + room))
+    return inside[0][:, None] & inside[1][None, :]

@@ -3,7 +3,7 @@
 Each candidate mask selects a set of target features; the one with the smallest Wasserstein distance to the
 reference's foreground features is taken. Eq. 5 as printed minimises transported *similarity* and would reward
 dissimilarity: the cost ``"cosine"`` is 1 - cos, a declared deviation. ``"sqeuclidean"`` on raw features is
-what the authors' code computes.
+what the authors' code computes. Table 7's other two distances can take the Wasserstein distance's place.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ import ot
 import torch.nn.functional as F
 from torch import Tensor
 
+from monai_ext.prompts.distances import assignment_cost, common_parts, jensen_shannon
 from monai_ext.prompts.parts import foreground_features
 
 Cost = Literal["cosine", "sqeuclidean"]
+Distance = Literal["wasserstein", "hungarian", "jensen_shannon"]
+
+DISTANCES = ("wasserstein", "hungarian", "jensen_shannon")
 
 # POT's network simplex stops at 1e5 iterations by default: not always exact for some thousand tokens
 _MAX_ITERATIONS = 10_000_000
@@ -32,8 +36,8 @@ class Retrieval:
 
     Attributes:
         index: the chosen candidate, or None where all are empty (``no_foreground``).
-        distances: one a candidate: its Wasserstein distance, ``inf`` where it is empty, None where pruning
-            showed that it is neither the best nor the runner-up.
+        distances: one a candidate: its distance, ``inf`` where it is empty, None where pruning showed that it
+            is neither the best nor the runner-up.
         margin: distance of the nearest *different* candidate minus that of the chosen one, exact with and
             without pruning; None where there is no different one. Candidates with the same tokens are no
             rivals.
@@ -144,7 +148,13 @@ def retrieve(
 
 
 def retrieve_masks(
-    reference_tokens: Tensor, features: Tensor, masks: Tensor, cost: Cost = "cosine", prune: bool = True
+    reference_tokens: Tensor,
+    features: Tensor,
+    masks: Tensor,
+    cost: Cost = "cosine",
+    prune: bool = True,
+    distance: Distance = "wasserstein",
+    seed: int = 0,
 ) -> Retrieval:
     """Do what :func:`retrieve` does for candidates that are masks on one target's feature grid.
 
@@ -154,16 +164,23 @@ def retrieve_masks(
         reference_tokens: ``[n, C]`` foreground features F_R^f of the reference.
         features: ``[C, g, g]`` features F_T of the target.
         masks: ``[K, g, g]`` bool, foreground cells of each candidate; may be empty.
-        cost: as in :func:`cost_matrix`.
-        prune: as in :func:`retrieve`.
+        cost: as in :func:`cost_matrix`; of the pairs of parts for ``hungarian``, not used by ``jensen_shannon``.
+        prune: as in :func:`retrieve`, for ``wasserstein`` alone.
+        distance: Table 7's ``wasserstein`` (Eq. 5), ``hungarian`` (:func:`monai_ext.prompts.distances.common_parts`
+            and :func:`~monai_ext.prompts.distances.assignment_cost`) or ``jensen_shannon``
+            (:func:`monai_ext.prompts.distances.jensen_shannon`).
+        seed: of k-means++, for ``hungarian``.
 
     Raises:
-        ValueError: if the reference has no tokens.
+        ValueError: if the reference has no tokens, or for an unknown distance.
     """
     _require_tokens(reference_tokens)
     union = masks.any(dim=0)
     members = masks[:, union].cpu().numpy()
     owners = _first_with_same_key([row.tobytes() for row in members], [not row.any() for row in members])
+    if distance != "wasserstein":
+        tokens = {owner: foreground_features(features, masks[owner]) for owner in dict.fromkeys(owners.values())}
+        return _choose(_other_distances(distance, reference_tokens, tokens, cost, seed), owners, len(masks))
     shared = cost_matrix(reference_tokens, foreground_features(features, union), cost)
     costs = {owner: shared[:, members[owner]] for owner in dict.fromkeys(owners.values())}
     return _nearest(costs, owners, len(masks), prune)
@@ -198,11 +215,30 @@ def _nearest(costs: Mapping[int, np.ndarray], owners: Mapping[int, int], count: 
             break
         found[index] = _transport(costs[index])
         runner_up = sorted(found.values())[1] if len(found) > 1 else math.inf
+    return _choose(found, owners, count)
+
+
+def _other_distances(
+    distance: Distance, reference: Tensor, candidates: Mapping[int, Tensor], cost: Cost, seed: int
+) -> dict[int, float]:
+    if distance == "jensen_shannon":
+        return jensen_shannon(reference, candidates)
+    if distance != "hungarian":
+        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+    return {
+        number: assignment_cost(cost_matrix(*common_parts(reference, tokens, seed=seed), cost))
+        for number, tokens in candidates.items()
+    }
+
+
+def _choose(found: Mapping[int, float], owners: Mapping[int, int], count: int) -> Retrieval:
+    """Take the nearest of the candidates whose distance is known; one that is not known is not the runner-up."""
     distances = [found.get(owners[i]) if i in owners else math.inf for i in range(count)]
     if not found:
         return Retrieval(None, distances, None)
     best = min(found, key=lambda index: (found[index], index))
-    return Retrieval(best, distances, runner_up - found[best] if len(found) > 1 else None)
+    nearest = sorted(found.values())
+    return Retrieval(best, distances, nearest[1] - nearest[0] if len(found) > 1 else None)
 
 
 def _transport(cost: np.ndarray) -> float:

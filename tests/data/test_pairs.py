@@ -8,7 +8,7 @@ import torch
 from monai.data import decollate_batch
 
 from monai_ext.data.manifest import Case, DataList, load_datalist
-from monai_ext.data.pairs import collate_case, pair_with_reference, with_labels
+from monai_ext.data.pairs import collate_case, pair_with_reference, with_labels, with_previous
 from monai_ext.errors import UserError
 
 
@@ -88,6 +88,7 @@ def test_pair_holds_what_a_run_needs_and_nothing_of_the_targets_label() -> None:
             "reference": ["a"],
             "reference_image": ["a.nii.gz"],
             "reference_label": ["a_label.nii.gz"],
+            "reference_choice": "pooled",
             "phase": "ES",
         }
     ]
@@ -176,3 +177,43 @@ def test_acdc_pairs_end_diastole_with_end_systole(real_data: Path) -> None:
 def test_cvc_scores_thirteen_frames(real_data: Path) -> None:
     pairs = pair_with_reference(load_datalist(real_data / "CVC_ClinicDB.json"), reference_visit=3)
     assert [pair["visit"] for pair in pairs] == list(range(4, 17))
+
+
+@pytest.mark.parametrize("choice", ["all", "nearest"])
+def test_all_earlier_annotated_visits_serve_and_never_the_targets_own_or_a_later_one(choice: str) -> None:
+    cases = case("d", 3), case("c", 2), case("b", 1, annotated=False), case("a", 0), case("c2", 2)
+    assert served(*cases, reference_visit=choice) == {
+        "d": ["a", "c", "c2"],
+        "c": ["a"],
+        "b": ["a"],
+        "c2": ["a"],
+    }
+    pairs = pair_with_reference(datalist(*cases), choice)
+    assert {pair["reference_choice"] for pair in pairs} == {"pooled" if choice == "all" else "nearest"}
+    assert not any(pair["case"] in pair["reference"] for pair in pairs)
+
+
+def test_a_patient_without_annotations_has_no_earlier_reference() -> None:
+    with pytest.raises(UserError, match="has no case with a 'label'"):
+        served(case("a", 0, annotated=False), case("b", 1, annotated=False), reference_visit="all")
+
+
+def test_each_target_knows_the_one_before_it_whatever_the_order_of_the_list() -> None:
+    cases = [case(f"{p}{v}", v, patient=p) for v in (10, 0, 2, 1) for p in "QP"]
+    linked = with_previous(pair_with_reference(datalist(*cases)))
+    assert {pair["case"]: pair["previous"] for pair in linked} == {
+        **{"Q10": "Q2", "Q2": "Q1", "Q1": ""},
+        **{"P10": "P2", "P2": "P1", "P1": ""},
+    }
+    assert linked[0]["previous_image"] == "Q2.nii.gz"
+
+
+def test_an_annotated_reference_goes_before_a_prediction() -> None:
+    cases = case("a", 0), case("b", 1), case("c", 2, annotated=False), case("d", 3)
+    linked = with_previous(pair_with_reference(datalist(*cases), "all"))
+    assert {pair["case"]: pair["previous"] for pair in linked} == {"b": "", "c": "", "d": "c"}
+
+
+def test_nothing_is_followed_unless_asked_for() -> None:
+    linked = with_previous(pair_with_reference(datalist(case("a", 0), case("b", 1), case("c", 2))), follow=False)
+    assert {(pair["previous"], pair["previous_image"]) for pair in linked} == {("", "")}

@@ -9,11 +9,12 @@ from ignite.engine import Engine, Events
 from monai_ext.handlers.progress import CaseProgress
 from monai_ext.handlers.prompt_table import PromptTable
 
-COLUMNS = "case,label,slice,reference_slice,status,recovered,n_pos,n_neg,distance,margin,points"
+COLUMNS = "case,label,slice,reference,reference_slice,status,recovered,n_pos,n_neg,distance,margin,points"
 
 CHOSEN = {
     "label": "LV",
     "slice": 3,
+    "reference": "p1_ed+p1_0",
     "reference_slice": "2+4",
     "status": "ok",
     "recovered": True,
@@ -48,9 +49,9 @@ def test_one_row_a_structure_and_slice(tmp_path):
     header, *rows = (tmp_path / "prompts.csv").read_text(encoding="utf-8").splitlines()
     assert header == COLUMNS
     assert rows == [
-        "p1_es,LV,3,2+4,ok,1,1,2,0.1234567890123,,3.5 11 +; 0 20.25 -; 19.5 7 -",
-        "p1_es,RV,3,,reference_absent,,,,,,",
-        "p2_es,RV,3,,reference_absent,,,,,,",
+        "p1_es,LV,3,p1_ed+p1_0,2+4,ok,1,1,2,0.1234567890123,,3.5 11 +; 0 20.25 -; 19.5 7 -",
+        "p1_es,RV,3,,,reference_absent,,,,,,",
+        "p2_es,RV,3,,,reference_absent,,,,,,",
     ]
 
 

@@ -73,10 +73,10 @@ def test_rows_tell_of_each_structure_and_slice(loader, make_image):
     for _ in range(2):  # rows are of the last call alone
         inferer(make_image(7, (*SIZE, 2), origin=10.0)[None], None, "a", "a")
     assert inferer.rows == [
-        {"label": "lesion", "slice": 0, "reference_slice": "2", "status": "ok", "n_pos": 0},
-        {"label": "organ", "slice": 0, "reference_slice": "2", "status": "reference_absent"},
-        {"label": "lesion", "slice": 1, "reference_slice": "", "status": "outside_reference"},
-        {"label": "organ", "slice": 1, "reference_slice": "", "status": "outside_reference"},
+        {"label": "lesion", "slice": 0, "reference": "", "reference_slice": "2", "status": "ok", "n_pos": 0},
+        {"label": "organ", "slice": 0, "reference": "", "reference_slice": "2", "status": "reference_absent"},
+        {"label": "lesion", "slice": 1, "reference": "", "reference_slice": "", "status": "outside_reference"},
+        {"label": "organ", "slice": 1, "reference": "", "reference_slice": "", "status": "outside_reference"},
     ]
 
 

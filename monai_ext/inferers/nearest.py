@@ -1,0 +1,66 @@
+"""Which of a patient's annotated images looks most like the target: chosen from the images alone, without any label.
+
+The paper has one reference. Measure chosen here: the cosine distance of mean features, averaged over slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from monai_ext.inferers.reference import Reference
+from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.prompts.masks import valid_cells
+
+
+def mean_feature(network: PromptableSam, embeddings: Embeddings) -> Tensor:
+    """Average the features of the cells that hold image, [C]."""
+    valid = valid_cells(embeddings.size, network.stride, (network.grid, network.grid))
+    return embeddings.features[0][:, valid.to(embeddings.features.device)].float().mean(dim=1)
+
+
+def reference_distances(
+    network: PromptableSam, image: Tensor, references: Sequence[Reference], matches: Sequence[Sequence[int | None]]
+) -> list[float]:
+    r"""Distance of a target to each reference.
+
+    .. math:: D(T, R) = \frac{1}{|K|} \sum_{k \in K} 1 - \cos(\bar F_T(k), \bar F_R(m(k)))
+
+    over the slices K of the target that have a matched slice m(k) on the reference; bars are means over the cells
+    that hold image. Slices of the target are encoded for this, once more than for segmenting them.
+
+    Args:
+        network: whose features are compared.
+        image: [C, H, W, D] in the input frame.
+        references: candidates.
+        matches: of each, for each slice of the target, its slice or None; see
+            :func:`monai_ext.inferers.slice_match.match_slices`.
+
+    Returns:
+        One distance in [0, 2] a reference, infinite where no slice has a match.
+    """
+    device = network.pixel_mean.device
+    own: dict[int, Tensor] = {}
+    distances = []
+    for reference, match in zip(references, matches, strict=True):
+        found = []
+        for k, index in enumerate(match):
+            if index is None:
+                continue
+            if k not in own:
+                own[k] = mean_feature(network, network.encode(image[None, ..., k].to(device)))
+            theirs = mean_feature(network, reference.embed(network, index))
+            found.append(1 - float(F.cosine_similarity(own[k], theirs, dim=0)))
+        distances.append(sum(found) / len(found) if found else float("inf"))
+    return distances
+
+
+def nearest_reference(
+    network: PromptableSam, image: Tensor, references: Sequence[Reference], matches: Sequence[Sequence[int | None]]
+) -> int:
+    """Return the number of the nearest reference by :func:`reference_distances`; of equally near ones the latest."""
+    distances = reference_distances(network, image, references, matches)
+    lowest = min(distances)
+    return max(number for number, distance in enumerate(distances) if distance == lowest)
