@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigWorkflow, verify_net_in_out
 from PIL import Image
 from torch import nn
 
@@ -270,3 +271,24 @@ def test_overlays_of_data_sets_take_their_test_cases(patient, write_list, option
 
 def test_monai_finds_all_properties(options):
     assert load("inference", **options).check_properties() == []
+
+
+def test_the_network_gives_what_its_metadata_says(weights):
+    configs = BUNDLE / "configs"
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.yaml"),
+        device="cpu",
+        bundle_root=str(BUNDLE),
+        checkpoint=str(weights),
+    )
+
+
+def test_metadata_names_its_version_and_needs_no_more_than_is_installed():
+    content = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    assert content["version"] in content["changelog"]
+    wanted = {name.partition(">=")[0].strip() for name in requires("monai-ext") or () if "extra ==" not in name}
+    assert set(content["required_packages_version"]) - {"monai-ext"} <= wanted
+    for file in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf", "configs/train.yaml"):
+        assert (BUNDLE / file).is_file(), file
