@@ -116,7 +116,7 @@ def as_trained(checkpoint: PathLike, option: str, given: Any = None, default: An
 
     Args:
         checkpoint: file of the weights.
-        option: its name in :attr:`WeightRecord.trained_as`.
+        option: its name in :attr:`WeightRecord.trained_as`, or ``architecture``: the record's ``variant``.
         given: None: take that of the training.
         default: where the weights have no record, or it does not name the option.
 
@@ -126,7 +126,7 @@ def as_trained(checkpoint: PathLike, option: str, given: Any = None, default: An
     if given is not None:
         return given
     record = read_record(checkpoint)
-    return default if record is None else record.trained_as.get(option, default)
+    return default if record is None else {"architecture": record.variant, **record.trained_as}.get(option, default)
 
 
 SAME_PATIENTS = (frozenset({"chaos_t1", "chaos_t2"}),)

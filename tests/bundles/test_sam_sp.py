@@ -230,10 +230,12 @@ def test_weights_that_saw_the_patients_are_not_evaluated(options, weights, tmp_p
 
 def test_no_weights_are_one_sentence(options, tmp_path):
     (tmp_path / "bundle").mkdir()
-    sentence = sentence_of("inference", **{**options, "checkpoint": None, "bundle_root": str(tmp_path / "bundle")})
+    nothing = {"checkpoint": None, "datalist": None, "bundle_root": str(tmp_path / "bundle")}
+    sentence = sentence_of("inference", **{**options, **nothing})
     assert "there are no weights in" in sentence
     assert "train.yaml" in sentence
     assert "--checkpoint" in sentence
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_options_are_those_given_then_those_of_the_record(tmp_path: Path) -> Non
     assert as_trained(tmp_path / "model.pt", "image_size", None, 256) == 128
     assert as_trained(tmp_path / "model.pt", "image_size", 64, 256) == 64
     assert as_trained(tmp_path / "model.pt", "slice_size", None, 256) == 256
+    assert as_trained(tmp_path / "model.pt", "architecture", None, "sam_sp") == "compact"
     assert as_trained(tmp_path / "other.pt", "image_size", None, 256) == 256
 
 
