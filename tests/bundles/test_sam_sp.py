@@ -294,3 +294,14 @@ def test_metadata_names_its_version_and_needs_no_more_than_is_installed():
     assert set(content["required_packages_version"]) - {"monai-ext"} <= wanted
     for file in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf", "configs/train.yaml"):
         assert (BUNDLE / file).is_file(), file
+
+
+def test_steps_alone_give_the_mask_of_the_bundle(options, tmp_path):
+    """What MONAI Label does: no list, no handlers, one image through the named steps."""
+    workflow = load("inference", **options)
+    workflow.run()
+    steps = {name: workflow.parser.get_parsed_content(name) for name in ("preprocessing", "inferer", "postprocessing")}
+    item = steps["preprocessing"]({"image": str(tmp_path / "image1.nii.gz")})
+    item["pred"] = steps["inferer"](item["image"][None], workflow.parser.get_parsed_content("network_def"))[0]
+    mask = steps["postprocessing"](item)["pred"]
+    assert np.array_equal(mask[0].numpy(), read_label(tmp_path / "out" / "masks" / "visit1.nii.gz"))
