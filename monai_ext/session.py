@@ -312,6 +312,37 @@ def _find_checkpoint(
     return path
 
 
+def find_segmentor(checkpoint: str | None, bundle_root: str | os.PathLike, train: str) -> Path:
+    """Return the file of a segmentor's weights.
+
+    Args:
+        checkpoint: a path, or the name of a file in the bundle's ``models``; None: ``models/model.pt``.
+        bundle_root: the bundle's folder.
+        train: command that makes weights, for the sentence of an error.
+
+    Raises:
+        UserError: for a missing file, or one whose sha256 is not that of its record.
+    """
+    models = Path(bundle_root) / "models"
+    path = Path(checkpoint or "model")
+    if not path.is_file():
+        path = models / f"{path}.pt"
+    if not path.is_file() and checkpoint is None:
+        raise UserError(
+            f"there are no weights in {models}: train a segmentor ({train}) and give its weights, --checkpoint "
+            "OUT/model.pt; is --bundle_root right?"
+        )
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in models.glob("*.pt"))) or "none"
+        raise UserError(
+            f"checkpoint {checkpoint} does not exist: give a path, or the name of weights in {models} ({there})."
+        )
+    record = read_record(path)
+    if record is not None and record.sha256:
+        verify_sha256(path, record.sha256)
+    return path
+
+
 def refuse_overlap(
     checkpoint: str | os.PathLike, dataset: str, pairs: Sequence[Mapping[str, Any]], allow: bool = False
 ) -> None:

@@ -55,7 +55,8 @@ def check_pairs(
     """Read every image and label of the pairs once, with a progress bar, and stop at the first mistake.
 
     Args:
-        pairs: from :func:`monai_ext.data.pairs.pair_with_reference`; ``label`` is checked where there is one.
+        pairs: from :func:`monai_ext.data.pairs.pair_with_reference` or
+            :func:`~monai_ext.data.pairs.single_images`; ``label`` is checked where there is one.
         labels: value of each structure that label maps may hold.
         ignore: value that they may hold besides.
         asked: names of the structures that each reference must hold (default: all).
@@ -74,7 +75,8 @@ def check_pairs(
                 with _naming(name):
                     check_same_grid(image, files.image(image), label, files.label(label).geometry)
                 present |= files.label(label).values
-            check_reference(pair, present, {name: labels[name] for name in asked})
+            if pair.get("reference_image"):
+                check_reference(pair, present, {name: labels[name] for name in asked})
             with _naming(pair["case"]):
                 _check_target(pair, files)
 
@@ -104,7 +106,7 @@ class _CheckedFiles:
 def _check_target(pair: Mapping[str, Any], files: _CheckedFiles) -> None:
     image, label = pair["image"], pair.get("label")
     geometry = files.image(image)
-    for reference in pair["reference_image"]:
+    for reference in pair.get("reference_image", ()):
         check_same_kind(image, geometry, reference, files.image(reference))
     if label is not None:
         check_same_grid(image, geometry, label, files.label(label).geometry)
@@ -266,12 +268,13 @@ def check_reference(pair: Mapping[str, Any], present: Collection[int], asked: Ma
 
 
 def _references(pair: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    return list(zip(pair["reference"], pair["reference_image"], pair["reference_label"], strict=True))
+    keys = ("reference", "reference_image", "reference_label")
+    return list(zip(*(pair.get(key, ()) for key in keys), strict=True))
 
 
 def _count_files(pairs: Sequence[Mapping[str, Any]]) -> int:
-    images = {file for pair in pairs for file in (pair["image"], *pair["reference_image"])}
-    labels = {file for pair in pairs for file in (pair.get("label"), *pair["reference_label"])} - {None}
+    images = {file for pair in pairs for file in (pair["image"], *pair.get("reference_image", ()))}
+    labels = {file for pair in pairs for file in (pair.get("label"), *pair.get("reference_label", ()))} - {None}
     return len(images) + len(labels)
 
 

@@ -79,6 +79,16 @@ def pair_with_reference(
     ]
 
 
+def single_images(datalist: DataList) -> list[Pair]:
+    """Return each image alone, for methods that need no reference.
+
+    Returns:
+        One dictionary a case, in the order of the list, as :func:`pair_with_reference` has it without the references.
+        ``patient`` is the case's name where the list names none. Label and scribble are never in it.
+    """
+    return [_pair(case, datalist, {"patient": case.patient or case.case}) for case in datalist.cases]
+
+
 def with_previous(pairs: Sequence[Pair], follow: bool | str = True) -> list[Pair]:
     """Tell each target which target of the same patient comes before it, for methods that go on from its result.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -43,6 +43,7 @@ class WeightRecord(BaseModel):
         sha256: checksum of the checkpoint.
         notes: anything else.
         trained_parameters: how many parameters of each part of the network the training changed, where that is known.
+        trained_as: options of the training that inference has to repeat (labels in their order, sizes, ...).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,6 +56,7 @@ class WeightRecord(BaseModel):
     sha256: str
     notes: str = ""
     trained_parameters: dict[str, int] | None = None
+    trained_as: dict[str, Any] = {}
 
 
 def _official(variant: str, sha256: str) -> WeightRecord:
@@ -109,6 +111,24 @@ def write_record(checkpoint: PathLike, record: WeightRecord) -> None:
     """
     with atomic_path(record_path(checkpoint)) as temporary:
         temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def as_trained(checkpoint: PathLike, option: str, given: Any = None, default: Any = None) -> Any:
+    """Return an option of inference: the one given, or that of the weights' training, which their record names.
+
+    Args:
+        checkpoint: file of the weights.
+        option: its name in :attr:`WeightRecord.trained_as`, or ``architecture``: the record's ``variant``.
+        given: None: take that of the training.
+        default: where the weights have no record, or it does not name the option.
+
+    Raises:
+        UserError: the record is not usable.
+    """
+    if given is not None:
+        return given
+    record = read_record(checkpoint)
+    return default if record is None else {"architecture": record.variant, **record.trained_as}.get(option, default)
 
 
 SAME_PATIENTS = (frozenset({"chaos_t1", "chaos_t2"}),)

@@ -126,10 +126,9 @@ def cut_scribbles(
             scribble[raw == unlabelled] = IGNORE
             for index, value in enumerate(values, start=1):
                 scribble[raw == value] = index
-            image = np.asarray(item["image"]).mean(axis=0).round().clip(0, 255).astype(np.uint8)
             _save(f"{stem}_affine.npy", np.asarray(item["image"].affine, np.float64))
             _save(f"{stem}_scribble.npy", scribble.transpose(2, 0, 1))
-            _save(f"{stem}_image.npy", image.transpose(2, 0, 1))
+            _save(f"{stem}_image.npy", grey_slices(np.asarray(item["image"])))
         has_label = case.get("label") is not None and label_transform is not None
         if has_label and label_transform and not Path(f"{stem}_label.npy").is_file():
             raw = np.rint(np.asarray(label_transform({"case": case["case"], "label": case["label"]})["label"])[0])
@@ -141,6 +140,11 @@ def cut_scribbles(
     if not any((np.asarray(c.load("scribble")) - np.uint8(1) < len(values)).any() for c in cut):
         raise UserError("no slice has a scribble of a structure: check the scribbles, --labels and --split.")
     return cut
+
+
+def grey_slices(image: np.ndarray) -> np.ndarray:
+    """Return [C, H, W, D] in [0, 255] as slices [D, H, W] uint8, channels averaged: what a segmentor learns from."""
+    return image.mean(axis=0).round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1)
 
 
 def _save(path: str, array: np.ndarray) -> None:

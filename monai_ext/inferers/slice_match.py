@@ -128,7 +128,7 @@ def refuse_volumes_apart(pairs: Sequence[Mapping[str, Any]], rule: str) -> None:
         return
     for pair in pairs:
         target = read_geometry(pair["image"])
-        for path in pair["reference_image"]:
+        for path in pair.get("reference_image", ()):
             reference = read_geometry(path)
             if target.affine is None or reference.affine is None:
                 continue

@@ -8,7 +8,7 @@ import torch
 from monai.data import decollate_batch
 
 from monai_ext.data.manifest import Case, DataList, load_datalist
-from monai_ext.data.pairs import collate_case, pair_with_reference, with_labels, with_previous
+from monai_ext.data.pairs import collate_case, pair_with_reference, single_images, with_labels, with_previous
 from monai_ext.errors import UserError
 
 
@@ -218,3 +218,12 @@ def test_an_annotated_reference_goes_before_a_prediction() -> None:
 def test_nothing_is_followed_unless_asked_for(follow) -> None:
     linked = with_previous(pair_with_reference(datalist(case("a", 0), case("b", 1), case("c", 2))), follow)
     assert {(pair["previous"], pair["previous_image"]) for pair in linked} == {("", "")}
+
+
+def test_single_images_bring_neither_label_nor_scribble_nor_reference() -> None:
+    cases = case("a", 1, scribble="scribble.nii.gz", phase="ED"), case("b", patient=None, annotated=False)
+    first, second = single_images(datalist(*cases))
+    known = {"dataset": "D", "modality": "MR"}
+    assert first == {"case": "a", "patient": "P", "visit": 1, "image": "a.nii.gz", "phase": "ED", **known}
+    assert second == {"case": "b", "patient": "b", "visit": "", "image": "b.nii.gz", **known}
+    assert with_labels([first], datalist(*cases)) == [{**first, "label": "a_label.nii.gz"}]
