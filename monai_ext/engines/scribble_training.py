@@ -126,6 +126,7 @@ def segmentor_record(
     licence: str,
     weights: str | os.PathLike | None = None,
     simulated: bool = False,
+    trained_as: Mapping[str, Any] | None = None,
 ) -> WeightRecord:
     """Say what weights will have seen: the cases of this training and, through pseudo-labels, all that SAM has seen.
 
@@ -138,6 +139,7 @@ def segmentor_record(
         licence: of the data.
         weights: of the promptable model.
         simulated: the scribbles were drawn by a program.
+        trained_as: options that inference has to repeat; see :class:`WeightRecord`.
     """
     patients = sorted({str(c.patient if isinstance(c, CutCase) else c["patient"]) for c in cases})
     own = TrainingData(
@@ -162,4 +164,5 @@ def segmentor_record(
         licence=licence,
         sha256="",
         notes="; ".join(notes),
+        trained_as=dict(trained_as or {}),
     )

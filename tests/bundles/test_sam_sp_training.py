@@ -144,6 +144,24 @@ def test_weights_are_plain_and_say_where_they_come_from(train, options) -> None:
     assert changed == {"mask_decoder"}
 
 
+def test_inference_repeats_what_the_record_says(train, options, tmp_path) -> None:
+    folder = train("trained", rounds=0)
+    assert read_record(folder / "model.pt").trained_as == {
+        **{"labels": ["disc", "ring"], "use_gpm": False, "slice_size": 32, "image_size": 32},
+        **{"intensity": None, "slice_axis": None},
+    }
+    files = [str(BUNDLE / "configs" / "inference.yaml")]
+    given = {"bundle_root": str(BUNDLE), "checkpoint": str(folder / "model.pt"), "output_dir": str(tmp_path / "masks")}
+    workflow = ConfigWorkflow(
+        files, logging_file=False, workflow_type="infer", datalist=options["datalist"], device="cpu", **given
+    )
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("inferer").image_size == 32
+    workflow.run()
+    mask = nib.load(tmp_path / "masks" / "masks" / "visit1.nii.gz")
+    assert np.allclose(mask.affine, nib.load(Path(options["datalist"]).parent / "image1.nii.gz").affine)
+
+
 def test_each_round_leaves_what_one_looks_at(train) -> None:
     folder = train("out", rounds=0) / "round_0"
     for case in ("visit0", "visit1"):
