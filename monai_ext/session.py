@@ -323,6 +323,7 @@ def find_segmentor(checkpoint: str | None, bundle_root: str | os.PathLike, train
     Raises:
         UserError: for a missing file, or one whose sha256 is not that of its record.
     """
+    answer_user_errors()  # the first of this package that runs in a MONAI Label server
     models = Path(bundle_root) / "models"
     path = Path(checkpoint or "model")
     if not path.is_file():
