@@ -135,7 +135,7 @@ class Studies:
         annotated = [c for c in patient.cases if c.label]
         if not case.reference_image and not annotated:
             raise UserError(
-                f"study {_stem(image)}: patient {case.patient!r} has no annotated study to be the reference: annotate "
+                f"study {case.case}: patient {case.patient!r} has no annotated study to be the reference: annotate "
                 "an earlier visit and submit its label."
             )
         known = case.reference_image or case.visit is None or any(_is_before(c.visit, case.visit) for c in annotated)
@@ -143,7 +143,7 @@ class Studies:
         pair = next((p for p in pairs if p["case"] == case.case), None)
         if pair is None:
             raise UserError(
-                f"study {_stem(image)} (visit {case.visit}) has no annotated visit before it: annotate an earlier "
+                f"study {case.case} (visit {case.visit}) has no annotated visit before it: annotate an earlier "
                 f"visit of patient {case.patient!r} and submit its label."
             )
         held = set().union(*(_values(Path(file)) for file in pair["reference_label"]))

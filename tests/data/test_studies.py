@@ -102,9 +102,12 @@ def test_a_study_is_found_through_a_link(folder, tmp_path_factory):
     for case in content["cases"]:
         case["image"] = str(folder / case["image"])
         case |= {"label": str(folder / case["label"])} if "label" in case else {}
+        case["case"] = f"study-{case['case']}"
         (studies / f"{case['case']}.nii.gz").symlink_to(case["image"])
     (studies / DATALIST).write_text(json.dumps(content))
-    assert ask(studies, "a1")["reference"] == ["a0"]
+    assert ask(studies, "study-a1")["reference"] == ["study-a0"]
+    with pytest.raises(UserError, match="study study-a0 "):  # its name, not its file's
+        ask(studies, "study-a0")
 
 
 def test_the_label_of_the_study_itself_is_never_opened(folder, monkeypatch):
