@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -34,7 +35,7 @@ from monai_ext.data.studies import DATALIST, FINAL
 from monai_ext.errors import UserError, report_user_errors
 
 ADDRESS = "127.0.0.1"
-SECONDS_TO_START = 240
+SECONDS_TO_START = 600  # 20 to 30 alone on two cores; most of it reads packages
 DEMO_WEIGHTS = "compact_chaos"  # has learned from phantoms, which the default weights are poor on
 AFFINE_ERROR = 1e-4
 """mm: MONAI Label writes NIfTI through ITK, which keeps single precision."""
@@ -115,7 +116,10 @@ def _command() -> list[str]:
 
 
 def server_command(app: Path, studies: Path, port: int, bundle: str = "p2sam") -> list[str]:
-    """Return the command line that serves ``bundle`` on this machine alone, without a look at the network."""
+    """Return the command line that serves ``bundle`` on this machine alone, without a look at the network.
+
+    Several bundles of the app are named with commas between.
+    """
     confs = {"models": bundle, "zoo_source": "local", "sam2": "false", "skip_trainers": "true"}
     words = [word for name, value in confs.items() for word in ("--conf", name, value)]
     where = ["--app", str(app), "--studies", str(studies)]
@@ -139,7 +143,7 @@ def running(
         app: the app's folder.
         studies: the studies' folder.
         log: file that the server's output goes to; its folder is the server's working directory.
-        bundle: name of the bundle in the app's ``model``.
+        bundle: see :func:`server_command`.
         env: further environment variables.
 
     Raises:
@@ -262,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("no data list: name one, or --demo for a phantom patient.")
     else:
         app = prepare(given.datalist, given.output_dir, given.bundle)
-        print(" ".join(server_command(app, given.output_dir.absolute() / "studies", given.port, given.bundle.name)))
+        print(shlex.join(server_command(app, given.output_dir.absolute() / "studies", given.port, given.bundle.name)))
 
 
 if __name__ == "__main__":

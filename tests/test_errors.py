@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from itertools import pairwise
+from types import ModuleType
 
 import pytest
 
-from monai_ext.errors import UserError, find_user_error, report_user_errors
+from monai_ext.errors import UserError, answer_user_errors, find_user_error, report_user_errors
 
 
 def chain(*errors: BaseException, link: str = "__cause__") -> BaseException:
@@ -80,3 +82,46 @@ def test_a_reader_who_leaves_early_is_shown_no_traceback() -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 1
+
+
+class FakeServer:
+    """What of MONAI Label's app :func:`answer_user_errors` uses."""
+
+    def __init__(self) -> None:
+        self.app, self.handlers, self.middleware_stack = self, {}, "built"
+
+    def add_exception_handler(self, kind, handler):
+        self.handlers[kind] = handler
+
+
+@pytest.fixture
+def server(monkeypatch) -> FakeServer:
+    responses = ModuleType("starlette.responses")
+    responses.JSONResponse = lambda content, status_code: (status_code, content)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "starlette", ModuleType("starlette"))
+    monkeypatch.setitem(sys.modules, "starlette.responses", responses)
+    server = FakeServer()
+    monkeypatch.setitem(sys.modules, "monailabel.app", server)
+    answer_user_errors()
+    return server
+
+
+def test_a_server_answers_a_user_error_with_its_sentence(server):
+    wrapped = chain(UserError("a\nb.png is no picture."), RuntimeError("applying transform"))
+    for error in (wrapped, UserError("a b.png is no picture.")):
+        kind = next(kind for kind in type(error).__mro__ if kind in server.handlers)
+        answer = asyncio.run(server.handlers[kind](None, error))
+        assert answer == (422, {"detail": "a b.png is no picture."})
+    assert server.middleware_stack is None  # else the handlers would not be seen
+
+
+def test_a_server_keeps_other_errors(server):
+    error = RuntimeError("out of memory")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        asyncio.run(server.handlers[RuntimeError](None, error))
+
+
+def test_elsewhere_no_server_is_loaded(monkeypatch):
+    monkeypatch.delitem(sys.modules, "monailabel.app", raising=False)
+    monkeypatch.setitem(sys.modules, "starlette", None)  # importing it fails
+    answer_user_errors()

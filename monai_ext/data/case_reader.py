@@ -21,6 +21,7 @@ from monai_ext.data.images import (
     read_image,
     read_label,
 )
+from monai_ext.errors import UserError
 
 
 class CaseReader(ImageReader):
@@ -56,12 +57,14 @@ class CaseReader(ImageReader):
             "no_channel"), ``is_frame``.
 
         Raises:
-            UserError: what :func:`read_image` and :func:`read_label` say.
+            UserError: what :func:`read_image` and :func:`read_label` say, or an empty path.
             ValueError: several files are asked for as one image.
         """
         paths = ensure_tuple(img)
         if len(paths) != 1:
             raise ValueError(f"CaseReader reads one file at a time, not {len(paths)}")
+        if str(paths[0]) in ("", "."):  # what MONAI Label makes of a study that it does not hold
+            raise UserError("no image is named: is the study's name right, and its file in the studies' folder?")
         array = read_label(paths[0]) if self.label else read_image(paths[0])
         geometry = read_geometry(paths[0])
         affine = np.eye(4) if geometry.affine is None else geometry.affine

@@ -66,8 +66,8 @@ class Studies:
             item: the request: ``image_path``, and ``reference`` or nothing.
 
         Returns:
-            ``reference_image`` and ``reference_label`` (files), ``labels`` (name -> value), ``modality``,
-            ``reference`` (names).
+            ``reference_image`` and ``reference_label`` (files), ``reference`` (their names), ``reference_choice``
+            (``pooled`` or ``nearest``), ``labels`` (name -> value), ``modality``.
 
         Raises:
             UserError: nothing serves this study, or what is named is not there.
@@ -99,6 +99,7 @@ class Studies:
             "reference": names,
             "reference_image": images,
             "reference_label": files,
+            "reference_choice": "pooled",
             "labels": labels,
             "modality": "",
         }
@@ -131,15 +132,18 @@ class Studies:
         if case is None:
             raise UserError(f"study {_stem(image)} is no image of {path}: add it there, with its patient and visit.")
         patient = self._with_datastore_labels(datalist, case)
-        if not case.reference_image and not any(c.label for c in patient.cases if c is not case):
+        annotated = [c for c in patient.cases if c.label]
+        if not case.reference_image and not annotated:
             raise UserError(
-                f"study {_stem(image)}: patient {case.patient!r} has no annotated study to be the reference: annotate "
+                f"study {case.case}: patient {case.patient!r} has no annotated study to be the reference: annotate "
                 "an earlier visit and submit its label."
             )
-        pair = next((p for p in pair_with_reference(patient, self.reference_visit) if p["case"] == case.case), None)
+        known = case.reference_image or case.visit is None or any(_is_before(c.visit, case.visit) for c in annotated)
+        pairs = pair_with_reference(patient, self.reference_visit) if known else []
+        pair = next((p for p in pairs if p["case"] == case.case), None)
         if pair is None:
             raise UserError(
-                f"study {_stem(image)} (visit {case.visit}) has no annotated visit before it: annotate an earlier "
+                f"study {case.case} (visit {case.visit}) has no annotated visit before it: annotate an earlier "
                 f"visit of patient {case.patient!r} and submit its label."
             )
         held = set().union(*(_values(Path(file)) for file in pair["reference_label"]))
@@ -149,7 +153,7 @@ class Studies:
                 "and value to 'labels' there."
             )
         labels = {name: value for name, value in datalist.labels.items() if value in held}
-        keys = ("reference", "reference_image", "reference_label", "modality")
+        keys = ("reference", "reference_image", "reference_label", "reference_choice", "modality")
         return {**{key: pair[key] for key in keys}, "labels": labels}
 
     def _with_datastore_labels(self, datalist: DataList, asked: Case) -> DataList:
@@ -199,6 +203,11 @@ def _names(info: Mapping[str, Any], held: set[int]) -> dict[str, int]:
     told = info.get("label_info") or (params.get("label_info") if isinstance(params, Mapping) else None) or []
     names = {int(one["idx"]): str(one["name"]) for one in told if "idx" in one and "name" in one}
     return {names.get(value, f"label_{value}"): value for value in sorted(held)}
+
+
+def _is_before(one: Any, other: Any) -> bool:
+    """Compare visits of one patient, which a data list has as numbers alone or dates alone; none is unordered."""
+    return one is None or bool(one < other)
 
 
 def _stem(image: Path) -> str:

@@ -178,7 +178,8 @@ class FollowUpInferer(Inferer):
         oracle = _range(oracle_slices)
         matches = [match_slices(image, r.image, self.slice_match, r.held_slices(), oracle) for r in references]
         names = _names(reference, len(references))
-        if _first(reference_choice) == "nearest" and len(references) > 1:
+        choice = request.get("reference_choice", _first(reference_choice))
+        if choice == "nearest" and len(references) > 1:
             chosen = nearest_reference(network, image.as_tensor(), references, matches)
             references, matches, names = [references[chosen]], [matches[chosen]], names[chosen : chosen + 1]
         self.rows = []

@@ -12,7 +12,8 @@ from monai.transforms import MapTransform
 from monai_ext.errors import UserError
 
 REQUEST = "request"
-"""Key of the meta; its value: ``reference_image``, ``reference_label``, ``labels``, ``clicks``, ``modality``."""
+"""Key of the meta; its value: ``reference_image``, ``reference_label``, ``reference_choice``, ``labels``, ``clicks``,
+``modality``."""
 
 
 class Requestd(MapTransform):
@@ -68,6 +69,7 @@ class Requestd(MapTransform):
             d[key].meta[REQUEST] = {
                 "reference_image": found["reference_image"],
                 "reference_label": found["reference_label"],
+                "reference_choice": found["reference_choice"],
                 "labels": labels,
                 "clicks": clicks,
                 "modality": d.get("modality"),

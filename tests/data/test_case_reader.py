@@ -10,7 +10,7 @@ from PIL import Image
 
 from monai_ext.data.case_reader import CaseReader
 from monai_ext.data.images import read_image
-from monai_ext.errors import find_user_error
+from monai_ext.errors import UserError, find_user_error
 
 
 def oblique_affine() -> np.ndarray:
@@ -87,3 +87,9 @@ def test_user_error_survives_load_imaged(tmp_path: Path) -> None:
         found = find_user_error(caught.value)
         assert found is not None
         assert broken.name in str(found)
+
+
+@pytest.mark.parametrize("path", ["", Path()])
+def test_an_image_without_a_name(path):
+    with pytest.raises(UserError, match="no image is named: is the study's name right"):
+        CaseReader().get_data(path)

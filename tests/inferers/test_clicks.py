@@ -146,3 +146,20 @@ def test_negative_clicks_alone_make_no_mask(segment):
 def test_a_method_that_heeds_no_clicks_says_so(segment):
     with pytest.raises(UserError, match="heeds no clicks"):
         segment((30, 12, 0, True, "organ"), method=CopyReferenceInferer)
+
+
+@pytest.mark.parametrize("choice", ["pooled", "nearest"])
+def test_a_request_may_ask_for_the_nearest_reference(make_loader, make_image, disc, tiny_network, choice):
+    label = disc(SIZE[:2], (20, 20), 8)[..., None].repeat(2, axis=-1)
+    references = {"other": (make_image(0, SIZE), label), "alike": (make_image(7, SIZE), label)}
+    inferer = P2SamInferer({"disc": 1}, make_loader(references, {"disc": 1}))
+    image = make_image(7, SIZE)
+    names = list(references)
+    image.meta[REQUEST] = {
+        "reference_image": names,
+        "reference_label": names,
+        "reference_choice": choice,
+        "labels": {"disc": 1},
+    }
+    inferer(image[None], tiny_network(0))
+    assert {row["reference_slice"].count("+") for row in inferer.rows} == {1 if choice == "pooled" else 0}

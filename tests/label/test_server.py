@@ -5,21 +5,21 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import shutil
 import urllib.request
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from monai_ext.errors import UserError
-from monai_ext.label_server import infer, prepare, running
+from monai_ext.label_server import infer, running
 
 CPU = {"device": "cpu"}
+SHAPE = (26, 20, 5)
+SPOT = (20, 4, 4)  # bright, see conftest.py
 
 
 def volume(body: bytes) -> nib.Nifti1Image:
@@ -34,10 +34,10 @@ def details(served, study: str, **params) -> dict:
     return json.loads(infer(served.url, study, {**CPU, **params}, output="json"))
 
 
-def refused(served, study: str, **params) -> str:
+def refused(served, study: str, bundle: str = "p2sam", **params) -> str:
     """The sentence of an error answer; afterwards the server still serves."""
     with pytest.raises(UserError, match="answered 422") as error:
-        infer(served.url, study, {**CPU, **params})
+        infer(served.url, study, {**CPU, **params}, bundle=bundle)
     with urllib.request.urlopen(f"{served.url}/info/", timeout=30) as answer:
         assert answer.status == 200
     said = str(error.value)
@@ -97,6 +97,7 @@ def test_a_named_reference_serves_another_patient(served):
         ("a1", {"foreground": [[400, 2, 2]]}, ("lies outside", "a1.nii.gz")),
         ("a1", {"foreground": "here"}, ("foreground", "voxel indices")),
         ("a1", {"foreground": [[2, 2, 2]], "structure": "square"}, ("'square'", "disc, odd ring")),
+        ("nobody", {}, ("no image is named",)),
     ],
 )
 def test_a_mistake_is_a_sentence_and_the_server_lives_on(served, study, params, words):
@@ -105,7 +106,7 @@ def test_a_mistake_is_a_sentence_and_the_server_lives_on(served, study, params, 
 
 
 def test_a_submitted_label_serves_the_next_visit(served, tmp_path):
-    label = np.zeros((26, 20, 5), np.uint8)
+    label = np.zeros(SHAPE, np.uint8)
     label[8:15, 5:12] = 1
     affine = nib.load(served.folder / "images" / "b0.nii.gz").affine
     nib.save(nib.Nifti1Image(label, affine), tmp_path / "b0.nii.gz")
@@ -148,6 +149,20 @@ def test_a_click_changes_its_own_slice_alone(served):
     np.testing.assert_array_equal(voxels(infer(served.url, "a1", CPU)), plain)  # clicks do not linger
 
 
+def test_a_click_lands_on_its_voxel(served):
+    """The volume is neither RAS nor upright nor isotropic, and the reference is silent on that slice."""
+    plain = voxels(infer(served.url, "a1", CPU, bundle="trained"))
+    assert not plain[..., SPOT[2]].any()
+    clicks = {"foreground": [list(SPOT)], "structure": "disc"}
+    clicked = voxels(infer(served.url, "a1", {**CPU, **clicks}, bundle="trained"))
+    np.testing.assert_array_equal(clicked[..., : SPOT[2]], plain[..., : SPOT[2]])
+    spot = clicked[..., SPOT[2]] == 1
+    assert spot[SPOT[:2]]
+    centre = np.argwhere(spot).mean(axis=0)
+    assert np.abs(centre - SPOT[:2]).max() < 1.5, centre
+    assert spot.sum() < 80  # 38 voxels are bright
+
+
 # --------------------------------------------------------------------------------------------------------- frames
 
 
@@ -170,27 +185,17 @@ def test_a_click_on_a_frame(served_frames):
 # ----------------------------------------------------------------------------------------------------- strictness
 
 
-def test_a_wrong_checkpoint_stops_the_first_request(tmp_path, make_bundle, write_patient):
-    bundle = make_bundle(tmp_path)
-    shutil.copyfile(bundle / "models" / "model.pt", bundle / "models" / "right.pt")
-    config = bundle / "configs" / "inference.yaml"
-    config.write_text(config.read_text().replace("checkpoint: model\n", "checkpoint: right\n"))
-    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
-    name = next(iter(state))
-    torch.save({key: value for key, value in state.items() if key != name}, bundle / "models" / "model.pt")
-    app = prepare(write_patient(tmp_path), tmp_path, bundle)
-    with running(app, tmp_path / "studies", tmp_path / "log") as url:
-        with pytest.raises(UserError, match="does not hold this model's weights") as error:
-            infer(url, "a1", CPU)
-        assert name in str(error.value)
+def test_a_wrong_checkpoint_stops_the_first_request(served):
+    assert served.missing in refused(served, "a1", bundle="broken")
+    assert "does not hold this model's weights" in refused(served, "a1", bundle="broken")  # nor does it serve later
+    assert voxels(infer(served.url, "a1", CPU)).any()
 
 
 def test_without_the_package_the_server_does_not_start(served, tmp_path):
     (tmp_path / "monai_ext").mkdir()
     (tmp_path / "monai_ext" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'monai_ext'\")\n")
-    app = served.folder / "apps" / "monaibundle"
     with (
         pytest.raises(UserError, match=r"ended with exit code [1-9].*monai_ext"),
-        running(app, served.folder / "studies", tmp_path / "log", env={"PYTHONPATH": str(tmp_path)}),
+        running(served.app, served.folder / "studies", tmp_path / "log", env={"PYTHONPATH": str(tmp_path)}),
     ):
         pass

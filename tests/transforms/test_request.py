@@ -11,6 +11,7 @@ FOUND = {
     "reference": ["visit0"],
     "reference_image": ["a.nii.gz"],
     "reference_label": ["b.nii.gz"],
+    "reference_choice": "nearest",
     "labels": {"disc": 1},
     "modality": "CT",
 }
@@ -30,8 +31,8 @@ def test_an_item_that_is_no_request_passes_as_it_is():
 def test_reference_and_clicks_are_in_the_meta():
     done = answer(FOUND, foreground=[[1, 2, 3], [0, 0, 1]], background="[[3, 3, 3]]", structure="disc")
     request = done["image"].meta[REQUEST]
-    assert {key: request[key] for key in ("reference_image", "reference_label", "labels")} == {
-        key: FOUND[key] for key in ("reference_image", "reference_label", "labels")
+    assert {key: request[key] for key in ("reference_image", "reference_label", "reference_choice", "labels")} == {
+        key: FOUND[key] for key in ("reference_image", "reference_label", "reference_choice", "labels")
     }
     assert [(click["index"], click["positive"], click["structure"]) for click in request["clicks"]] == [
         ([1, 2, 3], True, "disc"),
