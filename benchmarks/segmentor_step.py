@@ -112,6 +112,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--cpu", action="store_true", help="seconds of this process on the CPU, not by the wall")
     given = parser.parse_args()
+    if given.steps < 2 * TURN or given.steps % TURN:
+        parser.error(f"--steps must be a multiple of {TURN}, at least {2 * TURN}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         dataset = random_slices(folder / "slices", given.size)
