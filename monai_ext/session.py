@@ -412,13 +412,16 @@ def _look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None
     warn_and_stop(examine(cases, only=files, leave_out=("visits_apart",)))
 
 
-def case_settings(cases: DataList, weights: str | os.PathLike | None, device: str | torch.device) -> dict[str, Any]:
+def case_settings(
+    cases: DataList, weights: str | os.PathLike | None, device: str | torch.device, precision: str | None = None
+) -> dict[str, Any]:
     """Return all that decides a case's result besides its own files: what a finished case may be kept for.
 
     Args:
         cases: the data list.
         weights: their file; None: there are none.
         device: the kind of device counts (CPU or GPU), not its number.
+        precision: what the encoder really runs in, which may be another than was asked for.
 
     Returns:
         Versions and a hash of the source that makes results, sha256 of the weights, data set and labels, and
@@ -430,6 +433,7 @@ def case_settings(cases: DataList, weights: str | os.PathLike | None, device: st
         "code": _source_sha256(),
         "weights": None if weights is None else sha256_of(weights),
         "device": torch.device(device).type,
+        "precision": precision,
         "dataset": cases.dataset,
         "labels": dict(cases.labels),
         "ignore": cases.ignore,
