@@ -81,6 +81,13 @@ class Studies:
             raise UserError(f"study {_stem(image)} cannot be its own reference: name an earlier, annotated study.")
         return self._chosen(found)
 
+    @property
+    def _served(self) -> Path:
+        """The folder of studies."""
+        if self.folder is None:
+            raise ValueError("there is no folder of studies: this is no MONAI Label server")
+        return self.folder
+
     def _by_name(self, named: Any) -> dict[str, Any]:
         labels: dict[str, int] = {}
         names, images, files = [], [], []
@@ -106,22 +113,20 @@ class Studies:
 
     def _annotated(self, study: str, tag: str) -> tuple[Path, Path, Mapping[str, Any]]:
         """Image, label and what the datastore noted of the label."""
-        assert self.folder is not None
         studies = self._datastore()
         if study not in studies:
-            raise UserError(f"reference {study!r} is no study of {self.folder}: these are {_some(studies)}.")
+            raise UserError(f"reference {study!r} is no study of {self._served}: these are {_some(studies)}.")
         there = studies[study].get("labels") or {}
         if tag not in there:
             tags = ", ".join(there) or "none"
             raise UserError(
                 f"study {study!r} has no label tagged {tag!r} (it has {tags}): annotate and submit it first."
             )
-        image = self.folder / f"{study}{studies[study]['image']['ext']}"
-        return image, self.folder / "labels" / tag / f"{study}{there[tag]['ext']}", there[tag].get("info") or {}
+        image = self._served / f"{study}{studies[study]['image']['ext']}"
+        return image, self._served / "labels" / tag / f"{study}{there[tag]['ext']}", there[tag].get("info") or {}
 
     def _by_patient(self, image: Path) -> dict[str, Any]:
-        assert self.folder is not None
-        path = self.folder / DATALIST
+        path = self._served / DATALIST
         if not path.is_file():
             raise UserError(
                 f"study {_stem(image)} has no reference: put a data list with patients and visits at {path}, or name "
@@ -158,20 +163,18 @@ class Studies:
 
     def _with_datastore_labels(self, datalist: DataList, asked: Case) -> DataList:
         """The asked study's patient alone; a case that the datastore has a final label of has that label."""
-        assert self.folder is not None
         files = {}
         for study, known in self._datastore().items():
             label = (known.get("labels") or {}).get(FINAL)
             if label:
-                image = (self.folder / f"{study}{known['image']['ext']}").resolve()
-                files[image] = str(self.folder / "labels" / FINAL / f"{study}{label['ext']}")
+                image = (self._served / f"{study}{known['image']['ext']}").resolve()
+                files[image] = str(self._served / "labels" / FINAL / f"{study}{label['ext']}")
         cases = [c for c in datalist.cases if c is asked or (c.patient is not None and c.patient == asked.patient)]
         found = [c.model_copy(update={"label": files.get(Path(c.image).resolve(), c.label)}) for c in cases]
         return datalist.model_copy(update={"cases": found})
 
     def _datastore(self) -> dict[str, Any]:
-        assert self.folder is not None
-        path = self.folder / DATASTORE
+        path = self._served / DATASTORE
         if not path.is_file():
             return {}
         return dict(json.loads(path.read_text(encoding="utf-8"))["objects"])
