@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
 from torch.utils.data import DataLoader
 
 from monai_ext.data.scribble_slices import IGNORE, ScribbleDataset, ShuffledSampler
+from monai_ext.engines.interactive import autocast
 from monai_ext.errors import UserError
 from monai_ext.inferers.embedding_cache import EmbeddingCache
 from monai_ext.inferers.prompted_sam import PromptedSamInferer
@@ -51,10 +52,11 @@ class SegmentorIteration:
         weights: of CE, SCA and SSA.
         temperature: of SSA.
         augment: maps image and label maps, or None.
+        dtype: precision of the network ("bfloat16"), or None; losses and weights stay in float32.
         seed: of all draws.
 
     Raises:
-        UserError: for an unknown variant.
+        UserError: for an unknown variant or precision.
     """
 
     def __init__(
@@ -63,11 +65,15 @@ class SegmentorIteration:
         weights: Sequence[float] = (1.0, 1.0, 1.0),
         temperature: float = 1.0,
         augment: ScribbleAugment | None = None,
+        dtype: str | None = None,
         seed: int = 0,
     ) -> None:
         if variant not in VARIANTS:
             raise UserError(f"variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
+        if dtype not in (None, "bfloat16"):
+            raise UserError(f"--precision {dtype!r} is unknown: set bfloat16, or leave it out for float32.")
         self.variant, self.weights, self.augment, self.seed = variant, tuple(weights), augment, seed
+        self.dtype = dtype
         self.partial, self.dice = PartialCrossEntropy(IGNORE), PseudoLabelDice(IGNORE)
         self.alignment = SemanticAlignment(temperature, IGNORE)
 
@@ -90,11 +96,18 @@ class SegmentorIteration:
         network.train()
         trainer.optimizer.zero_grad()
         beta = float(torch.rand(1, generator=generator)) + 1e-10
-        losses = self.losses(network.branches(image), maps[:, 0], maps[:, -1], beta)
+        losses = self.losses(self._branches(network, image), maps[:, 0], maps[:, -1], beta)
         total = torch.stack(list(losses.values())).sum()
         total.backward()
         trainer.optimizer.step()
         return {"loss": total.item(), **{name: value.item() for name, value in losses.items()}}
+
+    def _branches(self, network: DualBranchUNet, image: Tensor) -> BranchOutputs:
+        if self.dtype is None:
+            return network.branches(image)
+        with autocast(image.device, self.dtype):  # oneDNN's bfloat16 kernels want channels last
+            outputs = network.branches(image.contiguous(memory_format=torch.channels_last))
+        return BranchOutputs(outputs.out.float(), outputs.main.float(), outputs.aux.float(), outputs.latent.float())
 
     def losses(self, outputs: BranchOutputs, scribble: Tensor, target: Tensor, beta: float) -> dict[str, Tensor]:
         """Return the weighted terms by name.

@@ -99,6 +99,8 @@ def test_terms_of_each_variant_are_those_of_the_paper() -> None:
 def test_unknown_variants_and_untrained_outputs_are_refused() -> None:
     with pytest.raises(UserError, match="variant 'sam' is unknown"):
         SegmentorIteration("sam")
+    with pytest.raises(UserError, match="--precision 'float16' is unknown"):
+        SegmentorIteration("pce", dtype="float16")
     with pytest.raises(UserError, match="--architecture plain"):
         SegmentorTraining(build_segmentor(2), SegmentorIteration("dmpls"), stage_handlers)
     with pytest.raises(UserError, match="1 or more"):
@@ -135,6 +137,22 @@ def test_a_training_stopped_and_started_again_ends_as_one_in_one_go(dataset, tmp
         assert torch.equal(value, on.state_dict()[name]), name
     assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
     assert not whole.training
+
+
+def test_in_bfloat16_the_weights_stay_float32_and_move_nearly_the_same(dataset, tmp_path) -> None:
+    torch.manual_seed(0)
+    network = build_segmentor(2)
+    moved = []
+    for dtype in (None, "bfloat16"):
+        step = SegmentorIteration("sam_sp", dtype=dtype, seed=1)
+        found = SegmentorTraining(network, step, stage_handlers, iterations=1, batch_size=4).run(
+            dataset, tmp_path / str(dtype)
+        )
+        assert {value.dtype for value in found.parameters()} == {torch.float32}
+        pairs = zip(found.parameters(), network.parameters(), strict=True)
+        moved.append(torch.cat([(new - old).flatten() for new, old in pairs]).detach())
+    assert not torch.equal(*moved)
+    assert float(torch.cosine_similarity(*moved, dim=0)) > 0.98
 
 
 def test_the_rate_falls_with_each_iteration_to_the_power_of_nine_tenths(dataset, tmp_path) -> None:
