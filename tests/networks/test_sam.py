@@ -193,13 +193,13 @@ def test_embeddings_and_prompts_must_fit(ours) -> None:
 
 def test_no_prompt_is_exactly_one_not_a_point_token_and_the_no_mask_embedding(ours, monkeypatch) -> None:
     seen = {}
-    decoder = ours.mask_decoder.predict_masks
+    decoder = ours.mask_decoder.forward
 
-    def spy(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, guidance):
-        seen.update(sparse=sparse_prompt_embeddings, dense=dense_prompt_embeddings)
-        return decoder(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
+    def spy(**given):
+        seen.update(sparse=given["sparse_prompt_embeddings"], dense=given["dense_prompt_embeddings"])
+        return decoder(**given)
 
-    monkeypatch.setattr(ours.mask_decoder, "predict_masks", spy)
+    monkeypatch.setattr(ours.mask_decoder, "forward", spy)
     embeddings = ours.encode(random_images(2))
     logits, _ = ours.decode(embeddings, [points(), points()])
     token = ours.prompt_encoder.not_a_point_embed.weight
