@@ -273,3 +273,22 @@ OVERLAYS = [p for p in sorted((BUNDLE / "configs").glob("*.yaml")) if "on train.
 def test_overlays_of_the_training_change_known_options_alone(path: Path) -> None:
     base, overlay = (ConfigParser.load_config_file(str(p)) for p in (BUNDLE / "configs" / "train.yaml", path))
     assert {key.lstrip("+").partition("::")[0] for key in overlay} <= set(base)
+
+
+def test_rounds_run_with_a_file_in_the_form_of_the_official_vit_b(train, patient, write_list, tmp_path) -> None:
+    torch.manual_seed(0)
+    torch.save(build_sam("vit_b").state_dict(), tmp_path / "sam_vit_b.pth")
+    case = patient["cases"][0]
+    for key in ("image", "label"):  # one slice: each takes the encoder seconds
+        volume = nib.load(tmp_path / case[key])
+        nib.save(volume.slicer[:, :, :1], tmp_path / case[key])
+    write_list({**patient, "cases": [case]})
+    sizes = {f"sam_def#{size}": ... for size in ("image_size", "stride", "channels", "blocks", "width")}
+    changes = {"sam_variant": "vit_b", "checkpoint": str(tmp_path / "sam_vit_b.pth"), "rounds": 1, "sam_epochs": 1}
+    out = train("vit_b", **sizes, **changes)
+    start, tuned = (
+        torch.load(path, weights_only=True) for path in (tmp_path / "sam_vit_b.pth", out / "round_0" / "sam.pt")
+    )
+    moved = {name.split(".")[0] for name in start if not torch.equal(start[name], tuned[name])}
+    assert moved == {"mask_decoder"}
+    assert (out / "round_1" / "segmentor.pt").is_file()
