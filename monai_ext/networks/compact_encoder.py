@@ -40,6 +40,9 @@ class ResidualBlock(nn.Module):
 class CompactImageEncoder(nn.Module):
     """Image [B, 3, S, S] -> embedding [B, out_channels, S / stride, S / stride].
 
+    Under autocast the pyramid stays in float32: embeddings are compared by distance, and it is its last layers whose
+    rounding would be seen there.
+
     Args:
         image_size: side S of the padded input in pixels; a multiple of 16.
         stride: pixels of one embedding cell: 4, 8 or 16.
@@ -88,8 +91,9 @@ class CompactImageEncoder(nn.Module):
         pooled = self.pool(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
         x = F.relu(x + torch.cat([c(x) for c in self.context] + [pooled], dim=1), inplace=True)
         maps[-1] = x
-        maps = maps[-len(self.lateral) :]
-        top = self.lateral[-1](maps[-1])
-        for lateral, skip in zip(reversed(self.lateral[:-1]), reversed(maps[:-1]), strict=True):
-            top = F.interpolate(top, scale_factor=2.0, mode="nearest") + lateral(skip)
-        return self.neck(self.smooth(top))
+        with torch.autocast(x.device.type, enabled=False):
+            maps = [m.to(self.pool.weight.dtype) for m in maps[-len(self.lateral) :]]
+            top = self.lateral[-1](maps[-1])
+            for lateral, skip in zip(reversed(self.lateral[:-1]), reversed(maps[:-1]), strict=True):
+                top = F.interpolate(top, scale_factor=2.0, mode="nearest") + lateral(skip)
+            return self.neck(self.smooth(top))

@@ -25,6 +25,19 @@ def test_every_parameter_learns(stride: int) -> None:
     assert idle == []
 
 
+def test_under_autocast_the_pyramid_stays_in_float32() -> None:
+    torch.manual_seed(0)
+    encoder, image, seen = CompactImageEncoder(64, 8, **SMALL).eval(), torch.randn(1, 3, 64, 64), []
+    for module in (encoder.stages[0][0].conv2, encoder.smooth.conv1, encoder.neck[0]):
+        module.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rounded = encoder(image)
+    assert seen == [torch.bfloat16, torch.float32, torch.float32]
+    with torch.no_grad():
+        exact = encoder(image)
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.02
+
+
 def test_images_of_a_batch_do_not_mix_in_training_mode() -> None:
     encoder = CompactImageEncoder(64, 8, **SMALL).train()
     images = torch.rand(3, 3, 64, 64)
