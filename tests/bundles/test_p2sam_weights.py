@@ -99,7 +99,7 @@ def test_phantom_patient_is_followed(tmp_path):
 def test_real_hearts_are_followed(real_data, tmp_path):
     datalist = part_of(real_data / "ACDC.json", ("patient007", "patient047"), tmp_path / "two.json")
     found = mean_dice(run(tmp_path / "out", "inference", "evaluate", "acdc", datalist=datalist))
-    assert np.mean(list(found.values())) > 0.55
+    assert np.mean(list(found.values())) > 0.65
     again = run(tmp_path / "again", "inference", "acdc", datalist=datalist)
     for path in (tmp_path / "out" / "masks").iterdir():
         assert np.array_equal(read_label(path), read_label(again / "masks" / path.name))
