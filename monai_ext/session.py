@@ -35,8 +35,8 @@ from monai_ext import __version__, processes
 from monai_ext.data.checks import check_pairs
 from monai_ext.data.doctor import examine, warn_and_stop
 from monai_ext.data.images import atomic_path, ensure_writable_folder
-from monai_ext.data.manifest import FILE_KEYS, DataList
-from monai_ext.data.phantoms import write_phantom_patient
+from monai_ext.data.manifest import FILE_KEYS, DataList, load_datalist
+from monai_ext.data.phantoms import PATIENT_LABELS, write_phantom_patient
 from monai_ext.data.provenance import check_overlap, read_record, verify_sha256
 from monai_ext.data.shards import parse_shard
 from monai_ext.data.studies import DATALIST, served_folder
@@ -256,6 +256,42 @@ def select_labels(datalist: DataList, names: Sequence[str] | str | None) -> dict
     if not chosen:
         raise UserError("--labels is empty: name the structures to segment, or leave it out for all.")
     return {name: datalist.labels[name] for name in chosen}
+
+
+def refuse_phantom(datalist: str | os.PathLike | None, labels: Sequence[str] | None) -> None:
+    """Refuse to segment the phantom patient with weights that know other structures.
+
+    Args:
+        datalist: as the user gave it.
+        labels: what the weights segment, None where that is not known.
+
+    Raises:
+        UserError: where no list is given and the phantom, which is taken then, lacks one of the labels.
+    """
+    if datalist is None and served_folder() is None and labels and set(labels) - set(PATIENT_LABELS):
+        raise UserError(
+            f"these weights segment {', '.join(labels)}, which the phantom patient, taken where no data list is given, "
+            "does not have: give --datalist with your images."
+        )
+
+
+def count_classes(
+    labels: Sequence[str] | None,
+    datalist: str | os.PathLike | None,
+    data_root: str | os.PathLike | None,
+    output_dir: str | os.PathLike,
+) -> int:
+    """Return the number of classes of a segmentor, background included.
+
+    Args:
+        labels: what it segments, None where that is not known: then all structures of the data list.
+        datalist: see :func:`find_datalist`, as the others.
+        data_root: folder that relative paths refer to.
+        output_dir: where the phantom is written to.
+    """
+    if labels is None:
+        labels = list(load_datalist(find_datalist(datalist, output_dir), data_root).labels)
+    return len([labels] if isinstance(labels, str) else labels) + 1
 
 
 def find_checkpoint(

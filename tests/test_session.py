@@ -220,6 +220,23 @@ def test_without_a_data_list_a_phantom_is_written(tmp_path):
     assert len(json.loads(path.read_text())["cases"]) == 3
 
 
+def test_the_phantom_is_refused_to_weights_that_know_other_structures(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"segment RV, lesion, which the phantom patient.*give --datalist"):
+        session.refuse_phantom(None, ["RV", "lesion"])
+    session.refuse_phantom("list.json", ["RV"])
+    session.refuse_phantom(None, ["lesion"])
+    session.refuse_phantom(None, None)
+    monkeypatch.setattr(session, "served_folder", lambda: tmp_path)
+    session.refuse_phantom(None, ["RV"])
+
+
+def test_classes_are_counted_without_a_data_list_where_the_labels_are_known(tmp_path):
+    assert session.count_classes(["RV", "MYO", "LV"], "missing.json", None, tmp_path / "out") == 4
+    assert session.count_classes("RV", None, None, tmp_path / "out") == 2
+    assert not (tmp_path / "out").exists()
+    assert session.count_classes(None, None, None, tmp_path / "out") == 3
+
+
 def test_a_data_list_is_taken_as_given(tmp_path):
     assert session.find_datalist(str(tmp_path / "list.json"), tmp_path / "out") == tmp_path / "list.json"
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,6 @@ import pytest
 from monai.bundle import verify_metadata, verify_net_in_out
 
 BUNDLES = sorted(path for path in (Path(__file__).parents[2] / "bundles").iterdir() if path.is_dir())
-WITHOUT_WEIGHTS = {"sam_sp"}  # of these, test_<bundle>.py checks the network with weights of its own
 SCHEMA = {
     "type": "object",
     "required": [
@@ -44,7 +43,7 @@ def name(bundle: Path) -> str:
 def test_required_files(bundle):
     for file in ("LICENSE", "configs/metadata.json", "configs/inference.yaml", "docs/README.md"):
         assert (bundle / file).is_file(), file
-    assert (bundle / "models" / "model.pt").is_file() == (bundle.name not in WITHOUT_WEIGHTS)
+    assert (bundle / "models" / "model.pt").is_file()
     assert all(path.stat().st_size <= 25 * 2**20 for path in bundle.rglob("*") if path.is_file())
 
 
@@ -60,7 +59,7 @@ def test_metadata(bundle, tmp_path):
     assert next(iter(content["network_data_format"]["outputs"])) == "pred"
 
 
-@pytest.mark.parametrize("bundle", [path for path in BUNDLES if path.name not in WITHOUT_WEIGHTS], ids=name)
+@pytest.mark.parametrize("bundle", BUNDLES, ids=name)
 def test_the_network_gives_what_its_metadata_says(bundle):
     configs = bundle / "configs"
     verify_net_in_out(
