@@ -45,6 +45,7 @@ from monai_ext.files import sha256_of
 from monai_ext.inferers.slice_match import refuse_volumes_apart
 from monai_ext.networks.sam import CHECKPOINTS, VARIANTS, fetch_checkpoint
 
+NO_LABELS = "--labels is empty: name the structures to segment, or leave it out for all."
 NOT_OF_A_CASE = frozenset(
     {
         *("_meta_", "imports", "initialize", "run", "finalize", "run_record", "finished"),
@@ -252,13 +253,16 @@ def select_labels(datalist: DataList, names: Sequence[str] | str | None) -> dict
     chosen = [names] if isinstance(names, str) else list(names)
     for name in chosen:
         if name not in datalist.labels:
-            raise UserError(f"label {name!r} is not in the data list: it has {', '.join(datalist.labels)}.")
+            raise UserError(
+                f"label {name!r} is not in the data list: it has {', '.join(datalist.labels)}; name the structures "
+                "there as the weights or --labels do."
+            )
     if not chosen:
-        raise UserError("--labels is empty: name the structures to segment, or leave it out for all.")
+        raise UserError(NO_LABELS)
     return {name: datalist.labels[name] for name in chosen}
 
 
-def refuse_phantom(datalist: str | os.PathLike | None, labels: Sequence[str] | None) -> None:
+def refuse_phantom(datalist: str | os.PathLike | None, labels: Sequence[str] | str | None) -> None:
     """Refuse to segment the phantom patient with weights that know other structures.
 
     Args:
@@ -268,15 +272,16 @@ def refuse_phantom(datalist: str | os.PathLike | None, labels: Sequence[str] | N
     Raises:
         UserError: where no list is given and the phantom, which is taken then, lacks one of the labels.
     """
-    if datalist is None and served_folder() is None and labels and set(labels) - set(PATIENT_LABELS):
+    names = [] if labels is None else ensure_tuple(labels)
+    if datalist is None and served_folder() is None and set(names) - set(PATIENT_LABELS):
         raise UserError(
-            f"these weights segment {', '.join(labels)}, which the phantom patient, taken where no data list is given, "
+            f"these weights segment {', '.join(names)}, which the phantom patient, taken where no data list is given, "
             "does not have: give --datalist with your images."
         )
 
 
 def count_classes(
-    labels: Sequence[str] | None,
+    labels: Sequence[str] | str | None,
     datalist: str | os.PathLike | None,
     data_root: str | os.PathLike | None,
     output_dir: str | os.PathLike,
@@ -288,10 +293,16 @@ def count_classes(
         datalist: see :func:`find_datalist`, as the others.
         data_root: folder that relative paths refer to.
         output_dir: where the phantom is written to.
+
+    Raises:
+        UserError: where ``labels`` is empty.
     """
     if labels is None:
         labels = list(load_datalist(find_datalist(datalist, output_dir), data_root).labels)
-    return len([labels] if isinstance(labels, str) else labels) + 1
+    names = ensure_tuple(labels)
+    if not names:
+        raise UserError(NO_LABELS)
+    return len(names) + 1
 
 
 def find_checkpoint(

@@ -225,6 +225,7 @@ def test_the_phantom_is_refused_to_weights_that_know_other_structures(tmp_path, 
         session.refuse_phantom(None, ["RV", "lesion"])
     session.refuse_phantom("list.json", ["RV"])
     session.refuse_phantom(None, ["lesion"])
+    session.refuse_phantom(None, "lesion")
     session.refuse_phantom(None, None)
     monkeypatch.setattr(session, "served_folder", lambda: tmp_path)
     session.refuse_phantom(None, ["RV"])
@@ -235,6 +236,8 @@ def test_classes_are_counted_without_a_data_list_where_the_labels_are_known(tmp_
     assert session.count_classes("RV", None, None, tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
     assert session.count_classes(None, None, None, tmp_path / "out") == 3
+    with pytest.raises(UserError, match="--labels is empty"):
+        session.count_classes([], None, None, tmp_path / "out")
 
 
 def test_a_data_list_is_taken_as_given(tmp_path):

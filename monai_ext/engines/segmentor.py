@@ -27,6 +27,7 @@ from monai_ext.inferers.prompted_sam import PromptedSamInferer
 from monai_ext.losses.partial import PartialCrossEntropy, PseudoLabelDice, ScribbleMaskLoss, mix_pseudo_labels
 from monai_ext.losses.semantic_alignment import SemanticAlignment
 from monai_ext.networks.dual_branch_unet import BranchOutputs, DualBranchUNet
+from monai_ext.networks.precision import PRECISIONS
 from monai_ext.networks.sam import PromptableSam
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.transforms.augment import ScribbleAugment
@@ -52,7 +53,8 @@ class SegmentorIteration:
         weights: of CE, SCA and SSA.
         temperature: of SSA.
         augment: maps image and label maps, or None.
-        dtype: precision of the network ("bfloat16"), or None; losses and weights stay in float32.
+        precision: of the network, ``float32`` or ``bfloat16``; losses and weights stay in float32. See
+            :func:`monai_ext.networks.precision.choose_precision`.
         seed: of all draws.
 
     Raises:
@@ -65,15 +67,15 @@ class SegmentorIteration:
         weights: Sequence[float] = (1.0, 1.0, 1.0),
         temperature: float = 1.0,
         augment: ScribbleAugment | None = None,
-        dtype: str | None = None,
+        precision: str = "float32",
         seed: int = 0,
     ) -> None:
         if variant not in VARIANTS:
             raise UserError(f"variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
-        if dtype not in (None, "bfloat16"):
-            raise UserError(f"--precision {dtype!r} is unknown: set bfloat16, or leave it out for float32.")
+        if precision not in PRECISIONS:
+            raise UserError(f"--precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}.")
         self.variant, self.weights, self.augment, self.seed = variant, tuple(weights), augment, seed
-        self.dtype = dtype
+        self.precision = precision
         self.partial, self.dice = PartialCrossEntropy(IGNORE), PseudoLabelDice(IGNORE)
         self.alignment = SemanticAlignment(temperature, IGNORE)
 
@@ -103,9 +105,9 @@ class SegmentorIteration:
         return {"loss": total.item(), **{name: value.item() for name, value in losses.items()}}
 
     def _branches(self, network: DualBranchUNet, image: Tensor) -> BranchOutputs:
-        if self.dtype is None:
+        if self.precision == "float32":
             return network.branches(image)
-        with autocast(image.device, self.dtype):  # oneDNN's bfloat16 kernels want channels last
+        with autocast(image.device, self.precision):  # oneDNN's bfloat16 kernels want channels last
             outputs = network.branches(image.contiguous(memory_format=torch.channels_last))
         return BranchOutputs(outputs.out.float(), outputs.main.float(), outputs.aux.float(), outputs.latent.float())
 

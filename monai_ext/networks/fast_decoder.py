@@ -11,7 +11,8 @@ are made as can be. For image tokens x (with their positions), tokens q and one 
 * the transposed convolutions of the upscaling do not overlap, so they are products with a matrix, channels last; only
   the masks that are asked for are made.
 
-Layers are those of the decoder that is handed over. No gradient, no autocast: :func:`fits` says when it can be used.
+Weights are those of the decoder that is handed over, read from its layers: where one of them is another module, or has
+a hook, segment_anything's own way is taken. So it is with gradients and autocast: :func:`fits`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,21 @@ from torch.nn import functional as F
 from monai_ext.networks.fast_encoder import onednn_matmul
 
 
-def fits(features: Tensor) -> bool:
-    """Whether the decoder may run here for these embeddings: on a CPU, without gradients, in float32."""
-    plain = features.device.type == "cpu" and features.dtype == torch.float32
-    return plain and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+def fits(decoder: Any, features: Tensor) -> bool:
+    """Whether ``decoder`` may run here for these embeddings: plain layers, on a CPU, without gradients, in float32."""
+    if features.device.type != "cpu" or features.dtype != torch.float32:
+        return False
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    blocks = decoder.transformer.layers
+    attentions = [decoder.transformer.final_attn_token_to_image]
+    attentions += [part for b in blocks for part in (b.cross_attn_token_to_image, b.cross_attn_image_to_token)]
+    layers = [layer for a in attentions for layer in (a.q_proj, a.k_proj, a.v_proj, a.out_proj)]
+    layers += [decoder.output_upscaling[0], decoder.output_upscaling[3]]
+    return all(
+        type(layer) in (nn.Linear, nn.ConvTranspose2d) and not layer._forward_hooks and not layer._forward_pre_hooks
+        for layer in layers
+    )
 
 
 def decode(
@@ -41,7 +53,7 @@ def decode(
         features: [K, C, g, g] embeddings.
         positions: [1, C, g, g], their positional encoding.
         sparse: [K, N, C] embeddings of points and boxes.
-        dense: [K, C, g, g] embeddings of earlier masks, or of none.
+        dense: [K or 1, C, g, g] embeddings of earlier masks, or of none.
         chosen: which of the decoder's masks.
 
     Returns:
@@ -50,15 +62,17 @@ def decode(
     output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     image_pe = positions[0].flatten(1).T.contiguous()
     numbers = range(decoder.num_mask_tokens)[chosen]
-    masks, quality = [], []
+    height, width = features.shape[-2:]
+    masks = features.new_empty(len(features), len(numbers), 4 * height, 4 * width)
+    quality = features.new_empty(len(features), len(numbers))
     with onednn_matmul():
-        for image, prompt, earlier in zip(features, sparse, dense, strict=True):
+        for k, (image, prompt, earlier) in enumerate(zip(features, sparse, dense.expand_as(features), strict=True)):
             keys = (image + earlier).flatten(1).T.contiguous()
             tokens, keys = _transform(decoder.transformer, keys, image_pe, torch.cat([output_tokens, prompt]))
             weights = torch.stack([decoder.output_hypernetworks_mlps[i](tokens[1 + i]) for i in numbers])
-            masks.append(_upscale(decoder.output_upscaling, keys, weights, image.shape[-2]))
-            quality.append(decoder.iou_prediction_head(tokens[0])[chosen])
-    return torch.stack(masks), torch.stack(quality)
+            masks[k] = _upscale(decoder.output_upscaling, keys, weights, height)
+            quality[k] = decoder.iou_prediction_head(tokens[0])[chosen]
+    return masks, quality
 
 
 def _transform(transformer: Any, keys: Tensor, key_pe: Tensor, point_embedding: Tensor) -> tuple[Tensor, Tensor]:

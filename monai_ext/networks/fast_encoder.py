@@ -16,6 +16,7 @@ names of parameters, gradients, hooks on blocks and layers put in place of ``qkv
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -271,13 +272,35 @@ def onednn_matmul(device: str = "cpu") -> Iterator[None]:
     if device != "cpu" or torch.is_autocast_enabled("cpu") or not is_onednn_exact():
         yield
         return
-    setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = setting.fp32_precision
-    setting.fp32_precision = "bf16"
+    _ONEDNN.enter()
     try:
         yield
     finally:
-        setting.fp32_precision = before
+        _ONEDNN.leave()
+
+
+class _Setting:
+    """The setting of the process: changed by the first of several threads that want it, put back by the last."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, ""
+
+    def enter(self) -> None:
+        setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        with self._lock:
+            if not self._inside:
+                self._before, setting.fp32_precision = setting.fp32_precision, "bf16"
+            self._inside += 1
+
+    def leave(self) -> None:
+        setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                setting.fp32_precision = self._before
+
+
+_ONEDNN = _Setting()
 
 
 @cache

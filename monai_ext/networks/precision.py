@@ -1,7 +1,8 @@
 """Which arithmetic the image encoder runs in: float32, or bfloat16 where the machine has it.
 
 In bfloat16 the products (linear layers, convolutions, attention) are rounded to 8 bits; weights, sums of residuals and
-normalisation stay float32. Embeddings change by about 1 %, so it is an option that is asked for, never a default.
+normalisation stay float32. Embeddings of a ViT change by about 1 %, so it is an option that is asked for, never a
+default.
 """
 
 from __future__ import annotations

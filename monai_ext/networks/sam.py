@@ -100,7 +100,7 @@ class _PairedMaskDecoder(MaskDecoder):
         guidance: Guidance | None = None,
     ) -> tuple[Tensor, Tensor]:
         chosen = slice(1, None) if multimask_output else slice(0, 1)
-        if guidance is None and fast_decoder.fits(image_embeddings):
+        if guidance is None and fast_decoder.fits(self, image_embeddings):
             return fast_decoder.decode(
                 self, image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, chosen
             )

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
@@ -20,6 +19,7 @@ WEIGHTS = BUNDLE / "models" / "model.pt"
 
 
 def test_weights_are_small_plain_and_recorded() -> None:
+    assert WEIGHTS.stat().st_size < 25e6
     state = torch.load(WEIGHTS, weights_only=True)
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
     record = read_record(WEIGHTS)
@@ -58,4 +58,4 @@ def test_real_hearts_are_segmented(real_data, tmp_path) -> None:
     rows = [row for row in read_rows(tmp_path / "out" / "metrics.csv") if row.metric == "dice"]
     assert len(rows) == 4 * 3
     found = {label: np.mean([row.value for row in rows if row.label == label]) for label in ("RV", "MYO", "LV")}
-    assert min(found.values()) == pytest.approx(0.8, abs=0.2), found
+    assert min(found.values()) > 0.65, found

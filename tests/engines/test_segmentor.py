@@ -100,7 +100,7 @@ def test_unknown_variants_and_untrained_outputs_are_refused() -> None:
     with pytest.raises(UserError, match="variant 'sam' is unknown"):
         SegmentorIteration("sam")
     with pytest.raises(UserError, match="--precision 'float16' is unknown"):
-        SegmentorIteration("pce", dtype="float16")
+        SegmentorIteration("pce", precision="float16")
     with pytest.raises(UserError, match="--architecture plain"):
         SegmentorTraining(build_segmentor(2), SegmentorIteration("dmpls"), stage_handlers)
     with pytest.raises(UserError, match="1 or more"):
@@ -143,10 +143,10 @@ def test_in_bfloat16_the_weights_stay_float32_and_move_nearly_the_same(dataset, 
     torch.manual_seed(0)
     network = build_segmentor(2)
     moved = []
-    for dtype in (None, "bfloat16"):
-        step = SegmentorIteration("sam_sp", dtype=dtype, seed=1)
+    for precision in ("float32", "bfloat16"):
+        step = SegmentorIteration("sam_sp", precision=precision, seed=1)
         found = SegmentorTraining(network, step, stage_handlers, iterations=1, batch_size=4).run(
-            dataset, tmp_path / str(dtype)
+            dataset, tmp_path / precision
         )
         assert {value.dtype for value in found.parameters()} == {torch.float32}
         pairs = zip(found.parameters(), network.parameters(), strict=True)

@@ -183,6 +183,18 @@ def test_the_setting_is_as_it_was_afterwards(probe_anew) -> None:
     assert setting.fp32_precision == before
 
 
+def test_of_several_threads_the_last_one_puts_the_setting_back(probe_anew) -> None:
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    first, second = onednn_matmul(), onednn_matmul()
+    for context in (first, second):
+        context.__enter__()
+    first.__exit__(None, None, None)
+    assert setting.fp32_precision == ("bf16" if is_onednn_exact() else before)
+    second.__exit__(None, None, None)
+    assert setting.fp32_precision == before
+
+
 def test_a_processor_that_would_round_keeps_float32(probe_anew, monkeypatch) -> None:
     double = Tensor.double
     monkeypatch.setattr(Tensor, "double", lambda t: double(t.bfloat16()))  # as far apart as AMX would be
