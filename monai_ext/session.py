@@ -505,7 +505,8 @@ def running_config() -> dict[str, Any]:
 def keep_settings(output_dir: str | os.PathLike) -> None:
     """Keep the running config in ``output_dir/settings.json``; refuse to go on in a folder made with another one.
 
-    Stages of a longer training that are there are taken over, so all of them must have the same settings. The device,
+    Stages (``round_*``) of a longer training that are there are taken over, so all of them must have the same settings;
+    a run that was refused before its first stage leaves nothing to go on from, and its settings give way. The device,
     folders and the number of rounds may change: more rounds go on after those that were run.
 
     Raises:
@@ -514,7 +515,7 @@ def keep_settings(output_dir: str | os.PathLike) -> None:
     path = Path(output_dir) / "settings.json"
     config = {key: value for key, value in running_config().items() if key not in NOT_OF_A_TRAINING}
     text = json.dumps(config, indent=1, sort_keys=True, default=str) + "\n"
-    if path.is_file():
+    if path.is_file() and any(path.parent.glob("round_*")):
         kept, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
         for key in sorted({*kept, *now}):
             if kept.get(key) != now.get(key):

@@ -424,7 +424,9 @@ def keep_settings(folder: Path, **changes: object) -> None:
 
 
 def test_a_training_goes_on_with_its_own_settings_alone(tmp_path):
+    keep_settings(tmp_path, seed=7)  # refused for another reason before its first stage
     keep_settings(tmp_path)
+    (tmp_path / "round_0").mkdir()
     keep_settings(tmp_path, rounds=2, device="cuda")  # more rounds, another device
     with pytest.raises(RuntimeError) as caught:
         keep_settings(tmp_path, seed=1)
