@@ -17,6 +17,7 @@ a hook, segment_anything's own way is taken. So it is with gradients and autocas
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_ext.networks.fast_encoder import onednn_matmul
+from monai_ext.networks.packed_linear import pack
 
 
 def fits(decoder: Any, features: Tensor) -> bool:
@@ -65,12 +67,13 @@ def decode(
     height, width = features.shape[-2:]
     masks = features.new_empty(len(features), len(numbers), 4 * height, 4 * width)
     quality = features.new_empty(len(features), len(numbers))
+    upscale = _prepared_upscaling(decoder.output_upscaling, height * width)
     with onednn_matmul():
         for k, (image, prompt, earlier) in enumerate(zip(features, sparse, dense.expand_as(features), strict=True)):
             keys = (image + earlier).flatten(1).T.contiguous()
             tokens, keys = _transform(decoder.transformer, keys, image_pe, torch.cat([output_tokens, prompt]))
             weights = torch.stack([decoder.output_hypernetworks_mlps[i](tokens[1 + i]) for i in numbers])
-            masks[k] = _upscale(decoder.output_upscaling, keys, weights, height)
+            masks[k] = _image(upscale(keys), weights, height)
             quality[k] = decoder.iou_prediction_head(tokens[0])[chosen]
     return masks, quality
 
@@ -105,7 +108,7 @@ def _tokens_to_image(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _add_image_to_tokens(attention: Any, image: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend from the image q [P, C] to tokens k, v [T, C] and add the result to ``image`` [P, C]."""
+    """Attend from the image q [P, C] to tokens k, v [T, C] and add the result to ``image`` [P, C], in its place."""
     heads = attention.num_heads
     key = attention.k_proj(k).unflatten(1, (heads, -1))
     key = key * key.shape[-1] ** -0.5
@@ -116,20 +119,36 @@ def _add_image_to_tokens(attention: Any, image: Tensor, q: Tensor, k: Tensor, v:
     value = attention.v_proj(v).unflatten(1, (heads, -1))
     spread = torch.einsum("thd,chd->htc", value, attention.out_proj.weight.unflatten(1, (heads, -1)))
     spread = spread + attention.out_proj.bias / heads  # the weights of each head sum to 1
-    return torch.addmm(image, weights.T, spread.flatten(0, 1))
+    return image.addmm_(weights.T, spread.flatten(0, 1))
 
 
-def _upscale(upscaling: nn.Sequential, keys: Tensor, weights: Tensor, height: int) -> Tensor:
-    """Upscale an image of tokens [h * w, C] four times and weigh its channels by [M, C / 8]: [M, 4h, 4w]."""
+def _prepared_upscaling(upscaling: nn.Sequential, tokens: int) -> Callable[[Tensor], Tensor]:
+    """Make the four-fold upscaling of an image of tokens [h * w, C] ready: -> [h * w * 2 * 2 * 2 * 2, C / 8].
+
+    The 16 pixels of a token are (row, column) of the first upscaling, then of the second. The GELU that ends it is
+    applied.
+    """
     first, norm, activation, second, last = upscaling
-    x = _spread(first, keys)
-    x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))  # type: ignore[arg-type]
-    x = last(_spread(second, x)) @ weights.T  # [h * w * 2 * 2 * 2 * 2, M]
-    grid = x.view(height, -1, 2, 2, 2, 2, len(weights))  # y, x, then (row, column) of each upscaling
+    exact = type(last) is nn.GELU and last.approximate == "none"
+    spread = _spread(first, tokens)
+    again = _spread(second, 4 * tokens, gelu=exact)
+
+    def upscale(keys: Tensor) -> Tensor:
+        x = spread(keys).view(4 * tokens, -1)
+        x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))  # type: ignore[arg-type]
+        x = again(x).view(16 * tokens, -1)
+        return x if exact else last(x)
+
+    return upscale
+
+
+def _spread(convolution: Any, tokens: int, gelu: bool = False) -> Callable[[Tensor], Tensor]:
+    """Transposed convolution of size and stride 2 as a product: [n, C] -> [n, 2 * 2 * C'], the 2 x 2 pixels in turn."""
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return pack(weight.contiguous(), convolution.bias.repeat(4), tokens, gelu)
+
+
+def _image(pixels: Tensor, weights: Tensor, height: int) -> Tensor:
+    """Weigh the channels of an upscaled image [h * w * 16, C'] by [M, C']: [M, 4h, 4w]."""
+    grid = (pixels @ weights.T).view(height, -1, 2, 2, 2, 2, len(weights))  # y, x, (row, column) of each upscaling
     return grid.permute(6, 0, 2, 4, 1, 3, 5).reshape(len(weights), 4 * height, -1)
-
-
-def _spread(convolution: Any, x: Tensor) -> Tensor:
-    """Transposed convolution of size and stride 2, channels last: [n, C] -> [n * 4, C'], the 2 x 2 pixels in turn."""
-    weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)
-    return torch.addmm(convolution.bias.repeat(4), x, weight).view(-1, convolution.out_channels)

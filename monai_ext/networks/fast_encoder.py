@@ -7,8 +7,9 @@ and holds the attention of a whole block at once: 0.8 GB for each global block o
   it does take part in SAM's attention: all padded keys of a window are one further key whose logit is the logarithm
   of the sum of their exponentials (:func:`_padding_logit`);
 * attention is taken in chunks that stay in the processor's cache;
-* relative positions are added chunk by chunk, in a window by the same matrix product as the logits: queries
-  are extended by their decomposed terms, keys by the row and the column they stand in.
+* relative positions are added up chunk by chunk, and the products of queries and keys, then their softmax, take the
+  place of their sums;
+* the weights of linear layers are laid out for the processor once (:mod:`monai_ext.networks.packed_linear`).
 
 Measured, the encodings differ from SAM's by rounding alone. The layers are those of the module that is handed over, so
 names of parameters, gradients, hooks on blocks and layers put in place of ``qkv`` or ``proj`` (LoRA) stay as they were.
@@ -17,7 +18,7 @@ names of parameters, gradients, hooks on blocks and layers put in place of ``qkv
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -26,8 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_MOST_LOGITS_CPU, _MOST_LOGITS_GPU = 2**21, 2**26
-"""Attention logits at once: 8 MiB of float32 on a CPU, of which the cache holds a good part; 256 MiB elsewhere."""
+from monai_ext.networks.packed_linear import linear, prepare
+
+_MOST_LOGITS_CPU, _MOST_LOGITS_GPU = 2**20, 2**26
+"""Attention logits at once: 4 MiB of float32 on a CPU, of which the cache holds a good part; 256 MiB elsewhere."""
 
 _MLP_TOKENS = 1024
 
@@ -59,17 +62,20 @@ class FastAttention(nn.Module):
             x: tokens on their grid, without padding.
             window_size: side of the windows in tokens; 0: every token attends to all.
         """
-        batch, height, width, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, height, width, 3, self.num_heads, -1)
-        padding = None
-        if window_size and (height % window_size or width % window_size):
-            padding = self.qkv(x.new_zeros(1, x.shape[-1])).view(3, self.num_heads, -1)[1:]
-        with torch.autocast(x.device.type, enabled=False):  # what is computed from here on has the type of qkv
-            y = self._windows(qkv, window_size, padding) if window_size else self._everywhere(qkv)
-        return self.proj(y)
+        return linear(self.proj, self._windows(x, window_size) if window_size else self._everywhere(x))
 
-    def _everywhere(self, qkv: Tensor) -> Tensor:
-        """Global attention, [B, H, W, 3, heads, d] -> [B, H, W, heads * d], a few heads and rows of queries at once."""
+    def _project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values: [B, h, w, C] -> [B, h, w, 3, heads, d]."""
+        return linear(self.qkv, x).reshape(*x.shape[:3], 3, self.num_heads, -1)
+
+    def _everywhere(self, x: Tensor) -> Tensor:
+        """Global attention, [B, H, W, C] -> [B, H, W, heads * d], a few heads and rows of queries at once."""
+        qkv = self._project(x)
+        with torch.autocast(x.device.type, enabled=False):  # what is computed from here on has the type of qkv
+            return self._among_all(qkv)
+
+    def _among_all(self, qkv: Tensor) -> Tensor:
+        """[B, H, W, 3, heads, d] -> [B, H, W, heads * d]."""
         _, height, width, _, heads, dim = qkv.shape
         tokens = height * width
         limit = _most_logits(qkv)
@@ -86,28 +92,31 @@ class FastAttention(nn.Module):
                 chunks = []
                 for start in range(0, height, rows):
                     chosen = slice(start, start + rows)
-                    logits = (q[:, chosen] * self.scale).flatten(1, 2) @ keys
-                    if terms is not None:
-                        grid = logits.view(-1, q[:, chosen].shape[1], width, height, width)
-                        grid += terms[0][:, chosen, :, :, None]
-                        grid += terms[1][:, chosen, :, None, :]
-                    chunks.append(logits.softmax(dim=-1) @ values)
+                    biases = None if terms is None else _biases(terms[0][:, chosen], terms[1][:, chosen])
+                    weights = _weights(q[:, chosen].flatten(1, 2), keys, self.scale, biases)
+                    chunks.append(weights @ values)
                 outputs.append(torch.cat(chunks, dim=1))
             images.append(torch.cat(outputs).transpose(0, 1).reshape(height, width, heads * dim))
         return torch.stack(images)
 
-    def _windows(self, qkv: Tensor, size: int, padding: Tensor | None) -> Tensor:
-        """Attention within windows, [B, H, W, 3, heads, d] -> [B, H, W, heads * d], a row of windows at once.
+    def _windows(self, x: Tensor, size: int) -> Tensor:
+        """Attention within windows, [B, H, W, C] -> [B, H, W, heads * d], a row of windows at once.
 
         The last window of a row and the last row may be smaller than the others: the rest of them is padding.
         """
-        width = qkv.shape[2]
-        tables = self._tables(size, size, qkv.dtype)
+        _, height, width, channels = x.shape
+        padding = None
+        if height % size or width % size:
+            padding = self._project(x.new_zeros(1, 1, 1, channels))[0, 0, 0, 1:]
         whole = width - width % size
+        tables = None
         outputs = []
-        for band in qkv.split(size, dim=1):
-            parts = [part for part in (band[:, :, :whole], band[:, :, whole:]) if part.shape[2]]
-            outputs.append(torch.cat([self._band(part, size, tables, padding) for part in parts], dim=2))
+        for band in x.split(size, dim=1):
+            qkv = self._project(band)
+            with torch.autocast(x.device.type, enabled=False):  # what is computed from here on has the type of qkv
+                tables = tables or self._tables(size, size, qkv.dtype)
+                parts = [part for part in (qkv[:, :, :whole], qkv[:, :, whole:]) if part.shape[2]]
+                outputs.append(torch.cat([self._band(part, size, tables, padding) for part in parts], dim=2))
         return torch.cat(outputs, dim=1)
 
     def _band(self, qkv: Tensor, size: int, tables: tuple[Tensor, Tensor] | None, padding: Tensor | None) -> Tensor:
@@ -116,25 +125,26 @@ class FastAttention(nn.Module):
         width = min(size, across)
         windows = qkv.view(batch, height, -1, width, 3, heads, dim).permute(4, 0, 2, 5, 1, 3, 6)
         q, k, v = windows.reshape(3, -1, height, width, dim).unbind()  # [B * n * heads, h, w, d]
-        count = len(q)
-        queries, keys, values = [q.flatten(1, 2) * self.scale], [k.flatten(1, 2)], [v.flatten(1, 2)]
-        terms = None
-        if tables is not None:
-            terms = _relative_terms(q, tables[0][:height], tables[1][:width])
-            place = _places(height, width, qkv)
-            queries += [terms[0][..., :height].flatten(1, 2), terms[1][..., :width].flatten(1, 2)]
-            keys.append(place.expand(count, -1, -1))
-        query, key, value = torch.cat(queries, dim=2), torch.cat(keys, dim=2), values[0]
+        keys, values = k.flatten(1, 2), v.flatten(1, 2)
+        terms = None if tables is None else _relative_terms(q, tables[0][:height], tables[1][:width])
+        beyond = None
         if padding is not None and (height < size or width < size):
-            query = torch.cat([query, _padding_logit(q, terms, size)], dim=2)
-            pad_key, pad_value = padding[:, None, :, None].expand(-1, count // heads, -1, -1, -1).flatten(1, 2)
-            pad_key = F.pad(pad_key, (0, key.shape[2] - dim))
-            one = F.pad(key.new_ones(count, 1, 1), (0, 0, key.shape[1], 0))  # 1 for the padding, 0 for the others
-            key = torch.cat([torch.cat([key, pad_key], dim=1), one], dim=2)
-            value = torch.cat([value, pad_value], dim=1)
-        together = max(1, _most_logits(qkv) // (query.shape[1] * key.shape[1]))
-        chunks = zip(*(t.split(together) for t in (query, key, value)), strict=True)
-        attended = torch.cat([(a @ b.transpose(1, 2)).softmax(dim=-1) @ c for a, b, c in chunks])
+            beyond = _padding_logit(q, terms, size)
+            key, value = padding[:, None, :, None].expand(-1, len(q) // heads, -1, -1, -1).flatten(1, 2)
+            keys, values = torch.cat([keys, key], dim=1), torch.cat([values, value], dim=1)
+        together = max(1, _most_logits(qkv) // (height * width * keys.shape[1]))
+        chunks = []
+        for start in range(0, len(q), together):
+            chosen = slice(start, start + together)
+            biases = None
+            if terms is not None:
+                biases = _biases(terms[0][chosen, ..., :height], terms[1][chosen, ..., :width])
+            if beyond is not None:
+                none = q.new_zeros(1).expand(*beyond[chosen].shape[:2], height * width)
+                biases = torch.cat([none if biases is None else biases, beyond[chosen]], dim=2)
+            weights = _weights(q[chosen].flatten(1, 2), keys[chosen].transpose(1, 2), self.scale, biases)
+            chunks.append(weights @ values[chosen])
+        attended = torch.cat(chunks)
         attended = attended.view(batch, across // width, heads, height, width, dim)
         return attended.permute(0, 3, 1, 4, 2, 5).reshape(batch, height, across, heads * dim)
 
@@ -168,9 +178,18 @@ class FastBlock(nn.Module):
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return x + self.mlp(self.norm2(x))
         tokens = x.flatten(0, 2)
+        mlp = self._prepared_mlp(tokens[:_MLP_TOKENS])
         for part in tokens.split(_MLP_TOKENS):  # the hidden layer of all tokens would not stay in the cache
-            part += self.mlp(self.norm2(part))
+            part += mlp(self.norm2(part))
         return x
+
+    def _prepared_mlp(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Take the two layers one by one, where the activation between them is one that the first can apply."""
+        mlp: Any = self.mlp
+        if not _is_plain_mlp(mlp):
+            return mlp
+        first, second = prepare(mlp.lin1, x, gelu=True), prepare(mlp.lin2, x)
+        return lambda tokens: second(first(tokens))
 
 
 class FastImageEncoder(nn.Module):
@@ -201,6 +220,32 @@ class FastImageEncoder(nn.Module):
             return self.neck(x.permute(0, 3, 1, 2))
 
 
+def _is_plain_mlp(mlp: Any) -> bool:
+    """Whether a module is two layers with a GELU between them, as segment_anything has it, and nobody listens."""
+    if type(mlp).__name__ != "MLPBlock" or type(mlp.act) is not nn.GELU or mlp.act.approximate != "none":
+        return False
+    return not any(m._forward_hooks or m._forward_pre_hooks for m in (mlp, mlp.act))
+
+
+def _biases(rows: Tensor, columns: Tensor) -> Tensor:
+    """Add up :func:`_relative_terms`: [n, h, w, K] and [n, h, w, L] -> [n, h * w, K * L]."""
+    biases = rows[..., None] + columns[..., None, :]
+    return biases.reshape(len(rows), -1, rows.shape[-1] * columns.shape[-1])
+
+
+def _weights(queries: Tensor, keys: Tensor, scale: float, biases: Tensor | None) -> Tensor:
+    """Softmax of scaled logits: queries [n, Q, d], keys [n, d, K], biases [n, Q, K] -> [n, Q, K].
+
+    Without gradients all three are one piece of memory: the biases are overwritten.
+    """
+    keep = torch.is_grad_enabled()
+    if biases is None:
+        logits = torch.bmm(queries * scale, keys)
+    else:
+        logits = torch.baddbmm(biases, queries, keys, alpha=scale, out=None if keep else biases)
+    return torch.softmax(logits, dim=-1, out=None if keep else logits)
+
+
 def _most_logits(like: Tensor) -> int:
     return _MOST_LOGITS_CPU if like.device.type == "cpu" else _MOST_LOGITS_GPU
 
@@ -228,13 +273,6 @@ def _relative_terms(q: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, T
         [n, h, w, K] and [n, h, w, L].
     """
     return torch.einsum("nhwd,hkd->nhwk", q, rows), torch.einsum("nhwd,wkd->nhwk", q, columns)
-
-
-def _places(height: int, width: int, like: Tensor) -> Tensor:
-    """Mark the row and the column of each token of a window: [height * width, height + width] of 0 and 1."""
-    rows = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
-    columns = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
-    return torch.cat([rows, columns], dim=1)
 
 
 def _padding_logit(q: Tensor, terms: tuple[Tensor, Tensor] | None, size: int) -> Tensor:
