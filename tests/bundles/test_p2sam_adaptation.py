@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +157,50 @@ def test_interrupted_training_ends_in_the_same_weights(lora, start, tmp_path, mo
     monkeypatch.setattr(InteractiveIteration, "__call__", iterate)
     train(tmp_path, start, **LORA)
     assert sha256_of(tmp_path / "model.pt") == sha256_of(lora[0] / "model.pt")
+
+
+DRIVER = """
+import runpy, sys
+sys.path.insert(0, {here!r})
+from test_p2sam_adaptation import sam, tiny_vit
+sam.sam_model_registry["vit_b"] = tiny_vit
+runpy.run_module("monai.bundle", run_name="__main__")
+"""
+
+ALIKE: dict[str, Any] = {
+    **LORA,
+    **QUICK,
+    "epochs": 2,
+    "epoch_length": 4,
+    "batch_size": 5,  # two slices for the first process, three for the second
+    "drop_path": 0.0,
+    "iterations": 1,
+    "first_prompt": {"none": 1},  # nothing is drawn but the batches
+    "augment": None,
+    "regions": 1,
+    "threads": 1,
+    "learning_rate": 0.05,
+    "optimizer#eps": 0.03,  # Adam's step would turn rounding in a gradient near 0 into a whole step
+}
+
+
+def test_two_processes_of_torchrun_train_lora_as_one(start, tmp_path) -> None:
+    (tmp_path / "driver.py").write_text(DRIVER.format(here=str(Path(__file__).parent)))
+    overlay = tmp_path / "alike.yaml"
+    overlay.write_text(json.dumps(ALIKE))
+    train(tmp_path / "alone", start, str(overlay.with_suffix("")), **ALIKE)
+    names = [str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", "train_multi_gpu")]
+    options = {"bundle_root": BUNDLE, "output_dir": tmp_path / "two", "checkpoint": start}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(tmp_path / "driver.py"), "run", "--config_file", str([*names, str(overlay)])]
+    command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    one, two = (unmerged(tmp_path / name).state_dict() for name in ("alone", "two"))
+    assert max(float(value.abs().max()) for name, value in one.items() if name.endswith("lora_b")) > 1e-3
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=0, msg=name)
 
 
 def test_a_training_of_another_kind_is_not_gone_on_with(lora, start) -> None:
