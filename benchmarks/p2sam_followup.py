@@ -24,14 +24,15 @@ import ot
 import torch
 from monai.data import MetaTensor
 from segment_anything import SamPredictor, sam_model_registry
-from segment_anything.modeling import Sam
+from segment_anything.modeling import ImageEncoderViT, Sam
 from sklearn.cluster import KMeans
 from torch.nn import functional as F
 
 from monai_ext.inferers.follow_up import MatchedSlice, TargetSlice
 from monai_ext.inferers.p2sam import P2SamInferer
 from monai_ext.inferers.reference import Reference, ReferenceLoader
-from monai_ext.networks.fast_encoder import FastImageEncoder, is_onednn_exact
+from monai_ext.networks.fast_encoder import FastImageEncoder, is_onednn_exact, onednn_matmul
+from monai_ext.networks.packed_linear import is_packing_exact
 from monai_ext.networks.precision import choose_precision
 from monai_ext.networks.sam import PromptableSam
 
@@ -209,7 +210,10 @@ def encoder_alone(repeats: int) -> bool:
                     times[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values[1:]) for name, values in times.items()}
     good = True
-    print(f"encoder alone, segment_anything {medians['theirs']:.2f} s (oneDNN float32 is exact: {is_onednn_exact()})")
+    print(
+        f"encoder alone, segment_anything {medians['theirs']:.2f} s "
+        f"(oneDNN float32 is exact: {is_onednn_exact()}; packed weights: {is_packing_exact()})"
+    )
     for name in ("float32", "bfloat16"):
         difference = (outputs[name] - outputs["theirs"]).abs()
         ratio = medians["theirs"] / medians[name]
@@ -217,8 +221,29 @@ def encoder_alone(repeats: int) -> bool:
             f"  {name:8s} {medians[name]:6.2f} s  {ratio:4.1f} x  largest difference {difference.max():.1e}, "
             f"mean {difference.mean() / outputs['theirs'].abs().mean():.1e} of the mean value"
         )
+        speed, least = floor(sam.image_encoder, getattr(torch, name))
+        print(f"{'':11s}{least:6.2f} s at {speed / 1e9:.0f} GFLOP/s, the fastest product here: no encoder is faster")
         good &= name != "float32" or (difference.max() <= 1e-4 and ratio >= 2)
     return good
+
+
+def floor(encoder: ImageEncoderViT, dtype: torch.dtype) -> tuple[float, float]:
+    """Operations a second of the fastest product found here, and the seconds that the encoder's alone take at that."""
+    best = float("inf")
+    a, b = torch.randn(2, 2048, 2048).to(dtype).unbind()
+    with onednn_matmul():
+        for _ in range(10):
+            start = time.perf_counter()
+            a @ b
+            best = min(best, time.perf_counter() - start)
+    speed = 2 * 2048**3 / best
+    tokens, width = GRID**2, encoder.blocks[0].attn.qkv.in_features
+    work = 2 * tokens * sum(m.weight.numel() for m in encoder.modules() if isinstance(m, torch.nn.Linear))
+    for block in encoder.blocks:
+        work += 2 * 2 * tokens * (block.window_size**2 or tokens) * width  # logits, then weighted sums
+    work += 2 * tokens * encoder.patch_embed.proj.weight.numel()
+    work += 2 * tokens * sum(m.weight.numel() for m in encoder.neck if isinstance(m, torch.nn.Conv2d))
+    return speed, work / speed
 
 
 def main() -> int:
