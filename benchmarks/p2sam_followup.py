@@ -222,13 +222,13 @@ def encoder_alone(repeats: int) -> bool:
             f"mean {difference.mean() / outputs['theirs'].abs().mean():.1e} of the mean value"
         )
         speed, least = floor(sam.image_encoder, getattr(torch, name))
-        print(f"{'':11s}{least:6.2f} s at {speed / 1e9:.0f} GFLOP/s, the fastest product here: no encoder is faster")
+        print(f"{'':11s}{least:6.2f} s at {speed / 1e9:.0f} GFLOP/s for its products alone")
         good &= name != "float32" or (difference.max() <= 1e-4 and ratio >= 2)
     return good
 
 
 def floor(encoder: ImageEncoderViT, dtype: torch.dtype) -> tuple[float, float]:
-    """Operations a second of the fastest product found here, and the seconds that the encoder's alone take at that."""
+    """Operations a second of a large square product here, and the seconds of the encoder's products at that speed."""
     best = float("inf")
     a, b = torch.randn(2, 2048, 2048).to(dtype).unbind()
     with onednn_matmul():

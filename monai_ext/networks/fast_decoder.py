@@ -39,10 +39,10 @@ def fits(decoder: Any, features: Tensor) -> bool:
     attentions += [part for b in blocks for part in (b.cross_attn_token_to_image, b.cross_attn_image_to_token)]
     layers = [layer for a in attentions for layer in (a.q_proj, a.k_proj, a.v_proj, a.out_proj)]
     layers += [decoder.output_upscaling[0], decoder.output_upscaling[3]]
-    return all(
-        type(layer) in (nn.Linear, nn.ConvTranspose2d) and not layer._forward_hooks and not layer._forward_pre_hooks
-        for layer in layers
-    )
+    if any(type(layer) not in (nn.Linear, nn.ConvTranspose2d) for layer in layers):
+        return False
+    layers += [decoder.output_upscaling[i] for i in (1, 2, 4)]
+    return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
 
 
 def decode(

@@ -64,13 +64,14 @@ class FastAttention(nn.Module):
         """
         return linear(self.proj, self._windows(x, window_size) if window_size else self._everywhere(x))
 
-    def _project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values: [B, h, w, C] -> [B, h, w, 3, heads, d]."""
-        return linear(self.qkv, x).reshape(*x.shape[:3], 3, self.num_heads, -1)
+    def _projection(self, like: Tensor) -> Callable[[Tensor], Tensor]:
+        """Make ready what gives queries, keys and values: [B, h, w, C], as ``like`` is, -> [B, h, w, 3, heads, d]."""
+        qkv = prepare(self.qkv, like)
+        return lambda x: qkv(x).reshape(*x.shape[:3], 3, self.num_heads, -1)
 
     def _everywhere(self, x: Tensor) -> Tensor:
         """Global attention, [B, H, W, C] -> [B, H, W, heads * d], a few heads and rows of queries at once."""
-        qkv = self._project(x)
+        qkv = self._projection(x)(x)
         with torch.autocast(x.device.type, enabled=False):  # what is computed from here on has the type of qkv
             return self._among_all(qkv)
 
@@ -105,14 +106,15 @@ class FastAttention(nn.Module):
         The last window of a row and the last row may be smaller than the others: the rest of them is padding.
         """
         _, height, width, channels = x.shape
+        project = self._projection(x[:, :size])
         padding = None
         if height % size or width % size:
-            padding = self._project(x.new_zeros(1, 1, 1, channels))[0, 0, 0, 1:]
+            padding = project(x.new_zeros(1, 1, 1, channels))[0, 0, 0, 1:]
         whole = width - width % size
         tables = None
         outputs = []
         for band in x.split(size, dim=1):
-            qkv = self._project(band)
+            qkv = project(band)
             with torch.autocast(x.device.type, enabled=False):  # what is computed from here on has the type of qkv
                 tables = tables or self._tables(size, size, qkv.dtype)
                 parts = [part for part in (qkv[:, :, :whole], qkv[:, :, whole:]) if part.shape[2]]
@@ -222,9 +224,10 @@ class FastImageEncoder(nn.Module):
 
 def _is_plain_mlp(mlp: Any) -> bool:
     """Whether a module is two layers with a GELU between them, as segment_anything has it, and nobody listens."""
-    if type(mlp).__name__ != "MLPBlock" or type(mlp.act) is not nn.GELU or mlp.act.approximate != "none":
+    act = getattr(mlp, "act", None)
+    if type(mlp).__name__ != "MLPBlock" or type(act) is not nn.GELU or act.approximate != "none":
         return False
-    return not any(m._forward_hooks or m._forward_pre_hooks for m in (mlp, mlp.act))
+    return not any(m._forward_hooks or m._forward_pre_hooks for m in (mlp, act))
 
 
 def _biases(rows: Tensor, columns: Tensor) -> Tensor:
@@ -236,9 +239,9 @@ def _biases(rows: Tensor, columns: Tensor) -> Tensor:
 def _weights(queries: Tensor, keys: Tensor, scale: float, biases: Tensor | None) -> Tensor:
     """Softmax of scaled logits: queries [n, Q, d], keys [n, d, K], biases [n, Q, K] -> [n, Q, K].
 
-    Without gradients all three are one piece of memory: the biases are overwritten.
+    Without gradients, on a CPU, all three are one piece of memory: the biases are overwritten.
     """
-    keep = torch.is_grad_enabled()
+    keep = torch.is_grad_enabled() or queries.device.type != "cpu"
     if biases is None:
         logits = torch.bmm(queries * scale, keys)
     else:

@@ -36,8 +36,9 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
 def prepare(layer: nn.Module, x: Tensor, gelu: bool = False) -> Callable[[Tensor], Tensor]:
     """Make a layer ready for several calls, with packed weights where it is a plain ``nn.Linear`` on a CPU.
 
-    The packed weights are kept for as long as the layer lives and made again when its weights have changed. They take
-    as much memory as the weights, half of it under autocast to bfloat16.
+    The packed weights are kept for as long as the layer lives, also where it has moved to another device meanwhile, and
+    made again when its weights or the precision have changed. They take as much memory as the weights, half of it under
+    autocast to bfloat16.
 
     Args:
         layer: any layer; one of another type, or with hooks, or with gradients wanted, is called as it is.
@@ -71,7 +72,7 @@ def pack(weight: Tensor, bias: Tensor, tokens: int, gelu: bool = False) -> Calla
 
 
 def _fits(layer: nn.Linear, x: Tensor) -> bool:
-    if x.device.type != "cpu" or torch.is_grad_enabled() or layer._forward_hooks or layer._forward_pre_hooks:
+    if x.device.type != "cpu" or torch.is_grad_enabled() or _is_listened_to(layer):
         return False
     if layer.weight.dtype != torch.float32 or layer.weight.is_inference():  # no version counter there
         return False
@@ -80,10 +81,17 @@ def _fits(layer: nn.Linear, x: Tensor) -> bool:
     return x.dtype == torch.float32 and is_packing_exact()
 
 
+def _is_listened_to(layer: nn.Module) -> bool:
+    """Whether calling the layer would do more than its class does."""
+    everyone = nn.modules.module
+    own = bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+    return own or bool(everyone._global_forward_hooks or everyone._global_forward_pre_hooks)
+
+
 def _packed(layer: nn.Linear, tokens: int) -> _Packed:
     dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
     weight, bias = layer.weight, layer.bias
-    # the sum is for weights that were changed through .data, which no version counter sees
+    # no version counter sees what is written through .data; a sum sees most of it
     state: tuple[Any, ...] = (dtype, weight.data_ptr(), weight._version, float(weight.sum()))
     state += () if bias is None else (bias.data_ptr(), bias._version, float(bias.sum()))
     packed = _PACKED.get(layer)

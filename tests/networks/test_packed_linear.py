@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from monai_ext.networks import packed_linear
 from monai_ext.networks.packed_linear import is_packing_exact, linear, pack, prepare
+
+packed = pytest.mark.skipif(not is_packing_exact(), reason="this torch or this processor has no packed products")
 
 
 def layer(inside: int = 24, outside: int = 40, bias: bool = True) -> nn.Linear:
@@ -54,8 +57,8 @@ def test_without_the_operators_the_layer_is_called(without_operators) -> None:
     plain, x = layer(), tokens(9)
     torch.testing.assert_close(linear(plain, x), plain(x), atol=0, rtol=0)
     torch.testing.assert_close(prepare(plain, x, gelu=True)(x), F.gelu(plain(x)), atol=0, rtol=0)
-    packed = pack(plain.weight, plain.bias, 9, gelu=True)(x)
-    torch.testing.assert_close(packed, F.gelu(plain(x)), atol=0, rtol=0)
+    alone = pack(plain.weight, plain.bias, 9, gelu=True)(x)
+    torch.testing.assert_close(alone, F.gelu(plain(x)), atol=0, rtol=0)
     assert plain not in packed_linear._PACKED
 
 
@@ -108,16 +111,20 @@ def test_an_optimiser_step_is_seen() -> None:
         torch.testing.assert_close(linear(plain, x), plain(x), atol=1e-4, rtol=1e-4)
 
 
+@packed
 @torch.no_grad()
 def test_weights_stay_packed_from_call_to_call_and_go_with_their_layer() -> None:
     plain, x = layer(), tokens(9)
     linear(plain, x)
-    packed = packed_linear._PACKED[plain]
+    order = packed_linear._PACKED[plain].weight
     linear(plain, x)
-    assert packed_linear._PACKED[plain] is packed
+    assert packed_linear._PACKED[plain].weight is order
+    kept = weakref.ref(plain)
+    gc.collect()
     count = len(packed_linear._PACKED)
     del plain
     gc.collect()
+    assert kept() is None
     assert len(packed_linear._PACKED) == count - 1
 
 
@@ -145,6 +152,19 @@ def test_other_layers_and_hooks_are_called() -> None:
     hooked.register_forward_hook(lambda *given: seen.append(given[1][0].shape))
     linear(hooked, x)
     assert seen == [x.shape]
+
+
+@torch.no_grad()
+def test_hooks_on_all_modules_and_a_forward_of_its_own_are_called() -> None:
+    plain, x, seen = layer(), tokens(9), []
+    handle = nn.modules.module.register_module_forward_hook(lambda *given: seen.append(type(given[0])))
+    try:
+        linear(plain, x)
+    finally:
+        handle.remove()
+    assert seen == [nn.Linear]
+    plain.forward = lambda tokens: torch.zeros(len(tokens), 40)  # type: ignore[method-assign]
+    assert not linear(plain, x).any()
 
 
 def test_gradients_pass() -> None:
