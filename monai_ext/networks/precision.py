@@ -12,6 +12,8 @@ import sys
 import torch
 
 from monai_ext.errors import UserError
+from monai_ext.networks.fast_encoder import is_onednn_exact
+from monai_ext.networks.packed_linear import is_packing_exact
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -24,7 +26,8 @@ def choose_precision(precision: str | None, device: torch.device | str = "cpu") 
         device: where the encoder runs.
 
     Returns:
-        ``float32`` or ``bfloat16``; float32 where the machine would only emulate bfloat16, with a line on stderr.
+        ``float32`` or ``bfloat16``; float32 where the machine would only emulate bfloat16, with a line on stderr. One
+        says, too, where a CPU lacks what makes SAM fast.
 
     Raises:
         UserError: for another precision.
@@ -33,6 +36,11 @@ def choose_precision(precision: str | None, device: torch.device | str = "cpu") 
     if chosen not in PRECISIONS:
         raise UserError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}.")
     device = torch.device(device)
+    if device.type == "cpu" and not (is_onednn_exact() and is_packing_exact()):
+        print(
+            "note: oneDNN's float32 products are not at hand here: SAM runs slower, with the same result",
+            file=sys.stderr,
+        )
     if chosen == "bfloat16" and not has_bfloat16(device.type):
         print(f"note: this {device.type} has no bfloat16 arithmetic: the encoder runs in float32", file=sys.stderr)
         return "float32"

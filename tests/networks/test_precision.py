@@ -17,6 +17,21 @@ def test_float32_is_the_default(asked, capsys) -> None:
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize("missing", ["is_onednn_exact", "is_packing_exact"])
+def test_a_cpu_without_fast_products_is_told(missing, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(precision, missing, lambda: False)
+    assert choose_precision(None) == "float32"
+    assert capsys.readouterr().err.startswith("note: oneDNN's float32 products are not at hand here: SAM runs slower")
+    assert choose_precision(None, "cuda") == "float32"
+    assert not capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def _fast_products(monkeypatch) -> None:
+    monkeypatch.setattr(precision, "is_onednn_exact", lambda: True)
+    monkeypatch.setattr(precision, "is_packing_exact", lambda: True)
+
+
 def test_bfloat16_where_the_machine_has_it(monkeypatch, capsys) -> None:
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
     assert choose_precision("bfloat16", "cpu") == "bfloat16"
