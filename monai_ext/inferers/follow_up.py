@@ -7,9 +7,9 @@ A method overrides one verb, :meth:`FollowUpInferer.segment_slice`. No label of 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from monai.data import MetaTensor
@@ -20,7 +20,7 @@ from monai_ext.errors import UserError
 from monai_ext.inferers.nearest import nearest_reference
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import check_rule, match_slices
-from monai_ext.networks.sam import PromptableSam
+from monai_ext.networks.sam import Embeddings, PromptableSam
 from monai_ext.transforms.request import REQUEST
 from monai_ext.transforms.sam_input import input_points, plane_size
 
@@ -233,6 +233,34 @@ class FollowUpInferer(Inferer):
                 **result.details,
             }
         )
+
+
+Known = TypeVar("Known")
+"""What a method knows of a structure from its references."""
+
+
+def segment_present(
+    network: PromptableSam,
+    target: TargetSlice,
+    known: Sequence[Known | None],
+    segment: Callable[[Embeddings, Known], SliceResult],
+) -> list[SliceResult]:
+    """Encode a slice and segment each structure of which something is known; where nothing is, it is not encoded.
+
+    Args:
+        network: encodes the slice.
+        target: the slice.
+        known: of each structure; None where the matched reference slices lack it.
+        segment: what to do with the slice's embeddings and what is known.
+
+    Returns:
+        One result a structure, ``reference_absent`` for None.
+    """
+    absent = SliceResult(None, "reference_absent", {})
+    if all(one is None for one in known):
+        return [absent] * len(known)
+    embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
+    return [absent if one is None else segment(embeddings, one) for one in known]
 
 
 def _single_case(inputs: Tensor) -> MetaTensor:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
+from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.proposals import decode_in_chunks, union_of
 from monai_ext.networks.sam import Embeddings, PromptableSam
 from monai_ext.prompts.gating import (
@@ -57,13 +58,7 @@ class GfSamInferer(FollowUpInferer):
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         references = [self._cells(network, matched, value) for value in self.labels.values()]
-        if not any(references):
-            return [SliceResult(None, "reference_absent", {}) for _ in references]
-        embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
-        return [
-            SliceResult(None, "reference_absent", {}) if r is None else self._segment(network, embeddings, r)
-            for r in references
-        ]
+        return segment_present(network, target, references, partial(self._segment, network))
 
     def _cells(self, network: PromptableSam, matched: Sequence[MatchedSlice], value: int) -> ReferenceCells | None:
         foreground, background, recovered = [], [], False

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
+from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.proposals import decode_in_chunks, union_of
 from monai_ext.inferers.reference import ReferenceLoader
 from monai_ext.networks.sam import Embeddings, PromptableSam
@@ -92,13 +93,7 @@ class MatcherInferer(FollowUpInferer):
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         references = [self._patches(network, matched, value) for value in self.labels.values()]
-        if not any(references):
-            return [SliceResult(None, "reference_absent", {}) for _ in references]
-        embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
-        return [
-            SliceResult(None, "reference_absent", {}) if r is None else self._segment(network, embeddings, r)
-            for r in references
-        ]
+        return segment_present(network, target, references, partial(self._segment, network))
 
     def _patches(self, network: PromptableSam, matched: Sequence[MatchedSlice], value: int) -> ReferencePatches | None:
         masks = [m.label == value for m in matched]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
+from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.p2sam import MODES
 from monai_ext.inferers.reference import Paths, ReferenceLoader
 from monai_ext.networks.sam import Embeddings, PromptableSam
@@ -80,11 +80,7 @@ class PersamInferer(FollowUpInferer):
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         features = [self._target_feature(network, matched, value) for value in self.labels.values()]
-        absent = SliceResult(None, "reference_absent", {})
-        if all(feature is None for feature in features):
-            return [absent] * len(features)
-        embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
-        return [absent if f is None else self._segment(network, target, embeddings, *f) for f in features]
+        return segment_present(network, target, features, lambda e, f: self._segment(network, target, e, *f))
 
     def _target_feature(
         self, network: PromptableSam, matched: Sequence[MatchedSlice], value: int

@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, SliceResult
+from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, SliceResult, TargetSlice, segment_present
 
 SIZE = (40, 64)
 LABELS = {"lesion": 1, "organ": 2}
@@ -119,3 +119,21 @@ def test_no_gradient_is_kept(loader, make_image, tiny_network):
             return [SliceResult(network.encode(target.image[None]).features.mean() * target.image[0], "ok", {})] * 2
 
     assert not Encode(LABELS, loader)(make_image(7, (*SIZE, 1))[None], network, "a", "a").requires_grad
+
+
+@torch.no_grad()
+def test_a_slice_is_encoded_once_for_what_is_known_and_not_at_all_for_nothing(tiny_network, monkeypatch):
+    network, encoded = tiny_network(0), []
+    encode = network.encode
+    monkeypatch.setattr(network, "encode", lambda images: encoded.append(images.shape) or encode(images))
+    target = TargetSlice(torch.zeros(1, *SIZE), SIZE, 0)
+
+    def segment(embeddings, known):
+        return SliceResult(embeddings.features.mean() + known, "ok", {})
+
+    results = segment_present(network, target, [1.0, None, 2.0], segment)
+    assert [r.status for r in results] == ["ok", "reference_absent", "ok"]
+    assert float(results[2].logits - results[0].logits) == pytest.approx(1)
+    assert len(encoded) == 1
+    assert [r.status for r in segment_present(network, target, [None, None], segment)] == ["reference_absent"] * 2
+    assert len(encoded) == 1
