@@ -24,7 +24,9 @@ def run(datalist: str, precision: str, output: Path) -> None:
     configs = [str(BUNDLE / "configs" / f"{name}.yaml") for name in ("inference", "evaluate", "acdc")]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", str(BUNDLE)]
     command += ["--datalist", datalist, "--precision", precision, "--output_dir", str(output), "--threads", "1"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.stderr.splitlines()[-1])
 
 
 def rows(file: Path) -> list[dict[str, str]]:

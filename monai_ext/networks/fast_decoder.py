@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_ext.networks.fast_encoder import onednn_matmul
-from monai_ext.networks.packed_linear import pack
+from monai_ext.networks.packed_linear import is_listened_to, pack
 
 
 def fits(decoder: Any, features: Tensor) -> bool:
@@ -42,7 +42,7 @@ def fits(decoder: Any, features: Tensor) -> bool:
     if any(type(layer) not in (nn.Linear, nn.ConvTranspose2d) for layer in layers):
         return False
     layers += [decoder.output_upscaling[i] for i in (1, 2, 4)]
-    return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+    return not any(is_listened_to(layer) for layer in layers)
 
 
 def decode(

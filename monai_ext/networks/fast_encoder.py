@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_ext.networks.packed_linear import linear, prepare
+from monai_ext.networks.packed_linear import is_listened_to, linear, prepare
 
 _MOST_LOGITS_CPU, _MOST_LOGITS_GPU = 2**20, 2**26
 """Attention logits at once: 4 MiB of float32 on a CPU, of which the cache holds a good part; 256 MiB elsewhere."""
@@ -227,7 +227,7 @@ def _is_plain_mlp(mlp: Any) -> bool:
     act = getattr(mlp, "act", None)
     if type(mlp).__name__ != "MLPBlock" or type(act) is not nn.GELU or act.approximate != "none":
         return False
-    return not any(m._forward_hooks or m._forward_pre_hooks for m in (mlp, act))
+    return not (is_listened_to(mlp) or is_listened_to(act))
 
 
 def _biases(rows: Tensor, columns: Tensor) -> Tensor:

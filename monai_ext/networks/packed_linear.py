@@ -71,21 +71,21 @@ def pack(weight: Tensor, bias: Tensor, tokens: int, gelu: bool = False) -> Calla
     return lambda x: F.gelu(F.linear(x, weight, bias)) if gelu else F.linear(x, weight, bias)
 
 
+def is_listened_to(layer: nn.Module) -> bool:
+    """Whether calling a module does more than its class: it has hooks, or all modules have, or a forward of its own."""
+    everyone = nn.modules.module
+    own = bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+    return own or bool(everyone._global_forward_hooks or everyone._global_forward_pre_hooks)
+
+
 def _fits(layer: nn.Linear, x: Tensor) -> bool:
-    if x.device.type != "cpu" or torch.is_grad_enabled() or _is_listened_to(layer):
+    if x.device.type != "cpu" or torch.is_grad_enabled() or is_listened_to(layer):
         return False
     if layer.weight.dtype != torch.float32 or layer.weight.is_inference():  # no version counter there
         return False
     if torch.is_autocast_enabled("cpu"):
         return torch.get_autocast_dtype("cpu") == torch.bfloat16 and is_packing_exact()
     return x.dtype == torch.float32 and is_packing_exact()
-
-
-def _is_listened_to(layer: nn.Module) -> bool:
-    """Whether calling the layer would do more than its class does."""
-    everyone = nn.modules.module
-    own = bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
-    return own or bool(everyone._global_forward_hooks or everyone._global_forward_pre_hooks)
 
 
 def _packed(layer: nn.Linear, tokens: int) -> _Packed:

@@ -11,6 +11,12 @@ from monai_ext.networks.precision import choose_precision, has_bfloat16
 from monai_ext.networks.sam import build_compact
 
 
+@pytest.fixture(autouse=True)
+def _fast_products(monkeypatch) -> None:
+    monkeypatch.setattr(precision, "is_onednn_exact", lambda: True)
+    monkeypatch.setattr(precision, "is_packing_exact", lambda: True)
+
+
 @pytest.mark.parametrize("asked", [None, "float32"])
 def test_float32_is_the_default(asked, capsys) -> None:
     assert choose_precision(asked) == "float32"
@@ -24,12 +30,6 @@ def test_a_cpu_without_fast_products_is_told(missing, monkeypatch, capsys) -> No
     assert capsys.readouterr().err.startswith("note: oneDNN's float32 products are not at hand here: SAM runs slower")
     assert choose_precision(None, "cuda") == "float32"
     assert not capsys.readouterr().err
-
-
-@pytest.fixture(autouse=True)
-def _fast_products(monkeypatch) -> None:
-    monkeypatch.setattr(precision, "is_onednn_exact", lambda: True)
-    monkeypatch.setattr(precision, "is_packing_exact", lambda: True)
 
 
 def test_bfloat16_where_the_machine_has_it(monkeypatch, capsys) -> None:
