@@ -1,0 +1,108 @@
+"""Which data list, structures and folder a run has."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai.utils import ensure_tuple
+
+from monai_ext import processes
+from monai_ext.data.images import ensure_writable_folder
+from monai_ext.data.manifest import DataList, load_datalist
+from monai_ext.data.phantoms import PATIENT_LABELS, write_phantom_patient
+from monai_ext.data.shards import parse_shard
+from monai_ext.data.studies import DATALIST, served_folder
+from monai_ext.errors import UserError
+
+NO_LABELS = "--labels is empty: name the structures to segment, or leave it out for all."
+
+
+def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike) -> Path:
+    """Return the data list, or write the phantom patient into ``output_dir/phantom`` where none is given.
+
+    In a MONAI Label server: the data list beside its studies.
+    """
+    if datalist is not None:
+        return Path(datalist)
+    studies = served_folder()
+    if studies is not None:
+        beside = studies / DATALIST
+        return beside if beside.is_file() else write_phantom_patient(tempfile.mkdtemp())  # requests name their labels
+    folder = Path(output_dir).expanduser().absolute() / "phantom"
+    return Path(processes.from_first(lambda: str(write_phantom_patient(ensure_writable_folder(folder)))))
+
+
+def run_folder(output_dir: str | os.PathLike, shard: str | None = None) -> Path:
+    """Return the folder of this run's outputs: ``output_dir``, or ``output_dir/shard-0-of-4`` for shard 0/4.
+
+    Raises:
+        UserError: for an impossible shard.
+    """
+    part = parse_shard(shard)
+    return Path(output_dir) if part is None else Path(output_dir) / part.folder
+
+
+def select_labels(datalist: DataList, names: Sequence[str] | str | None) -> dict[str, int]:
+    """Return name -> value of the structures asked for; None asks for all of the data list.
+
+    Raises:
+        UserError: for a name that the data list does not have.
+    """
+    if names is None:
+        return dict(datalist.labels)
+    chosen = [names] if isinstance(names, str) else list(names)
+    for name in chosen:
+        if name not in datalist.labels:
+            raise UserError(
+                f"label {name!r} is not in the data list: it has {', '.join(datalist.labels)}; name the structures "
+                "there as the weights or --labels do."
+            )
+    if not chosen:
+        raise UserError(NO_LABELS)
+    return {name: datalist.labels[name] for name in chosen}
+
+
+def refuse_phantom(datalist: str | os.PathLike | None, labels: Sequence[str] | str | None) -> None:
+    """Refuse to segment the phantom patient with weights that know other structures.
+
+    Args:
+        datalist: as the user gave it.
+        labels: what the weights segment, None where that is not known.
+
+    Raises:
+        UserError: where no list is given and the phantom, which is taken then, lacks one of the labels.
+    """
+    names = [] if labels is None else ensure_tuple(labels)
+    if datalist is None and served_folder() is None and set(names) - set(PATIENT_LABELS):
+        raise UserError(
+            f"these weights segment {', '.join(names)}, which the phantom patient, taken where no data list is given, "
+            "does not have: give --datalist with your images."
+        )
+
+
+def count_classes(
+    labels: Sequence[str] | str | None,
+    datalist: str | os.PathLike | None,
+    data_root: str | os.PathLike | None,
+    output_dir: str | os.PathLike,
+) -> int:
+    """Return the number of classes of a segmentor, background included.
+
+    Args:
+        labels: what it segments, None where that is not known: then all structures of the data list.
+        datalist: see :func:`find_datalist`, as the others.
+        data_root: folder that relative paths refer to.
+        output_dir: where the phantom is written to.
+
+    Raises:
+        UserError: where ``labels`` is empty.
+    """
+    if labels is None:
+        labels = list(load_datalist(find_datalist(datalist, output_dir), data_root).labels)
+    names = ensure_tuple(labels)
+    if not names:
+        raise UserError(NO_LABELS)
+    return len(names) + 1

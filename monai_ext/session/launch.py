@@ -1,0 +1,107 @@
+"""How a run begins and ends: mistakes are shown as one sentence, seeds are fixed, the cases are run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from types import TracebackType
+
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import set_determinism
+
+from monai_ext import processes
+from monai_ext.errors import UserError, report_user_errors
+from monai_ext.session.options import check_options
+
+
+def start(seed: int = 0, threads: int | None = None) -> None:
+    """Begin a run: report mistakes as one sentence, refuse unknown options, fix all seeds.
+
+    Args:
+        seed: of Python, NumPy and torch.
+        threads: of torch; None leaves its choice.
+
+    Raises:
+        UserError: for an option of the command line that no config file declares, or where torchrun has started
+            several processes and the config does not share the cases out.
+    """
+    _report_mistakes()
+    check_options(sys.argv)
+    if processes.started_by_torchrun() != processes.count():
+        processes.join()
+        _report_mistakes()
+        raise UserError(
+            f"torchrun has started {processes.started_by_torchrun()} processes, but each would do all of the work: "
+            "add configs/multi_gpu.yaml (a training: train_multi_gpu.yaml) to --config_file, or run without torchrun."
+        )
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")  # of no concern: we read no DICOM with it
+    set_determinism(seed=int(seed))
+    if threads:
+        torch.set_num_threads(int(threads))
+
+
+def start_process(seed: int = 0, threads: int | None = None, device: str | torch.device = "cpu") -> None:
+    """Begin a run in one of the processes that torchrun has started, or in the only one; see :func:`start`.
+
+    Args:
+        seed: of Python, NumPy and torch.
+        threads: of torch, in each process.
+        device: of this process; see :func:`process_device`.
+    """
+    processes.join()
+    processes.open_group(device)
+    start(seed, threads)
+
+
+def process_device() -> torch.device:
+    """Return this process's device: the GPU that torchrun's LOCAL_RANK counts, or the CPU where there is none.
+
+    Raises:
+        UserError: if torchrun has started more processes on this machine than it has GPUs.
+    """
+    processes.join()
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    index, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if index >= gpus:
+        _report_mistakes()
+        raise UserError(
+            f"torchrun has started more than {gpus} processes for {gpus} GPUs: set --nproc_per_node {gpus}."
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def choose_device() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run_cases(evaluator: Engine) -> None:
+    """Run an evaluator; where no case is left to be run, let its handlers write the tables all the same.
+
+    MONAI's engines leave an empty data loader without calling any handler.
+    """
+    if evaluator.state.epoch_length:
+        evaluator.run()
+        return
+    for event in (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+        evaluator.fire_event(event)
+
+
+def _report_mistakes() -> None:
+    """Show a mistake as one sentence; of several processes, the first that fails says why, the others are silent."""
+    report_user_errors()
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)  # it tells of each exception twice before it ends the run
+    report = sys.excepthook
+
+    def report_once(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if processes.fails_first():
+            print(file=sys.stderr)  # the line may hold another process's progress bar
+            report(kind, error, traceback)
+
+    if processes.count() > 1:
+        sys.excepthook = report_once

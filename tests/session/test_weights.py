@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from monai_ext import session
+from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
+from monai_ext.errors import UserError
+from monai_ext.files import sha256_of
+from monai_ext.session import weights
+
+
+def record(path: Path, sha256: str, patients=("p1", "p2")) -> None:
+    data = TrainingData(dataset="ACDC", patients=list(patients), labels="dense", licence="CC BY-NC-SA 4.0")
+    write_record(
+        path,
+        WeightRecord(name=path.stem, variant="compact", datasets=[data], command="c", licence="l", sha256=sha256),
+    )
+
+
+@pytest.mark.parametrize(("given", "name"), [(None, "compact_acdc"), ("compact_chaos", "compact_chaos")])
+def test_weights_by_name(bundle, given, name):
+    assert session.find_checkpoint(given, "compact", bundle) == bundle / "models" / f"{name}.pt"
+
+
+def test_weights_by_path(bundle, tmp_path):
+    torch.save({}, tmp_path / "mine.pth")
+    assert session.find_checkpoint(str(tmp_path / "mine.pth"), "vit_b", bundle) == tmp_path / "mine.pth"
+
+
+def test_a_file_goes_before_a_name(bundle, tmp_path, monkeypatch):
+    torch.save({}, tmp_path / "compact_acdc")
+    monkeypatch.chdir(tmp_path)
+    assert session.find_checkpoint("compact_acdc", "compact", bundle) == Path("compact_acdc")
+
+
+def test_official_weights_are_fetched_for_a_variant(bundle, monkeypatch):
+    monkeypatch.setattr(weights, "fetch_checkpoint", lambda variant: Path(f"{variant}.pth"))
+    assert session.find_checkpoint(None, "vit_b", bundle) == Path("vit_b.pth")
+
+
+def test_missing_weights_name_those_there_are(bundle):
+    with pytest.raises(UserError, match=r"checkpoint acdc does not exist.*\(compact_acdc, compact_chaos\)"):
+        session.find_checkpoint("acdc", "compact", bundle)
+
+
+def test_unknown_variant_is_refused(bundle):
+    with pytest.raises(UserError, match="sam_variant 'vit_x' is unknown: choose one of compact, vit_b"):
+        session.find_checkpoint(None, "vit_x", bundle)
+
+
+def test_sha256_of_the_record_is_checked(bundle):
+    path = bundle / "models" / "compact_acdc.pt"
+    record(path, sha256_of(path))
+    assert session.find_checkpoint(None, "compact", bundle) == path
+    record(path, "0" * 64)
+    with pytest.raises(UserError, match=r"compact_acdc\.pt: the sha256 is"):
+        session.find_checkpoint(None, "compact", bundle)
+
+
+PAIRS = [{"patient": "p2"}, {"patient": "p3"}, {"patient": "p2"}]
+
+
+def test_weights_that_saw_the_patients_are_refused(bundle):
+    path = bundle / "models" / "compact_acdc.pt"
+    record(path, "0")
+    with pytest.raises(UserError, match=r"'compact_acdc' were trained on 1 of the acdc patients .*\(p2\)"):
+        session.refuse_overlap(path, "acdc", PAIRS)
+    session.refuse_overlap(path, "acdc", PAIRS, allow=True)
+    session.refuse_overlap(path, "CHAOS", PAIRS)
+    session.refuse_overlap(path, "ACDC", PAIRS[1:2])
+
+
+def test_weights_without_a_record_are_not_refused(bundle):
+    session.refuse_overlap(bundle / "models" / "compact_chaos.pt", "ACDC", PAIRS)
