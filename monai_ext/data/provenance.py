@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from monai_ext.data.images import PathLike, atomic_path
+from monai_ext.data.training_settings import SETTINGS_FILE, read_settings
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 
@@ -44,6 +45,8 @@ class WeightRecord(BaseModel):
         notes: anything else.
         trained_parameters: how many parameters of each part of the network the training changed, where that is known.
         trained_as: options of the training that inference has to repeat (labels in their order, sizes, ...).
+        made_with: hash of this package's source and versions of the packages that the training began with.
+        accepted: the same of each later start under other code, which ``--accept_code true`` let pass.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -57,6 +60,8 @@ class WeightRecord(BaseModel):
     notes: str = ""
     trained_parameters: dict[str, int] | None = None
     trained_as: dict[str, Any] = {}
+    made_with: dict[str, str] = {}
+    accepted: list[dict[str, str]] = []
 
 
 def _official(variant: str, sha256: str) -> WeightRecord:
@@ -111,6 +116,28 @@ def write_record(checkpoint: PathLike, record: WeightRecord) -> None:
     """
     with atomic_path(record_path(checkpoint)) as temporary:
         temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def has_record(checkpoint: PathLike) -> bool:
+    """Whether a checkpoint lies there whole, with the record that was written for these very bytes."""
+    path = Path(checkpoint)
+    record = read_record(path) if path.is_file() else None
+    return record is not None and record.sha256 == sha256_of(path)
+
+
+def record_training(checkpoint: PathLike, record: WeightRecord, folder: PathLike) -> None:
+    """Write the record of weights that a training has just made; one that is there for these bytes stays as it is.
+
+    Args:
+        checkpoint: file of the weights, whose checksum is filled in.
+        record: what is said of them.
+        folder: of the training, whose settings, where it keeps them, say what it was made with.
+    """
+    if has_record(checkpoint):
+        return
+    settings: dict[str, Any] = read_settings(Path(folder)) if (Path(folder) / SETTINGS_FILE).is_file() else {}
+    made = {"made_with": settings.get("made_with", {}), "accepted": settings.get("accepted", [])}
+    write_record(checkpoint, record.model_copy(update={"sha256": sha256_of(checkpoint), **made}))
 
 
 def as_trained(checkpoint: PathLike, option: str, given: Any = None, default: Any = None) -> Any:

@@ -8,8 +8,6 @@ a scribble. Dense labels, where a run may use them, lie beside: ``..._label.npy`
 from __future__ import annotations
 
 import gzip
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +21,11 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
+from monai_ext.data.contents import case_contents, content_key
 from monai_ext.data.images import atomic_path
 from monai_ext.data.manifest import DataList
 from monai_ext.errors import UserError
+from monai_ext.files import source_sha256
 
 IGNORE = 255
 """Class index of pixels without a scribble, and of those outside the image."""
@@ -90,7 +90,7 @@ def cut_scribbles(
     values: Sequence[int],
     unlabelled: int,
     known: Sequence[int] = (),
-    modulo: str = "",
+    settings: str = "",
     label_transform: Transform | None = None,
 ) -> list[CutCase]:
     """Cut the cases; what is there from an earlier start is kept.
@@ -103,7 +103,8 @@ def cut_scribbles(
         values: of the structures, in the order of the classes 1, 2, ...
         unlabelled: value of what is not scribbled on.
         known: values of further structures: their scribbles are background.
-        modulo: text that stands for the transform's settings; another one makes new files.
+        settings: text that stands for the transform's settings. Other settings, entries of a case, contents of its
+            files or another source of this package make new files.
         label_transform: maps a case to label [1, H, W, D]; None: dense labels are not read.
 
     Raises:
@@ -111,8 +112,8 @@ def cut_scribbles(
     """
     cut = []
     for case in tqdm(cases, desc="cutting slices", disable=None):
-        text = json.dumps([str(case["image"]), str(case["scribble"]), list(values), unlabelled, modulo])
-        stem = Path(folder) / f"{case['case']}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        key = content_key([case_contents(case), list(values), unlabelled, list(known), settings, source_sha256()])
+        stem = Path(folder) / f"{case['case']}_{key[:10]}"
         if not Path(f"{stem}_image.npy").is_file():
             item = transform(dict(case))
             raw = np.rint(np.asarray(item["scribble"])[0]).astype(np.int64)

@@ -6,8 +6,6 @@ memory-mapped while training, so the size of a data set does not matter.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,9 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 from tqdm import tqdm
 
 from monai_ext import processes
+from monai_ext.data.contents import case_contents, content_key
 from monai_ext.errors import UserError
+from monai_ext.files import source_sha256
 
 
 def cut_slices(
@@ -28,16 +28,17 @@ def cut_slices(
     transform: Callable[[dict[str, Any]], dict[str, Any]],
     folder: str | os.PathLike,
     values: Sequence[int],
-    modulo: str = "",
+    settings: str = "",
 ) -> list[Path]:
     """Cut each case into the slices that hold a structure and store them; finished cases are kept.
 
     Args:
-        cases: data-list entries with ``case``, ``image`` and ``label``.
+        cases: data-list entries with ``case``, ``image`` and ``label``. Files are recognised by their contents.
         transform: loads and maps a case to the input frame: image [C, H, W, D] in [0, 255], label [1, H, W, D].
         folder: where the arrays go.
         values: label values in the order of the classes 1, 2, ...; every other value becomes background.
-        modulo: text that stands for the transform's settings; another one makes new files.
+        settings: text that stands for the transform's settings. Other settings, entries of a case, contents of its
+            files or another source of this package make new files.
 
     Returns:
         The stem of each case's two files, without ``_image.npy``.
@@ -46,8 +47,8 @@ def cut_slices(
     folder.mkdir(parents=True, exist_ok=True)
     stems = []
     for case in tqdm(cases, desc="cutting slices", disable=None):
-        text = json.dumps([str(case["image"]), str(case["label"]), list(values), modulo])
-        stem = folder / f"{case['case']}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        key = content_key([case_contents(case), list(values), settings, source_sha256()])
+        stem = folder / f"{case['case']}_{key[:10]}"
         if not Path(f"{stem}_image.npy").exists():
             item = transform(dict(case))
             image = np.asarray(item["image"]).round().clip(0, 255).astype(np.uint8)
@@ -84,7 +85,7 @@ def store_drawn(
     folder.mkdir(parents=True, exist_ok=True)
     stems = []
     for kind in kinds:
-        stem = folder / f"phantom_{kind}_{size}_{count}_{seed}"
+        stem = folder / f"phantom_{kind}_{size}_{count}_{seed}_{source_sha256()[:10]}"
         if not Path(f"{stem}_image.npy").exists():
             rng = np.random.default_rng([seed, len(kind)])
             drawn = [draw(rng, size, kind) for _ in tqdm(range(count), desc=f"drawing {kind}", disable=None)]
@@ -110,7 +111,7 @@ def store_regions(
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for number, source in enumerate(tqdm(stems, desc="cutting regions", disable=None)):
-        stem = folder / f"{Path(source).name}_regions_{variants}_{seed}"
+        stem = folder / f"{Path(source).name}_regions_{variants}_{seed}_{number}"
         if not Path(f"{stem}_image.npy").exists():
             rng = np.random.default_rng([seed, number])
             images = np.repeat(np.load(f"{source}_image.npy"), variants, axis=0)

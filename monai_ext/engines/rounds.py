@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from monai_ext.data.images import atomic_path
-from monai_ext.data.provenance import WeightRecord, write_record
+from monai_ext.data.provenance import WeightRecord, record_training
 from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.data.scribble_slices import CutCase, ScribbleDataset, read_classes, write_classes
 from monai_ext.engines.segmentor import PromptedSlices, SamTuning, SegmentorTraining, segment_slices
@@ -101,9 +101,11 @@ class AlternatingRounds:
                         "is not tuned on its masks and the rounds end here; --iterations sets how long it learns"
                     )
                     break
-        with atomic_path(self.output_dir / "model.pt") as temporary:
-            shutil.copyfile(last / "segmentor.pt", temporary)
-        self._write_record(self.output_dir / "model.pt", self.record)
+        model = self.output_dir / "model.pt"
+        if not model.is_file() or sha256_of(model) != sha256_of(last / "segmentor.pt"):
+            with atomic_path(model) as temporary:
+                shutil.copyfile(last / "segmentor.pt", temporary)
+        record_training(model, self.record, self.output_dir)
 
     def _folder(self, number: int) -> Path:
         return self.output_dir / f"round_{number}"
@@ -157,16 +159,17 @@ class AlternatingRounds:
             network = self.segmentor.run(self.dataset.with_targets(targets), folder / "segmentor")
             _save(path, network)
             (folder / "segmentor" / "checkpoint.pt").unlink(missing_ok=True)
-        self._write_record(path, self.record)
+        record_training(path, self.record, self.output_dir)
 
     def _tune(self, folder: Path, targets: dict[str, np.ndarray]) -> bool:
         """Tune the promptable model on the masks of a round's segmentor; False where it found nothing to tune on."""
-        path = folder / "sam.pt"
-        if path.is_file():
-            return True
         network, tuning, inferer = self._sam(), self.tuning, self.inferer
         if tuning is None or inferer is None or self.sam_record is None:
             raise ValueError("rounds above 0 need a tuning and its record")
+        path = folder / "sam.pt"
+        if path.is_file():
+            record_training(path, self.sam_record, self.output_dir)
+            return True
         earlier = folder.with_name(f"round_{int(folder.name.rpartition('_')[2]) - 1}") / "sam.pt"
         if earlier.is_file():  # a run that goes on must not tune the model as it came
             load_weights(network, earlier, "sam")
@@ -182,13 +185,9 @@ class AlternatingRounds:
             return False
         tuning.run(network, slices, folder / "sam")
         _save(path, network)
-        self._write_record(path, self.sam_record)
+        record_training(path, self.sam_record, self.output_dir)
         (folder / "sam" / "checkpoint.pt").unlink(missing_ok=True)
         return True
-
-    @staticmethod
-    def _write_record(path: Path, record: WeightRecord) -> None:
-        write_record(path, record.model_copy(update={"sha256": sha256_of(path)}))
 
 
 def _save(path: Path, network: nn.Module) -> None:

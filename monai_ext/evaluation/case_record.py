@@ -6,7 +6,6 @@ written for it. It is written after all of these, whole or not at all: a case wi
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -96,12 +95,6 @@ def _is_table(name: str, table: Table) -> bool:
     return Path(name).name == name and whole and (own is None or tuple(table.columns) == own)
 
 
-def content_key(content: Any) -> str:
-    """Return the sha256 of anything that JSON can hold; what it cannot counts as its text."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
 def table_rows(records: Iterable[CaseRecord], table: str) -> Iterator[list[Any]]:
     """Yield the rows of one table, case after case."""
     for record in records:
@@ -139,17 +132,3 @@ def write_metrics(
         return None
     details = {key: CaseDetail(counts=of_case) for key, of_case in counts.items()}
     return rows, write_outputs(rows, output_dir, details=details, **options)
-
-
-def first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Name the first entry in which two nested settings differ, and what it is in both."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in sorted({*one, *other}, key=str):
-            found = first_difference(one.get(key), other.get(key), f"{name}#{key}" if name else str(key))
-            if found:
-                return found
-        return None
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
-        return next((found for i, (a, b) in pairs if (found := first_difference(a, b, f"{name}#{i}"))), None)
-    return None if one == other else (name, one, other)

@@ -19,6 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from monai_ext.configuration import first_difference
 from monai_ext.data.images import atomic_path, ensure_writable_folder
 from monai_ext.data.shards import Shard, parse_shard
 from monai_ext.errors import UserError, report_user_errors
@@ -27,7 +28,6 @@ from monai_ext.evaluation.case_record import (
     METRICS,
     SHARD_FILE,
     CaseRecord,
-    first_difference,
     read_case_record,
     record_path,
     table_rows,

@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from monai_ext.configuration import PLACES, first_difference
 from monai_ext.data.cards import find_card
 from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import OFFICIAL_WEIGHTS
 from monai_ext.data.provenance import read_record as read_weight_record
 from monai_ext.errors import UserError
-from monai_ext.files import sha256_of
+from monai_ext.files import sha256_of, source_sha256
 
 RUN_FILE = "run.json"
 NOT_STATED = "not stated"
@@ -47,10 +48,8 @@ PACKAGES = (
 )
 FILE_KEYS = ("image", "label", "scribble", "reference_image", "reference_label", "prediction")
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Options in which the shards of one evaluation may differ; of files the contents are compared, not the paths.
-OWN_OPTIONS = frozenset(
-    {"shard", "output_dir", "device", "threads", "datalist", "data_root", "checkpoint", "bundle_root"}
-)
+OWN_OPTIONS = PLACES
+"""Options in which the shards of one evaluation may differ; of files the contents are compared, not the paths."""
 
 PathLike = str | os.PathLike[str]
 
@@ -73,9 +72,9 @@ def write_record(
 ) -> dict[str, Any]:
     """Write ``run.json`` of a run that has just ended.
 
-    Content: command line, commit of the code where it is a clone, start, wall time, peak memory, seed, options,
-    package versions, hardware; data set, licence and data root; the weights with their record (licence, what
-    they were trained on); path, size and sha256 of every input and output.
+    Content: command line, hash of this package's source and its commit where it is a clone, start, wall time, peak
+    memory, seed, options, package versions, hardware; data set, licence and data root; the weights with their
+    record (licence, what they were trained on); path, size and sha256 of every input and output.
 
     Args:
         output_dir: folder of the run's outputs.
@@ -238,11 +237,11 @@ def package_versions() -> dict[str, str | None]:
 
 
 def code_version() -> dict[str, Any]:
-    """Return the commit of this package where it is a clone, and whether package or bundles differ from it.
+    """Return the hash of this package's source, its commit where it is a clone, and whether that differs from it.
 
     ``commit`` and ``dirty`` are None where there is no git or no clone.
     """
-    state: dict[str, Any] = {"commit": None, "dirty": None}
+    state: dict[str, Any] = {"source": source_sha256(), "commit": None, "dirty": None}
     told = _git("rev-parse", "--show-toplevel", "HEAD")
     if told is None or len(told.split("\n")) != 2:
         return state
@@ -412,7 +411,8 @@ def _refuse_other_run(
     """Refuse to merge parts that are not of one evaluation; other versions or hardware are only recorded."""
     told = {"seed": (first.get("seed"), record.get("seed"))}
     one, other = _common_options(first), _common_options(record)
-    told |= {f"option {name}": (one.get(name), other.get(name)) for name in sorted({*one, *other})}
+    found = first_difference(one, other)
+    told |= {f"option {found[0]}": found[1:]} if found else {}
     told["weights"] = (_sha256(first.get("checkpoint")), _sha256(record.get("checkpoint")))
     lists = [_sha256((part.get("data") or {}).get("datalist")) for part in (first, record)]
     told["data list"] = (lists[0], lists[1])

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,12 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from monai_ext import processes
-from monai_ext.data.manifest import FILE_KEYS
+from monai_ext.data.contents import case_contents, content_key
 from monai_ext.data.shards import parse_shard
-from monai_ext.errors import UserError
 from monai_ext.evaluation.case_record import (
     FOLDER,
     SHARD_FILE,
     CaseRecord,
-    content_key,
     read_case_record,
     record_path,
 )
@@ -208,20 +206,11 @@ class FinishedCases:
 
     def _entries(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """Replace what a case names by what stands there: files by their contents, the case before by its key."""
-        entries = {key: self._contents(value) if key in FILE_KEYS else value for key, value in case.items()}
+        entries = case_contents(case, self._sha256)
         entries.pop("previous_image", None)  # is in that case's key
         if case.get("previous"):
             entries["previous"] = self._keys.get(case["previous"], case["previous"])
         return entries
-
-    def _contents(self, files: Any) -> Any:
-        """Replace paths by their suffix and their file's sha256."""
-        if isinstance(files, (str, PurePath)):
-            try:
-                return [PurePath(files).suffix.lower(), self._sha256(str(files))]
-            except OSError as error:
-                raise UserError(f"{files}: cannot be read ({error.strerror}); check the file's permissions") from error
-        return None if files is None else [self._contents(file) for file in files]
 
 
 def _in_sequence(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import distributed
 
+from monai_ext.configuration import described_config, running_parser
 from monai_ext.evaluation.record import RUN_FILE, output_files, peak_memory, write_record
 
 FileState = tuple[int, int, int]
@@ -29,7 +30,9 @@ class RunRecord:
 
     Args:
         output_dir: folder of the run's outputs, the same for all processes.
-        config: options of the run by name; what JSON cannot hold is written as text.
+        config: options of the run by name; None: what the running config holds, with overlays and the command line's
+            options, however deep they reach (:func:`monai_ext.configuration.described_config`). What JSON cannot hold
+            is written as text.
         inputs: paths, or cases and pairs, of which the paths of images and labels are taken.
         checkpoint: file of the weights; None: there are none.
         seed: of the run.
@@ -50,7 +53,8 @@ class RunRecord:
         shard: str | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.config = dict(config or {})
+        self.config = config
+        self._parser = running_parser() if config is None else None
         self.inputs = list(inputs)
         self.checkpoint = checkpoint
         self.seed = seed
@@ -86,7 +90,7 @@ class RunRecord:
                 self.output_dir,
                 inputs=[item for inputs, _, _ in parts for item in inputs],
                 outputs=[path.relative_to(self.output_dir) for path in self._written(kept)],
-                config=self.config,
+                config=described_config(self._parser) if self.config is None else self.config,
                 checkpoint=self.checkpoint,
                 seed=self.seed,
                 datalist=self.datalist,

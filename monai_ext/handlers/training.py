@@ -19,9 +19,8 @@ from tqdm import tqdm
 
 from monai_ext import processes
 from monai_ext.data.images import atomic_path
-from monai_ext.data.provenance import WeightRecord, write_record
+from monai_ext.data.provenance import WeightRecord, has_record, record_training
 from monai_ext.errors import UserError
-from monai_ext.files import sha256_of
 from monai_ext.networks.lora import merged_state
 
 
@@ -143,7 +142,8 @@ class ResumeTraining:
 class ExportWeights:
     """Writes the network as a plain state dict, ``<name>.pt``, with its record, when the training ends.
 
-    LoRA is merged into the weights, so that the file is one of the plain network.
+    LoRA is merged into the weights, so that the file is one of the plain network. Weights of a finished training and
+    their record stay as they are.
 
     Args:
         folder: of the weights.
@@ -170,11 +170,13 @@ class ExportWeights:
 
     def _write(self, engine: Engine) -> None:
         path = self.folder / f"{self.record.name}.pt"
+        if has_record(path):
+            return
         with atomic_path(path) as temporary:
             buffer = io.BytesIO()
             torch.save({name: self._plain(value) for name, value in merged_state(self.network).items()}, buffer)
             temporary.write_bytes(buffer.getvalue())
-        write_record(path, self.record.model_copy(update={"sha256": sha256_of(path)}))
+        record_training(path, self.record, self.folder)
 
     def _plain(self, value: Tensor) -> Tensor:
         value = value.detach().cpu().contiguous()

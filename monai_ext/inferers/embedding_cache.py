@@ -12,15 +12,17 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from monai_ext.data.images import atomic_path
+from monai_ext.files import source_sha256
 from monai_ext.networks.sam import PromptableSam
 
 
 class EmbeddingCache:
     """Keeps one file a slice, ``<sha256 of encoder and image>.npy``, [C, g, g] in half precision.
 
-    A changed image or encoder has another name; a tuned decoder has the same. Several processes may share a folder:
-    files appear whole, and two that write the same one write the same bytes. What is returned has gone through half
-    precision also when it was just computed, so that a run that goes on computes with the same numbers.
+    A changed image, encoder or source of this package has another name; a tuned decoder has the same. Several
+    processes may share a folder: files appear whole, and two that write the same one write the same bytes. What is
+    returned has gone through half precision also when it was just computed, so that a run that goes on computes with
+    the same numbers.
 
     Args:
         folder: of the files.
@@ -29,7 +31,7 @@ class EmbeddingCache:
 
     def __init__(self, folder: str | Path, network: PromptableSam) -> None:
         self.folder, self.network = Path(folder), network
-        self._encoder = encoder_sha256(network)
+        self._encoder = encoder_sha256(network) + source_sha256()
 
     @torch.no_grad()
     def embed(self, planes: np.ndarray, show: str | None = None) -> Tensor:

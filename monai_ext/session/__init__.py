@@ -9,7 +9,7 @@ from monai_ext.session.cases import count_classes, find_datalist, refuse_phantom
 from monai_ext.session.launch import choose_device, process_device, run_cases, start, start_process
 from monai_ext.session.options import check_options
 from monai_ext.session.preflight import look_at_headers, prepare
-from monai_ext.session.resume import case_settings, keep_settings
+from monai_ext.session.resume import case_settings, keep_training
 from monai_ext.session.weights import find_checkpoint, find_segmentor, refuse_overlap
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "find_checkpoint",
     "find_datalist",
     "find_segmentor",
-    "keep_settings",
+    "keep_training",
     "look_at_headers",
     "prepare",
     "process_device",

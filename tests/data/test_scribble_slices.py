@@ -39,6 +39,15 @@ def volumes(case: dict[str, Any]) -> dict[str, Any]:
     return {**case, "image": MetaTensor(image, affine=AFFINE), "scribble": torch.from_numpy(scribble)}
 
 
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch) -> None:
+    """Files of the cases below, by relative paths; the transforms here do not read them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(f"{name}.nii").write_text(name)
+        Path(f"{name}_s.nii").write_text(f"scribble of {name}")
+
+
 def a_case(name: str = "a") -> dict[str, Any]:
     return {"case": name, "patient": "p", "image": f"{name}.nii", "scribble": f"{name}_s.nii", "label": None}
 
@@ -69,7 +78,13 @@ def test_structures_that_are_not_asked_for_are_background(tmp_path) -> None:
 def test_files_of_an_earlier_start_are_kept_and_other_settings_make_new_ones(tmp_path) -> None:
     first = cut(tmp_path)[0].stem
     assert cut(tmp_path, transform=None)[0].stem == first  # a transform is not called
-    assert cut(tmp_path, modulo="other")[0].stem != first
+    assert cut(tmp_path, settings="other")[0].stem != first
+
+
+def test_a_scribble_corrected_in_place_is_cut_again(tmp_path) -> None:
+    first = cut(tmp_path / "slices")[0].stem
+    Path("a_s.nii").write_text("corrected")
+    assert cut(tmp_path / "slices")[0].stem != first
 
 
 def test_unknown_values_and_empty_scribbles_are_refused(tmp_path) -> None:

@@ -40,6 +40,17 @@ class Transform:
         return {"image": rng.uniform(-4, 260, (1, 4, 6, 5)).astype(np.float32), "label": label}
 
 
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch) -> None:
+    """Files of the cases below, by relative paths; the transforms here do not read them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        Path(f"{name}.nii.gz").write_text(name)
+        Path(f"{name}_label.nii.gz").write_text(f"label of {name}")
+    Path("moved.nii.gz").write_text("a")
+    Path("corrected.nii.gz").write_text("corrected")
+
+
 def cases(*names: str) -> list[dict[str, str]]:
     return [{"case": n, "image": f"{n}.nii.gz", "label": f"{n}_label.nii.gz"} for n in names]
 
@@ -97,18 +108,40 @@ def test_killed_cutting_is_repeated(tmp_path, monkeypatch) -> None:
     "change",
     [
         {"values": [3, 7]},
-        {"modulo": "other intensity"},
-        {"cases": [{"case": "a", "image": "moved.nii.gz", "label": "a_label.nii.gz"}]},
+        {"settings": "other intensity"},
         {"cases": [{"case": "a", "image": "a.nii.gz", "label": "corrected.nii.gz"}]},
+        {"cases": [{"case": "a", "image": "a.nii.gz", "label": "a_label.nii.gz", "modality": "CT"}]},
     ],
 )
 def test_other_settings_make_new_files(tmp_path, change: dict[str, Any]) -> None:
-    settings: dict[str, Any] = {"cases": cases("a"), "values": VALUES, "modulo": "256", "folder": tmp_path}
+    settings: dict[str, Any] = {"cases": cases("a"), "values": VALUES, "settings": "256", "folder": tmp_path}
     before = cut_slices(transform=Transform(), **settings)
     again = Transform()
     after = cut_slices(transform=again, **{**settings, **change})
     assert again.calls == ["a"]
     assert not set(before) & set(after)
+
+
+def test_a_label_corrected_in_place_is_cut_again(tmp_path) -> None:
+    settings: dict[str, Any] = {"cases": cases("a"), "values": VALUES, "folder": tmp_path / "slices"}
+    before = cut_slices(transform=Transform(), **settings)
+    Path("a_label.nii.gz").write_text("corrected")
+    again = Transform()
+    assert cut_slices(transform=again, **settings) != before
+    assert again.calls == ["a"]
+
+
+def test_other_code_cuts_again(tmp_path, monkeypatch) -> None:
+    before = cut_slices(cases("a"), Transform(), tmp_path / "slices", VALUES)
+    monkeypatch.setattr("monai_ext.data.slices.source_sha256", lambda: "other")
+    assert cut_slices(cases("a"), Transform(), tmp_path / "slices", VALUES) != before
+
+
+def test_a_case_may_lie_elsewhere(tmp_path) -> None:
+    settings: dict[str, Any] = {"values": VALUES, "folder": tmp_path / "slices"}
+    before = cut_slices(cases("a"), Transform(), **settings)
+    moved = [{"case": "a", "image": "moved.nii.gz", "label": "a_label.nii.gz"}]
+    assert cut_slices(moved, Transform(), **settings) == before
 
 
 def test_nothing_to_cut(tmp_path) -> None:

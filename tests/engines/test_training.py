@@ -105,6 +105,15 @@ def test_dense_loss_has_a_class_for_each_structure_and_the_background() -> None:
     assert training.on_device(loss, "cpu") is loss
 
 
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> None:
+    """Files of the cases of the data list, by relative paths; :func:`cut` does not read them."""
+    monkeypatch.chdir(tmp_path)
+    for case in datalist().cases:
+        for file in filter(None, (case.image, case.label)):
+            Path(file).write_text(file)
+
+
 def cut(item: dict[str, Any]) -> dict[str, Any]:
     """A case of three slices, the first without a structure."""
     label = np.zeros((1, 64, 64, 3))
@@ -118,6 +127,7 @@ def sources(folder: Path, phantoms: int, regions: int = 0) -> dict[str, list[Pat
     return training.training_sources(train, cut, folder, labels, "settings", 64, phantoms, 0, regions=regions)
 
 
+@pytest.mark.usefixtures("files")
 def test_sources_of_a_training(tmp_path) -> None:
     alone = sources(tmp_path, 0)
     assert {name: len(stems) for name, stems in alone.items()} == {"data": 3, "phantoms": 0, "regions": 0}
@@ -129,6 +139,7 @@ def test_sources_of_a_training(tmp_path) -> None:
     assert [int(dataset[n]["label"].max()) for n in range(2)] == [2, 1]  # classes in the order of the labels
 
 
+@pytest.mark.usefixtures("files")
 def test_regions_are_the_third_source_with_or_without_phantoms(tmp_path) -> None:
     mixed = sources(tmp_path, 0, regions=2)
     assert {name: len(stems) for name, stems in mixed.items()} == {"data": 3, "phantoms": 0, "regions": 3}
@@ -141,6 +152,7 @@ def test_regions_are_the_third_source_with_or_without_phantoms(tmp_path) -> None
         training.training_sampler(dataset, 0.2, 1.0, 4, 5, 0)
 
 
+@pytest.mark.usefixtures("files")
 def test_validation_takes_its_patients_or_the_first_case(tmp_path) -> None:
     labels = {"organ": 4, "lesion": 1}
     for held, expected in ((["b", "7"], ["b0", "7"]), ([], ["a0"])):
@@ -149,6 +161,7 @@ def test_validation_takes_its_patients_or_the_first_case(tmp_path) -> None:
         assert [stem.name.rsplit("_", 1)[0] for stem in found["data"]] == expected
 
 
+@pytest.mark.usefixtures("files")
 def test_length_of_an_epoch(tmp_path) -> None:
     dataset = SliceDataset(sources(tmp_path, 2), 64)
     assert len(training.training_sampler(dataset, 0.2, 0.3, 4, 5, 0)) == 20
@@ -159,6 +172,7 @@ def test_length_of_an_epoch(tmp_path) -> None:
     assert set(training.training_sampler(alone, 0.2, 0.3, 4, 50, 0)) == set(range(6))
 
 
+@pytest.mark.usefixtures("files")
 def test_phantom_patients_join_the_phantoms(tmp_path) -> None:
     train = training.split_training(datalist())["train"]
     sources = training.training_sources(train, cut, tmp_path, {"organ": 1}, "settings", 64, 0, 0, phantom_patients=2)
@@ -167,6 +181,7 @@ def test_phantom_patients_join_the_phantoms(tmp_path) -> None:
     assert len(sources["phantoms"]) == 2 * 3
 
 
+@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("phantoms", [0, 2])
 def test_cases_without_structures_are_refused(tmp_path, phantoms: int) -> None:
     train = training.split_training(datalist())["train"]
@@ -202,6 +217,7 @@ def as_process(monkeypatch, rank: int, store: dist.Store) -> None:
     monkeypatch.setattr(processes, "_job", processes.Job(store, rank, 2))
 
 
+@pytest.mark.usefixtures("files")
 def test_the_first_of_several_processes_makes_the_slices(tmp_path, monkeypatch) -> None:
     store, found = dist.HashStore(), []
     groups = training.split_training(datalist(), ["b"])

@@ -9,8 +9,6 @@ from monai_ext.evaluation.case_metrics import VoxelCounts
 from monai_ext.evaluation.case_record import (
     CaseRecord,
     add_metrics,
-    content_key,
-    first_difference,
     read_case_record,
     table_rows,
     write_metrics,
@@ -93,21 +91,3 @@ def test_tables_from_records_have_the_bytes_of_those_from_rows(tmp_path):
 def test_no_rows_write_nothing(tmp_path):
     assert write_metrics([CaseRecord("a", "k")], tmp_path, {}) is None
     assert not list(tmp_path.iterdir())
-
-
-def test_a_key_is_of_the_content_not_of_its_order():
-    assert content_key({"a": 1, "b": [2.0, None]}) == content_key({"b": [2.0, None], "a": 1})
-    assert content_key({"a": 1}) != content_key({"a": "1"})
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "found"),
-    [
-        ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, ("a#b#1", 2, 3)),
-        ({"a": 1}, {"a": 1, "b": None, "c": 2}, ("c", None, 2)),
-        ({"a": [1]}, {"a": [1, 2]}, ("a", [1], [1, 2])),
-        ({"a": {}}, {"a": {}}, None),
-    ],
-)
-def test_the_first_difference_is_named(one, other, found):
-    assert first_difference(one, other) == found

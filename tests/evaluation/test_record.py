@@ -17,6 +17,7 @@ from monai_ext.data.provenance import write_record as write_weight_record
 from monai_ext.errors import UserError
 from monai_ext.evaluation import record
 from monai_ext.evaluation.record import code_version, read_record, write_merged_record, write_record
+from monai_ext.files import source_sha256
 
 
 @pytest.fixture
@@ -174,16 +175,17 @@ def test_commit_of_a_clone_and_whether_it_differs(tmp_path, monkeypatch):
     commit = git(tmp_path, "rev-parse", "HEAD").strip()
     monkeypatch.setattr(record, "REPOSITORY", tmp_path)
     (tmp_path / "notes.txt").write_text("not code")
-    assert code_version() == {"commit": commit, "dirty": False}
+    source = {"source": source_sha256()}
+    assert code_version() == source | {"commit": commit, "dirty": False}
     (tmp_path / "monai_ext" / "b.py").write_text("")
-    assert code_version() == {"commit": commit, "dirty": True}
+    assert code_version() == source | {"commit": commit, "dirty": True}
     monkeypatch.setattr(record, "REPOSITORY", tmp_path / "monai_ext")  # installed below another repository
-    assert code_version() == {"commit": None, "dirty": None}
+    assert code_version() == source | {"commit": None, "dirty": None}
 
 
 def test_no_git_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert code_version() == {"commit": None, "dirty": None}
+    assert code_version() == {"source": source_sha256(), "commit": None, "dirty": None}
 
 
 # Shards
