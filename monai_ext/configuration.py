@@ -64,7 +64,9 @@ def described_config(parser: ConfigParser | None) -> dict[str, Any]:
     """
     content = {} if parser is None else parser.get()
     return {
-        key: _resolve(parser, value, PLACES, key, values=True) for key, value in content.items() if key not in PROGRAM
+        key: _resolve(parser, value, () if key in PLACES else PLACES, key, values=True)
+        for key, value in content.items()
+        if key not in PROGRAM
     }
 
 

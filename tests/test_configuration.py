@@ -15,6 +15,7 @@ CONFIG: dict[str, Any] = {
     "output_dir": "out",
     "labels": "$list(range(@n_pos#1))",
     "folder": "@output_dir",
+    "run_dir": "@output_dir",
     "limits": {"points": "@n_pos", "first": "@n_pos#0"},
     "inferer": {"_target_": "monai.inferers.SlidingWindowInferer", "roi_size": "@n_pos", "mode": "gaussian"},
     "user": {"_target_": "torch.nn.Identity", "inferer": "@inferer", "labels": "@labels"},
@@ -52,7 +53,7 @@ def test_a_reader_gets_the_values_that_were_found():
     parser.get_parsed_content("user", instantiate=True)
     config = described_config(parser)
     assert config["labels"] == [0, 1, 2]
-    assert config["output_dir"] == "out"
+    assert config["output_dir"] == config["run_dir"] == "out"
     assert config["folder"] == "@output_dir", "a place is named once"
     assert config["user"]["inferer"] == "@inferer"
     assert not {"imports", "run"} & set(config)
