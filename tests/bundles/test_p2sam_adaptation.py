@@ -207,7 +207,7 @@ def test_a_training_of_another_kind_is_not_gone_on_with(lora, start) -> None:
     with pytest.raises(RuntimeError) as found:
         train(lora[0], start, **{**LORA, "adapt": "full"})
     assert isinstance(found.value.__cause__, UserError)
-    assert "checkpoint.pt belongs to another training" in str(found.value.__cause__)
+    assert "holds a training with another adapt (lora, now full)" in str(found.value.__cause__)
 
 
 # The paper's data sets: small trees of the official layout, indexed as users do

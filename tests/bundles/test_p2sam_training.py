@@ -100,6 +100,28 @@ def test_record_says_where_the_weights_come_from(whole) -> None:
     assert str(BUNDLE.parent) not in (whole / "model.json").read_text()
 
 
+def written(folder: Path) -> dict[str, int]:
+    """When the weights, their record and the settings of a training were last written."""
+    return {name: (folder / name).stat().st_mtime_ns for name in ("model.pt", "model.json", "settings.json")}
+
+
+def test_a_finished_training_started_again_changes_nothing(whole) -> None:
+    before = written(whole)
+    finish(start(whole.parent))
+    assert written(whole) == before
+
+
+def test_a_finished_training_is_refused_to_other_options(whole) -> None:
+    before = written(whole)
+    process = start(whole.parent, learning_rate=0.5)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert printed.splitlines()[-1].startswith(
+        "error: out holds a training with another learning_rate (0.001, now 0.5)"
+    )
+    assert written(whole) == before
+
+
 def test_curves_are_written_for_tensorboard(whole) -> None:
     curves: dict[str, list[int]] = {}
     for file in whole.glob("events.*"):

@@ -292,3 +292,29 @@ def test_rounds_run_with_a_file_in_the_form_of_the_official_vit_b(train, patient
     moved = {name.split(".")[0] for name in start if not torch.equal(start[name], tuned[name])}
     assert moved == {"mask_decoder"}
     assert (out / "round_1" / "segmentor.pt").is_file()
+
+
+def test_a_finished_training_is_refused_to_other_data(train, options, patient, write_list, tmp_path) -> None:
+    """The weights would be old, and a new record would name what they have not seen, or not what they have."""
+    folder = train("out", rounds=0)
+    before = {path: path.read_bytes() for path in [*folder.glob("model.*"), folder / "settings.json"]}
+
+    def still_refused(sentence: str) -> None:
+        with refused(sentence):
+            train("out", rounds=0)
+        assert {path: path.read_bytes() for path in before} == before
+
+    lost = patient["cases"].pop(0)
+    write_list(patient)
+    still_refused("that had case visit0 in its train cases")
+    patient["cases"].insert(0, lost)
+    patient["labels"] = {"disc": 2, "ring": 1}
+    write_list(patient)
+    still_refused("another labels of the data list")
+    patient["labels"] = {"disc": 1, "ring": 2}
+    write_list(patient)
+    label = nib.load(tmp_path / "label1.nii.gz")
+    corrected = np.asarray(label.dataobj).copy()
+    corrected[:2] = 1
+    nib.save(nib.Nifti1Image(corrected, label.affine), tmp_path / "label1.nii.gz")
+    still_refused("case visit1 had another label")
