@@ -18,8 +18,9 @@ any        missing or failed   missing, failed     0           image diagonal
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import nibabel as nib
@@ -40,9 +41,100 @@ HD95_DEFINITION = (
     "surface voxels by face neighbours, voxels on the image border count as surface"
 )
 
-KINDS = ("dice", "dice_slice_mean", "hd95", "nsd", "volume_ml", "volume_error_ml", "relative_volume_error")
-
 MetricValue = tuple[str, str, float | None, str]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of one label in a case, and what its metrics need besides.
+
+    Attributes:
+        reference: boolean, cut to the box that holds both masks.
+        prediction: likewise.
+        spacing: of the voxels in mm; None for frames.
+        tolerance: of NSD in mm.
+        slice_axis: axis that counts slices.
+        diagonal: of the whole image, in mm or pixels.
+    """
+
+    reference: np.ndarray
+    prediction: np.ndarray
+    spacing: Sequence[float] | None
+    tolerance: float
+    slice_axis: int
+    diagonal: float
+
+    @cached_property
+    def distances(self) -> tuple[np.ndarray, np.ndarray]:
+        """Surface distances in both directions; see :func:`monai_ext.metrics.surface.surface_distances`."""
+        return surface_distances(self.reference, self.prediction, self.spacing)
+
+
+Value = Callable[[Masks], float | None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one metric is made.
+
+    Attributes:
+        value: where reference and prediction both hold the label.
+        otherwise: where one of them does not.
+        name: in ``metrics.csv``, of (whether the voxels have a size, tolerance of NSD).
+        needs_spacing: frames have no such metric.
+        needs_volume: images of two dimensions have no such metric.
+    """
+
+    value: Value
+    otherwise: Value
+    name: Callable[[bool, float], str]
+    needs_spacing: bool = False
+    needs_volume: bool = False
+
+
+def _worst_overlap(masks: Masks) -> float:
+    return 0.0
+
+
+def _plain(name: str) -> Callable[[bool, float], str]:
+    return lambda has_spacing, tolerance: name
+
+
+def _volume(name: str, value: Value) -> Kind:
+    return Kind(value, value, _plain(name), needs_spacing=True, needs_volume=True)
+
+
+KINDS: dict[str, Kind] = {
+    "dice": Kind(lambda m: dice(m.reference, m.prediction), _worst_overlap, _plain("dice")),
+    "dice_slice_mean": Kind(
+        lambda m: dice_slice_mean(m.reference, m.prediction, m.slice_axis), _worst_overlap, _plain("dice_slice_mean")
+    ),
+    "hd95": Kind(
+        lambda m: hd95_of(*m.distances),
+        lambda m: m.diagonal,
+        lambda has_spacing, tolerance: "hd95_mm" if has_spacing else "hd95_px",
+    ),
+    "nsd": Kind(
+        lambda m: nsd_of(*m.distances, m.tolerance),
+        _worst_overlap,
+        lambda has_spacing, tolerance: f"nsd_{tolerance:g}mm",
+        needs_spacing=True,
+    ),
+    "volume_ml": _volume("volume_ml", lambda m: volume_ml(m.prediction, _known(m.spacing))),
+    "volume_error_ml": _volume(
+        "volume_error_ml", lambda m: volume_error_ml(m.reference, m.prediction, _known(m.spacing))
+    ),
+    "relative_volume_error": _volume(
+        "relative_volume_error", lambda m: relative_volume_error(m.reference, m.prediction)
+    ),
+}
+"""All metrics of a case, in the order of ``metrics.csv``. A further one is a further entry."""
+
+
+def _known(spacing: Sequence[float] | None) -> Sequence[float]:
+    if spacing is None:
+        raise ValueError("a volume needs the size of its voxels")
+    return spacing
 
 
 @dataclass(frozen=True)
@@ -94,15 +186,16 @@ def case_rows(
     """
     if slice_axis is None:
         slice_axis = through_plane_axis(reference.shape, spacing)
-    names = metric_names(reference.ndim, spacing is not None, nsd_tolerance_mm)
+    kinds = metric_names(reference.ndim, spacing is not None, nsd_tolerance_mm)
     diagonal = image_diagonal_mm(reference.shape, spacing)
     rows: list[MetricValue] = []
     for label, in_reference, in_prediction in _masks(reference, prediction, labels, ignore):
         status = absent if prediction is None else _status(in_reference, in_prediction)
-        values = _values(in_reference, in_prediction, status, spacing, nsd_tolerance_mm, slice_axis, diagonal)
-        for name, kind in names.items():
+        box = foreground_box(in_reference | in_prediction) or ...
+        masks = Masks(in_reference[box], in_prediction[box], spacing, nsd_tolerance_mm, slice_axis, diagonal)
+        for name, kind in kinds.items():
             if kind != "relative_volume_error" or in_reference.any():
-                rows.append((label, name, values[kind], status))
+                rows.append((label, name, _value(KINDS[kind], masks, status), status))
     return rows
 
 
@@ -199,16 +292,11 @@ def _foreground(reference: np.ndarray, prediction: np.ndarray | None, channels: 
 
 def metric_names(dimensions: int, has_spacing: bool, tolerance: float) -> dict[str, str]:
     """Return the metrics of a case: name in ``metrics.csv`` -> kind."""
-    names = {
-        "dice": "dice",
-        "dice_slice_mean": "dice_slice_mean",
-        "hd95_mm" if has_spacing else "hd95_px": "hd95",
+    return {
+        kind.name(has_spacing, tolerance): key
+        for key, kind in KINDS.items()
+        if (has_spacing or not kind.needs_spacing) and (dimensions == 3 or not kind.needs_volume)
     }
-    if has_spacing:
-        names[f"nsd_{tolerance:g}mm"] = "nsd"
-    if has_spacing and dimensions == 3:
-        names |= {kind: kind for kind in ("volume_ml", "volume_error_ml", "relative_volume_error")}
-    return names
 
 
 def _status(reference: np.ndarray, prediction: np.ndarray) -> str:
@@ -217,31 +305,8 @@ def _status(reference: np.ndarray, prediction: np.ndarray) -> str:
     return "ref_empty" if prediction.any() else "both_empty"
 
 
-def _values(
-    reference: np.ndarray,
-    prediction: np.ndarray,
-    status: str,
-    spacing: Sequence[float] | None,
-    tolerance: float,
-    slice_axis: int,
-    diagonal: float,
-) -> dict[str, float | None]:
-    """Return the value of every kind of metric for one label, given as two boolean masks."""
-    values: dict[str, float | None] = dict.fromkeys(KINDS)
+def _value(kind: Kind, masks: Masks, status: str) -> float | None:
+    """Return a metric of one label; None where neither mask holds it."""
     if status == "both_empty":
-        return values
-    box = foreground_box(reference | prediction)
-    if box is not None:
-        reference, prediction = reference[box], prediction[box]
-    values |= {"dice": 0.0, "dice_slice_mean": 0.0, "hd95": diagonal, "nsd": 0.0}
-    if status == "ok":
-        distances = surface_distances(reference, prediction, spacing)
-        values["dice"] = dice(reference, prediction)
-        values["dice_slice_mean"] = dice_slice_mean(reference, prediction, slice_axis)
-        values["hd95"] = hd95_of(*distances)
-        values["nsd"] = nsd_of(*distances, tolerance)
-    if spacing is not None and reference.ndim == 3:
-        values["volume_ml"] = volume_ml(prediction, spacing)
-        values["volume_error_ml"] = volume_error_ml(reference, prediction, spacing)
-        values["relative_volume_error"] = relative_volume_error(reference, prediction)
-    return values
+        return None
+    return kind.value(masks) if status == "ok" else kind.otherwise(masks)
