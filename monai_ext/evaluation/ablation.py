@@ -2,15 +2,15 @@
 
 ::
 
-    python -m monai_ext.evaluation.ablation --bundle_root bundles/p2sam --datalist LIST.json \
-      --configs "['inference','evaluate','acdc']" --table parts distance ranges --output_dir OUT
+    python -m monai_ext.evaluation.ablation --bundle_root BUNDLE --datalist LIST.json \
+      --configs "['inference','evaluate']" --table NAME NAME --output_dir OUT
 
-Each setting is a run of the bundle, as `python -m monai.bundle run` does it, with options set over those of the
-configs, in a folder of its own, ``OUT/<algorithm>``. The first is the default: the configs as they are. A setting that
-comes to the same as the default, or as another one, is not run again, and cases that are finished are kept: a command
-that was killed goes on where it was. ``OUT/ablation.csv`` and ``OUT/ablation.md`` are of the tables of this call: means
-as in each run's ``summary.json``, and differences to the default, paired by case, as
-:mod:`monai_ext.evaluation.compare` finds them.
+The tables stand in the bundle's ``configs/ablations.json``. Each setting is a run of the bundle, as `python -m
+monai.bundle run` does it, with options set over those of the configs, in a folder of its own, ``OUT/<algorithm>``. The
+first is the default: the configs as they are. A setting that comes to the same as the default, or as another one, is
+not run again, and cases that are finished are kept: a command that was killed goes on where it was.
+``OUT/ablation.csv`` and ``OUT/ablation.md`` are of the tables of this call: means as in each run's ``summary.json``,
+and differences to the default, paired by case, as :mod:`monai_ext.evaluation.compare` finds them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ import ast
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from monai_ext.configuration import deciding_config
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import DRAWS
 from monai_ext.evaluation.compare import Difference, compare
 from monai_ext.evaluation.pairing import MACRO
 from monai_ext.evaluation.table import write_table, write_text
-from monai_ext.prompts.ranges import RANGES, parse_counts
 
 DEFAULT = "default"
 
@@ -49,27 +50,9 @@ class Setting:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _fixed(n: int) -> Setting:
-    return Setting(f"n{n}", {"n_pos": [n, n], "n_neg": [n, n]})
-
-
-def _retrieved(n: int, distance: str = "") -> Setting:
-    options = {"n_pos": [1, n], "n_neg": [1, n]}
-    return Setting(f"n1-{n}_{distance}", {**options, "distance": distance}) if distance else Setting(f"n1-{n}", options)
-
-
-TABLES: dict[str, tuple[Setting, ...]] = {
-    "parts": tuple(setting for n in range(1, 6) for setting in (_fixed(n), _retrieved(n))),
-    "distance": (_fixed(4), _retrieved(4), _retrieved(4, "hungarian"), _retrieved(4, "jensen_shannon")),
-    "ranges": tuple(Setting(name, {"n_range": name}) for name in RANGES),
-    "references": tuple(Setting(name, {"reference_visit": name}) for name in ("all", "nearest")),
-    "previous_box": tuple(
-        Setting(f"previous_{use}", {"previous_box": use}) for use in ("box", "points", "both", "region")
-    ),
-}
-"""Table -> its settings besides the default. ``parts`` is P²SAM's Table 6: n parts of the foreground and of the
-background, ``n4`` without retrieval, ``n1-4`` with it; ``distance`` is Table 7, of n = 4; ``ranges`` are the rows of
-Tables 9 and 10. ``references`` and ``previous_box`` are tables of our own."""
+Table = tuple[Setting, ...]
+TABLES_FILE = "ablations.json"
+"""In the bundle's ``configs``: table -> name of a setting -> its options, in the order of the rows."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +60,7 @@ class AblationRow:
     """One row of ``ablation.csv``: a setting in one metric and label, or in the mean over labels (``macro``).
 
     Attributes:
-        table: name in :data:`TABLES`.
+        table: its name.
         setting: name.
         algorithm: of the run that stands for it, its folder; several settings that come to the same share one.
         options: of the setting, as JSON.
@@ -127,6 +110,9 @@ class Ablation:
 
     Raises:
         UserError: a config is not there, is broken, or measures nothing; or no config has such an option.
+
+    Attributes:
+        tables: of the bundle.
     """
 
     def __init__(
@@ -137,6 +123,7 @@ class Ablation:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
+        self.tables = read_tables(bundle_root)
         self.files = [str(_find_config(Path(bundle_root), name)) for name in configs]
         self.options = {"bundle_root": str(bundle_root), **(options or {})}
         try:
@@ -176,7 +163,7 @@ class Ablation:
         """Run the default and all settings of a table, and compare.
 
         Args:
-            name: in :data:`TABLES`.
+            name: in the bundle's ``ablations.json``.
             metrics: to compare.
             draws: of the bootstrap of the differences.
 
@@ -187,7 +174,7 @@ class Ablation:
             UserError: there is no such table or metric; see :meth:`run` and
                 :func:`monai_ext.evaluation.compare.compare`.
         """
-        settings = [Setting(DEFAULT), *find_table(name)]
+        settings = [Setting(DEFAULT), *find_table(self.tables, name)]
         known = _read_summary(self.output_dir / self.run(settings[0]))["macro"]
         for metric in metrics:
             if metric not in known:
@@ -206,17 +193,10 @@ class Ablation:
         ]
 
     def _meaning(self, options: Mapping[str, Any]) -> str:
-        """Say what options come to beside the configs: ranges by their numbers, however they are written."""
-        named = {name for settings in TABLES.values() for setting in settings for name in setting.options}
-        known = {name: self._config.get(name) for name in named if name in self._config}
-        meant = {**known, **{name: value for name, value in self.options.items() if name in named}, **options}
-        if meant.get("n_range") in RANGES:
-            meant["n_pos"], meant["n_neg"] = RANGES[meant["n_range"]]
-        for name in ("n_pos", "n_neg"):
-            if meant.get(name) is not None:
-                meant[name] = parse_counts(meant[name])
-        meant.pop("n_range", None)
-        return json.dumps(meant, sort_keys=True, default=str)
+        """Return the configuration that decides a run, as text: settings that come to the same have the same."""
+        config = ConfigParser(deepcopy(self._config.get()))
+        config.update({name.replace("#", "::"): value for name, value in {**self.options, **options}.items()})
+        return json.dumps(deciding_config(config, {"algorithm"}), sort_keys=True, default=str)
 
     def _refuse_unknown(self, options: Mapping[str, Any]) -> None:
         for name in options:
@@ -233,15 +213,32 @@ class Ablation:
         return path in self._config or (isinstance(component, dict) and "_target_" in component)
 
 
-def find_table(name: str) -> tuple[Setting, ...]:
+def read_tables(bundle_root: str | Path) -> dict[str, Table]:
+    """Read the tables of a bundle.
+
+    Raises:
+        UserError: it has none.
+    """
+    path = Path(bundle_root) / "configs" / TABLES_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            table: tuple(Setting(name, dict(options)) for name, options in settings.items())
+            for table, settings in content.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not there or holds no tables ({error}); is --bundle_root right?") from error
+
+
+def find_table(tables: Mapping[str, Table], name: str) -> Table:
     """Return a table's settings.
 
     Raises:
         UserError: there is none of that name.
     """
-    if name not in TABLES:
-        raise UserError(f"there is no table {name!r}: choose from {', '.join(TABLES)}")
-    return TABLES[name]
+    if name not in tables:
+        raise UserError(f"there is no table {name!r}: choose from {', '.join(tables)}")
+    return tables[name]
 
 
 def ablation_text(rows: Sequence[AblationRow]) -> str:
@@ -286,13 +283,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="['inference','evaluate']",
         help="list of names in the bundle's configs, or paths (default: %(default)s)",
     )
-    parser.add_argument("--table", nargs="+", required=True, help=f"one or more of {', '.join(TABLES)}")
+    parser.add_argument("--table", nargs="+", required=True, help=f"one or more of the bundle's {TABLES_FILE}")
     parser.add_argument("--output_dir", required=True, help="folder for the runs, ablation.csv and ablation.md")
     parser.add_argument("--options", default="{}", help="for all settings, \"{'threads': 1, 'split': 'test'}\"")
     parser.add_argument("--metric", nargs="+", default=["dice"], help="names in metrics.csv (default: dice)")
     given = parser.parse_args(arguments)
+    tables = read_tables(given.bundle_root)
     for name in given.table:
-        find_table(name)
+        find_table(tables, name)
     options = _literal("--options", given.options, dict)
     for name in ("algorithm", "output_dir"):
         if name in options:

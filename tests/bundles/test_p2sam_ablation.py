@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from monai_ext.errors import find_user_error
-from monai_ext.evaluation.ablation import main
+from monai_ext.evaluation.ablation import main, read_tables
+from monai_ext.prompts.ranges import RANGES, parse_counts
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "p2sam"
 
@@ -18,6 +19,17 @@ def words(tiny_options, patient, write_list, tmp_path) -> list[str]:
     options = {**tiny_options, "labels": ["disc"]}
     given = ["--bundle_root", str(BUNDLE), "--datalist", write_list(patient), "--options", str(options)]
     return [*given, "--output_dir", str(tmp_path / "out")]
+
+
+def test_the_tables_are_the_papers():
+    """Table 6 with and without retrieval, Table 7, and every row of Tables 9 and 10."""
+    tables = {name: {row.name: row.options for row in table} for name, table in read_tables(BUNDLE).items()}
+    assert tables["parts"]["n4"] == {"n_pos": [4, 4], "n_neg": [4, 4]}
+    assert tables["parts"]["n1-5"] == {"n_pos": [1, 5], "n_neg": [1, 5]}
+    assert [row.get("distance", "") for row in tables["distance"].values()] == ["", "", "hungarian", "jensen_shannon"]
+    assert list(tables["ranges"]) == list(RANGES)
+    for name, row in tables["ranges"].items():
+        assert [parse_counts(row["n_pos"]), parse_counts(row["n_neg"])] == [parse_counts(text) for text in RANGES[name]]
 
 
 def test_a_second_call_runs_no_case_again(words, tmp_path, capsys):

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import pytest
 
 from monai_ext.errors import UserError
 from monai_ext.evaluation import ablation
-from monai_ext.evaluation.ablation import TABLES, Ablation, AblationRow, Setting, ablation_text, find_table, main
+from monai_ext.evaluation.ablation import Ablation, AblationRow, Setting, ablation_text, main, read_tables
 from monai_ext.evaluation.summary import summarise, write_summary
 from monai_ext.evaluation.table import write_rows
-from monai_ext.prompts.ranges import RANGES
 
 CONFIG = """
 bundle_root: .
@@ -27,6 +27,16 @@ network_def:
 handlers:
   - _target_: monai_ext.handlers.case_table.CaseTable
 """
+TABLES: dict[str, dict[str, dict]] = {
+    "parts": {
+        "n1": {"n_pos": [1, 1], "n_neg": [1, 1]},
+        "n1-1": {"n_neg": [1, 1], "n_pos": [1, 1]},
+        "n1-3": {"n_pos": [1, 3]},
+        "n4": {"n_pos": [4, 4], "n_neg": [4, 4]},
+    },
+    "distance": {"n4": {"n_pos": [4, 4], "n_neg": [4, 4]}, "hungarian": {"distance": "hungarian"}},
+    "boxes": {"box": {"previous_box": "box"}},
+}
 DICE = {"method": (0.5, 0.6, 0.7), "method_n1": (0.4, 0.6, 0.6)}
 """Of three patients; other runs have 0.1 more than the default."""
 
@@ -35,6 +45,7 @@ DICE = {"method": (0.5, 0.6, 0.7), "method_n1": (0.4, 0.6, 0.6)}
 def bundle(tmp_path):
     (tmp_path / "bundle" / "configs").mkdir(parents=True)
     (tmp_path / "bundle" / "configs" / "inference.yaml").write_text(CONFIG)
+    (tmp_path / "bundle" / "configs" / "ablations.json").write_text(json.dumps(TABLES))
     return tmp_path / "bundle"
 
 
@@ -69,22 +80,12 @@ def runs(monkeypatch, make_row):
     return asked
 
 
-def test_the_parts_are_table_6_with_and_without_retrieval():
-    settings = {setting.name: setting.options for setting in TABLES["parts"]}
-    assert settings["n4"] == {"n_pos": [4, 4], "n_neg": [4, 4]}
-    assert settings["n1-5"] == {"n_pos": [1, 5], "n_neg": [1, 5]}
-    assert [options.get("distance", "") for options in (s.options for s in TABLES["distance"])] == [
-        *("", "", "hungarian", "jensen_shannon")
-    ]
-    assert [setting.name for setting in TABLES["ranges"]] == list(RANGES)
-
-
 def test_each_setting_runs_once_in_its_own_folder_after_the_default(bundle, runs, tmp_path):
     rows = Ablation(bundle, ["inference"], tmp_path / "out", {"seed": 3}).table("parts")
     names = [asked["algorithm"] for asked in runs]
-    assert names == ["method", *(f"method_{name}" for name in ("n1", "n2", "n1-2", "n3", "n4", "n1-4", "n5", "n1-5"))]
+    assert names == ["method", "method_n1", "method_n4"]
     assert "n_pos" not in runs[0], "the default is the configs as they are"
-    assert runs[2]["n_pos"] == [2, 2]
+    assert runs[2]["n_pos"] == [4, 4]
     assert {asked["seed"] for asked in runs} == {3}
     assert {asked["bundle_root"] for asked in runs} == {str(bundle)}
     assert [asked["output_dir"] for asked in runs] == [str(tmp_path / "out" / name) for name in names]
@@ -93,18 +94,21 @@ def test_each_setting_runs_once_in_its_own_folder_after_the_default(bundle, runs
     assert run_of["n1"] == run_of["n1-1"] == "method_n1"
 
 
-def test_ranges_that_come_to_the_same_are_one_run(bundle, runs, tmp_path):
+def test_tables_share_runs(bundle, runs, tmp_path):
     study = Ablation(bundle, ["inference"], tmp_path / "out")
-    run_of = {row.setting: row.algorithm for row in study.table("ranges")}
-    assert run_of["cvc_clinicdb_lora_base"] == "method"
-    assert run_of["coco_20i"] == run_of["lvis_92i"] == "method_coco_20i"
-    assert len(runs) == len({(RANGES[name]) for name in RANGES})
     study.table("parts")
-    assert sum(asked["algorithm"] == "method" for asked in runs) == 1, "tables share runs"
+    study.table("distance")
+    assert [asked["algorithm"] for asked in runs] == ["method", "method_n1", "method_n4", "method_hungarian"]
+
+
+def test_a_bundle_without_tables_is_told(bundle):
+    (bundle / "configs" / "ablations.json").unlink()
+    with pytest.raises(UserError, match=r"ablations\.json is not there or holds no tables"):
+        read_tables(bundle)
 
 
 def test_options_for_all_count_when_settings_are_compared(bundle, runs, tmp_path):
-    study = Ablation(bundle, ["inference"], tmp_path / "out", {"n_pos": [4, 4], "n_neg": "4"})
+    study = Ablation(bundle, ["inference"], tmp_path / "out", {"n_pos": [4, 4], "n_neg": [4, 4]})
     assert study.run(Setting("n4", {"n_pos": [4, 4], "n_neg": [4, 4]})) == "method"
     assert study.run(Setting("n1-3", {"n_pos": [1, 3], "n_neg": [1, 3]})) == "method_n1-3"
 
@@ -147,7 +151,7 @@ def test_markdown_of_a_setting_without_a_value():
         (["--table", "sizes"], "there is no table 'sizes': choose from parts, distance"),
         (["--table", "parts", "--options", "{'sead': 1}"], "has the option 'sead'; did you mean seed"),
         (["--table", "parts", "--options", "{'network_deff#width': 1}"], "has the option 'network_deff#width'"),
-        (["--table", "previous_box"], "has the option 'previous_box'"),
+        (["--table", "boxes"], "has the option 'previous_box'"),
         (["--table", "parts", "--options", "seed=1"], "--options seed=1 is no dictionary"),
         (["--table", "parts", "--options", "{'algorithm': 'x'}"], "must not hold 'algorithm'"),
         (["--table", "parts", "--configs", "['inference'"], "is no list"),
@@ -170,7 +174,3 @@ def test_mistakes_are_told_in_a_sentence(bundle, runs, tmp_path, words, told):
 def test_further_arguments_of_a_component_are_options(bundle, runs, tmp_path):
     Ablation(bundle, ["inference"], tmp_path / "out", {"network_def#width": 8}).run(Setting("default"))
     assert runs[0]["network_def#width"] == 8
-
-
-def test_find_table_knows_its_names():
-    assert find_table("parts") is TABLES["parts"]
