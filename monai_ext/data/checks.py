@@ -145,7 +145,11 @@ def count_values(label: np.ndarray) -> dict[int, int]:
     """Count how often each value stands in a label map of whole numbers, plane by plane to save memory."""
     counts: Counter[int] = Counter()
     for plane in np.moveaxis(label, -1, 0) if label.ndim > 2 else [label]:
-        values, numbers = np.unique(plane, return_counts=True)
+        if plane.size and plane.min() >= 0 and plane.max() < 2**16:  # several times faster than a sort
+            found = np.bincount(plane.ravel())
+            values, numbers = np.flatnonzero(found), found[found > 0]
+        else:
+            values, numbers = np.unique(plane, return_counts=True)
         counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     return dict(sorted(counts.items()))
 

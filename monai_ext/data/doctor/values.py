@@ -250,9 +250,7 @@ def _leaves_some(use: Use, facts: ListFacts) -> bool:
 
 def _why_dense(facts: ListFacts) -> str:
     ignore = facts.datalist.ignore
-    return (
-        "the data list has no 'ignore'" if ignore is None else f"none of its pixels has the value {ignore} of 'ignore'"
-    )
+    return "the data list has no 'ignore'" if ignore is None else f"no pixel has the value {ignore} of 'ignore'"
 
 
 def _undrawn(scribbles: list[Use], facts: ListFacts) -> int | None:
