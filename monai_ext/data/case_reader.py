@@ -54,7 +54,7 @@ class CaseReader(ImageReader):
         Returns:
             The array ([X, Y, Z], [W, H] or [W, H, 3]) and its meta data: ``affine`` and ``original_affine``
             [4, 4] (identity for frames), ``space`` RAS, ``spatial_shape``, ``original_channel_dim`` (-1 or
-            "no_channel"), ``is_frame``.
+            "no_channel"), ``is_frame``, ``stored_type`` (of an image: the type of the array, which MONAI converts).
 
         Raises:
             UserError: what :func:`read_image` and :func:`read_label` say, or an empty path.
@@ -76,4 +76,6 @@ class CaseReader(ImageReader):
             MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel" if array.ndim == len(geometry.shape) else -1,
             "is_frame": geometry.is_frame,
         }
+        if not self.label:
+            meta["stored_type"] = array.dtype.name
         return array, meta

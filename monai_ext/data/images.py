@@ -1,9 +1,9 @@
 """Reading images and labels, and writing masks, so that every part of the package sees the same voxels.
 
 Volumes are NIfTI files (`.nii`, `.nii.gz`), frames are pictures (`.png`, `.jpg`, `.tif`, `.bmp`). Arrays keep
-the order of the file: [X, Y, Z] as nibabel gives it (affine to RAS+, mm), [W, H] or [W, H, 3] for frames (the
-picture transposed, as MONAI's ``PILReader`` gives it). Whatever is wrong with a file is a
-:class:`~monai_ext.errors.UserError` of one sentence. :class:`~monai_ext.data.case_reader.CaseReader` brings
+the order of the file: [X, Y, Z] as nibabel gives it (affine to RAS+, in mm whatever unit the header states),
+[W, H] or [W, H, 3] for frames (the picture transposed, as MONAI's ``PILReader`` gives it). Whatever is wrong with a
+file is a :class:`~monai_ext.errors.UserError` of one sentence. :class:`~monai_ext.data.case_reader.CaseReader` brings
 the same functions to MONAI.
 """
 
@@ -38,8 +38,11 @@ VOLUME_SUFFIXES = (".nii", ".nii.gz")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_VOXELS = 2**31  # 8 GB as float32: a header that claims more is taken for damaged
 MAX_GZIP_RATIO = 1032  # deflate cannot compress better (https://zlib.net/zlib_tech.html)
+MILLIMETRES = {"mm": 1.0, "m": 1000.0, "micrometre": 0.001, "unknown": 1.0}
+"""Length in mm of the units that a NIfTI header can state; where it states none, mm are assumed."""
 
 _EXIF_ORIENTATION = 0x0112
+_UNIT_CODES = {1: "m", 2: "mm", 3: "micrometre"}  # of the lowest three bits of xyzt_units
 _GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -66,12 +69,23 @@ class Geometry:
         affine: [4, 4], voxel indices to RAS+ millimetres; None for frames.
         spacing: voxel size in mm along the array axes; None for frames.
         is_frame: whether the file is a picture and not a volume.
+        unit: of lengths in the file, a key of :data:`MILLIMETRES`; ``affine`` and ``spacing`` are in mm already.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray | None
     spacing: tuple[float, ...] | None
     is_frame: bool
+    unit: str = "mm"
+
+    def read_in(self, unit: str) -> Geometry:
+        """Return the geometry that the file's numbers give in another unit."""
+        if self.affine is None or self.spacing is None:
+            return self
+        factor = MILLIMETRES[unit] / MILLIMETRES[self.unit]
+        return Geometry(
+            self.shape, in_millimetres(self.affine, factor), tuple(s * factor for s in self.spacing), False, unit
+        )
 
 
 def is_frame(path: PathLike) -> bool:
@@ -146,6 +160,26 @@ def read_values(path: PathLike) -> np.ndarray:
         UserError: the file is missing, damaged or not 3-D (or one 2-D frame).
     """
     return _read_frame(path, label=False) if is_frame(path) else _read_volume(path, scaled=True)
+
+
+def read_first_values(path: PathLike, least: int) -> np.ndarray:
+    """Read the first slices of a volume as the file stores them (last axis), of a compressed one nothing beyond.
+
+    Args:
+        path: the volume.
+        least: values to read at least, where the file has as many.
+
+    Returns:
+        [X, Y, slices], scaled by the header's slope and intercept.
+
+    Raises:
+        UserError: the file is missing, damaged or not 3-D.
+    """
+    with _open_volume(path) as volume:
+        x, y, *_ = volume.shape
+        slices = max(1, least // (x * y))
+        values = volume.dataobj[:, :, :slices] if len(volume.shape) > 2 else volume.dataobj[:, :]
+        return np.asarray(values)
 
 
 def read_label(path: PathLike) -> np.ndarray:
@@ -340,9 +374,20 @@ def _spatial_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _volume_geometry(volume: nib.Nifti1Image) -> Geometry:
-    affine = np.array(volume.affine, dtype=np.float64)
+    unit = unit_of(volume.header)
+    affine = in_millimetres(np.array(volume.affine, dtype=np.float64), MILLIMETRES[unit])
     spacing = tuple(float(s) for s in nib.affines.voxel_sizes(affine))
-    return Geometry(_spatial_shape(volume.shape), affine, spacing, False)
+    return Geometry(_spatial_shape(volume.shape), affine, spacing, False, unit)
+
+
+def unit_of(header: nib.Nifti1Header) -> str:
+    """Return the unit of lengths that a header states, a key of :data:`MILLIMETRES`."""
+    return _UNIT_CODES.get(int(header["xyzt_units"]) % 8, "unknown")
+
+
+def in_millimetres(affine: np.ndarray, factor: float) -> np.ndarray:
+    """Scale the lengths of an affine [4, 4] by the ``factor`` that makes them mm."""
+    return np.diag([factor, factor, factor, 1.0]) @ affine if factor != 1 else affine
 
 
 def _read_volume(path: PathLike, scaled: bool) -> np.ndarray:

@@ -9,10 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
-from monai.data import MetaTensor
-from monai.data.utils import collate_meta_tensor_fn
-
 from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES
 from monai_ext.data.manifest import Case, DataList, Visit, parse_visit
 from monai_ext.errors import UserError
@@ -273,6 +269,10 @@ def collate_case(cases: Sequence[Pair]) -> dict[str, Any]:
     Raises:
         ValueError: for more than one case; they may differ in size.
     """
+    import torch  # both take seconds, and commands that only pair cases need neither
+    from monai.data import MetaTensor
+    from monai.data.utils import collate_meta_tensor_fn
+
     if len(cases) != 1:
         raise ValueError("cases are taken one by one: set batch_size to 1")
     batch: dict[str, Any] = {}

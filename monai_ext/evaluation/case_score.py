@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_ext.data.checks import check_affine, check_same_grid
+from monai_ext.data.checks import check_affine, check_same_grid, on_image
 from monai_ext.data.images import Geometry, read_geometry, read_label
 from monai_ext.errors import UserError
 from monai_ext.evaluation.case_metrics import MetricValue, VoxelCounts, case_rows, stored_slice_axis, voxel_counts
@@ -117,10 +117,10 @@ def _measure(
 
 
 def _reference_geometry(image: str, label: str) -> Geometry:
-    geometry = read_geometry(label)
+    geometry, of_image = read_geometry(label), read_geometry(image)
     check_affine(label, geometry)
-    check_same_grid(image, read_geometry(image), label, geometry)
-    return geometry
+    check_same_grid(image, of_image, label, geometry)
+    return on_image(of_image, geometry)
 
 
 def _prediction(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import affine_transform
 
-from monai_ext.data.checks import check_affine, grid_difference, grids_overlap
+from monai_ext.data.checks import check_affine, grid_difference, grids_overlap, on_image
 from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, Geometry, PathLike, read_geometry, read_label
 from monai_ext.errors import UserError
 
@@ -98,10 +98,13 @@ def read_prediction(path: Path, reference: PathLike, onto: Geometry, resample: b
         OtherGridError: where the grids differ and nothing is to be resampled, or can be.
         UserError: where the file cannot be read.
     """
-    geometry = read_geometry(path)
-    if grid_difference(onto, geometry) is None:
+    geometry = on_image(onto, read_geometry(path))
+    difference = grid_difference(onto, geometry)
+    if difference is None:
         return read_label(path), False
-    if geometry.affine is None or onto.affine is None:
+    if difference.name == "unit":
+        advice = f"the same numbers in {difference.of_label} and {difference.of_image}, so correct the wrong header"
+    elif geometry.affine is None or onto.affine is None:
         advice = "frames have no world coordinates to resample by, so write it in the reference's size"
     elif not resample:
         advice = "write it on the reference's grid, or set --resample"

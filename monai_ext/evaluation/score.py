@@ -23,8 +23,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from monai_ext.data.doctor import examine, warn_and_stop
 from monai_ext.data.images import ensure_writable_folder
 from monai_ext.data.manifest import Case, DataList, Visit, load_datalist
+from monai_ext.data.pairs import pair_with_reference
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import refuse_seed
 from monai_ext.evaluation.case_metrics import refuse_tolerance
@@ -36,8 +38,13 @@ from monai_ext.evaluation.predictions import RESAMPLING_RULE, PredictionFiles, f
 from monai_ext.evaluation.summary import format_table
 from monai_ext.evaluation.table import Row
 
-SPACING_SOURCE = "header of the reference mask, whose grid is that of the image, in mm; frames have none"
+SPACING_SOURCE = (
+    "header of the reference mask, whose grid is that of the image, from the unit that it states (else the image's) to "
+    "mm; frames have none"
+)
 MAX_TOLD = 5
+DECIDE_LENGTHS = ("unit_not_mm", "odd_spacing", "spacing_disagrees")
+"""Checks of the doctor on which every number in mm depends."""
 
 
 @dataclass
@@ -120,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.predictions, [case.case for case in datalist.cases], datalist.labels, _all_names(given.datalist)
     )
     output_dir = ensure_writable_folder(given.output_dir)
+    warn_and_stop([found for found in examine(datalist, follow_up=False) if found.code in DECIDE_LENGTHS])
     scores = score(
         datalist,
         files,
@@ -201,8 +209,6 @@ def _options(datalist: DataList, given: argparse.Namespace) -> Options:
 
 def _select_targets(datalist: DataList, reference_visit: str | None) -> dict[str, list[str]]:
     """Leave in the list what a follow-up method segments; return the references' names by case."""
-    from monai_ext.data.pairs import pair_with_reference  # imports torch, which nothing else here needs
-
     visits = reference_visit.split(",") if reference_visit else None
     served = {pair["case"]: pair["reference"] for pair in pair_with_reference(datalist, visits)}
     datalist.cases = [case for case in datalist.cases if case.case in served]

@@ -25,7 +25,7 @@ def prepare(
 ) -> None:
     """Check everything that could stop a run half-way, before its first case: outputs, images, reference labels.
 
-    Then the doctor's fast part looks at the headers; what it only warns of is printed once.
+    Then the doctor looks at headers and doubtful values; what it only warns of is printed once.
 
     Of several processes, the first one checks for all.
 
@@ -53,6 +53,8 @@ def prepare(
 def look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None:
     """Let the doctor look at the headers of the files that a run uses: print its warnings, stop at its first error.
 
+    It also reads the few files whose values a run may take for something else.
+
     Of several processes, the first one looks for all.
 
     Args:
@@ -67,4 +69,4 @@ def look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None:
 
 def _look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None:
     files = {path for item in used for key in FILE_KEYS for path in ensure_tuple(item.get(key) or ())}
-    warn_and_stop(examine(cases, only=files, leave_out=("visits_apart",)))
+    warn_and_stop(examine(cases, only=files, glance=True, leave_out=("visits_apart",), follow_up=False))

@@ -16,6 +16,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from monai_ext.errors import UserError
+from monai_ext.grey_values import factor_to_8_bits
 
 CT_WINDOW = (-160.0, 240.0)
 """HU: the soft-tissue window (level 40, width 400). A lung overlay sets {"window": [-910, 590]} instead."""
@@ -30,8 +31,9 @@ class Intensityd(MapTransform):
 
     ``intensity`` null chooses case by case, in this order:
 
-    1. a picture (three channels, or a 2-D frame, whose values all lie in [0, 255]): values as they are,
-       whatever the modality, because somebody has windowed it already;
+    1. a picture (three channels, or a 2-D frame) whose type and values say what is black and white
+       (:func:`~monai_ext.grey_values.factor_to_8_bits`: 8 bits, decimals in [0, 1] or [0, 255], 8 bits stored in 16):
+       brought to [0, 255], whatever the modality, because somebody has windowed it already;
     2. modality "CT": the window :data:`CT_WINDOW`;
     3. every other modality ("MR", "PET", "US", ...), a missing or unknown one included: the 0.5th to 99.5th
        percentiles of the whole image. Voxels at the image's minimum are left out of them: air and padding
@@ -108,15 +110,28 @@ def _parse(intensity: Mapping[str, Any] | str | None) -> tuple[str, tuple[float,
 
 def _choose(image: Tensor, modality: str | None, low: float, high: float) -> tuple[str, tuple[float, float]]:
     is_picture = image.shape[0] == 3 or image.ndim == 3
-    if is_picture and low >= 0 and high <= 255:
-        return "none", (0.0, 255.0)
+    factor = factor_to_8_bits(_plain(image).cpu().numpy(), _is_float(image)) if is_picture else None
+    if factor is not None:
+        return ("none" if factor == 1 and low >= 0 and high <= 255 else "window"), (0.0, 255.0 / factor)
     if isinstance(modality, str) and modality.strip().lower() == "ct":
         return "window", CT_WINDOW
     return "percentiles", PERCENTILES
 
 
+def _is_float(image: Tensor) -> bool:
+    """Tell whether the file stores decimals; of an image that says nothing of its file, whether there are any."""
+    stored = image.meta.get("stored_type") if isinstance(image, MetaTensor) else None
+    if stored is not None:
+        return np.dtype(stored).kind == "f"
+    return bool((image != image.round()).any())
+
+
+def _plain(image: Tensor) -> Tensor:
+    return image.as_tensor() if isinstance(image, MetaTensor) else image
+
+
 def _percentiles(image: Tensor, percentiles: tuple[float, float], low: float, high: float) -> tuple[float, float]:
-    values = image.as_tensor() if isinstance(image, MetaTensor) else image
+    values = _plain(image)
     above = values[values > low].cpu().numpy()
     first, second = (float(value) for value in np.percentile(above, percentiles))
     return (first, second) if first < second else (low, high)

@@ -55,6 +55,13 @@ def test_case_reader_volume(tmp_path: Path) -> None:
     assert tuple(image.meta["spatial_shape"]) == (2, 3, 4)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+def test_case_reader_says_what_a_picture_stores(tmp_path: Path, dtype: str) -> None:
+    Image.fromarray(asymmetric_picture().astype(dtype)).save(tmp_path / "p.tif")
+    image = load(tmp_path / "p.tif")
+    assert (image.meta["stored_type"], str(image.dtype)) == (dtype, "torch.float32")
+
+
 @pytest.mark.parametrize(("shape", "loaded"), [((3, 5, 3), (3, 5, 3)), ((3, 5), (1, 5, 3))])
 def test_case_reader_frame(tmp_path: Path, shape: tuple[int, ...], loaded: tuple[int, ...]) -> None:
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -16,6 +16,7 @@ from monai_ext.data.checks import (
     check_pairs,
     check_same_grid,
     count_values,
+    grid_difference,
     grids_overlap,
 )
 from monai_ext.data.images import Geometry, read_geometry
@@ -140,6 +141,29 @@ def test_grid_differs(pair: dict[str, Any], matrix: np.ndarray, match: str) -> N
 def test_grid_within_tolerance(pair: dict[str, Any]) -> None:
     save_label(pair["label"], matrix=affine(a22=8.0005, a03=0.0005))
     check_pairs([pair], LABELS)
+
+
+def in_unit(unit: str, length: float) -> Geometry:
+    """A grid whose file has the given spacing, in the given unit."""
+    return Geometry((4, 3, 2), np.diag([length] * 3 + [1]), (length,) * 3, False).read_in(unit)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "difference"),
+    [
+        (("micrometre", 500), ("micrometre", 500), None),
+        (("micrometre", 500), ("unknown", 500), None),
+        (("micrometre", 500), ("mm", 0.5), None),
+        (("m", 0.002), ("unknown", 0.002), None),
+        (("micrometre", 500), ("mm", 500), ("unit", "micrometre", "mm")),
+        (("unknown", 500), ("micrometre", 500), ("unit", "unknown", "micrometre")),
+        (("micrometre", 500), ("unknown", 0.5), ("spacing", "(0.5, 0.5, 0.5)", "(0.0005, 0.0005, 0.0005)")),
+        (("micrometre", 2), ("micrometre", 2.5), ("spacing", "(0.002, 0.002, 0.002)", "(0.0025, 0.0025, 0.0025)")),
+    ],
+)
+def test_grids_of_files_in_other_units(image, label, difference) -> None:
+    found = grid_difference(in_unit(*image), in_unit(*label))
+    assert difference == (found and (found.name, found.of_image, found.of_label))
 
 
 def test_grid_of_a_frame_is_its_shape() -> None:

@@ -16,6 +16,7 @@ from monai_ext.data.images import (
     atomic_path,
     ensure_writable_folder,
     is_frame,
+    read_first_values,
     read_geometry,
     read_image,
     read_label,
@@ -88,6 +89,29 @@ def test_axes_of_length_one(tmp_path: Path, stored: tuple[int, ...], read: tuple
     assert read_geometry(path).shape == read_image(path).shape == read_label(path).shape == read
     write_mask(tmp_path / "m.nii.gz", read_label(path), like=path)
     assert nib.load(tmp_path / "m.nii.gz").shape == stored
+
+
+@pytest.mark.parametrize(
+    ("code", "unit", "millimetres"),
+    [(0, "unknown", 1), (1, "m", 1000), (2, "mm", 1), (3, "micrometre", 0.001), (3 + 8, "micrometre", 0.001)],
+)
+def test_geometry_is_in_mm_whatever_unit_the_header_states(
+    tmp_path: Path, code: int, unit: str, millimetres: float
+) -> None:
+    volume = nib.Nifti1Image(counting((3, 4, 2)), oblique_affine())
+    volume.header["xyzt_units"] = code
+    nib.save(volume, tmp_path / "v.nii")
+    geometry = read_geometry(tmp_path / "v.nii")
+    assert geometry.unit == unit
+    assert np.allclose(geometry.affine, np.diag([millimetres] * 3 + [1]) @ volume.affine)
+    assert np.allclose(geometry.spacing, np.array([1.2, 1.3, 8.0]) * millimetres)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(("least", "slices"), [(1, 1), (24, 2), (10**6, 5)])
+def test_first_slices(tmp_path: Path, suffix: str, least: int, slices: int) -> None:
+    path = save_volume(tmp_path / f"v{suffix}", counting((3, 4, 5)))
+    assert np.array_equal(read_first_values(path, least), counting((3, 4, 5))[..., :slices])
 
 
 def test_four_axes_are_refused(tmp_path: Path) -> None:
@@ -374,6 +398,16 @@ def test_mask_of_a_frame_has_its_orientation(tmp_path: Path, factor: int) -> Non
     write_mask(tmp_path / "mask.png", mask, like=tmp_path / "frame.png")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), mask.T)
     np.testing.assert_array_equal(read_label(tmp_path / "mask.png"), mask)
+
+
+@pytest.mark.parametrize("unit", [0, 1, 2, 3])
+def test_mask_keeps_the_unit_of_its_image(tmp_path: Path, unit: int) -> None:
+    volume = nib.Nifti1Image(counting((3, 4, 2)), oblique_affine())
+    volume.header["xyzt_units"] = unit
+    nib.save(volume, tmp_path / "v.nii")
+    write_mask(tmp_path / "m.nii", np.ones((3, 4, 2), np.uint8), like=tmp_path / "v.nii")
+    for field in ("xyzt_units", "srow_x", "srow_y", "srow_z", "pixdim"):
+        assert np.array_equal(nib.load(tmp_path / "m.nii").header[field], nib.load(tmp_path / "v.nii").header[field])
 
 
 def test_same_mask_gives_same_bytes(tmp_path: Path) -> None:

@@ -143,6 +143,40 @@ def test_pictures(tmp_path):
     assert not [key for key in table(tmp_path) if key[2].endswith("mm") or "volume" in key[2]]
 
 
+@pytest.mark.parametrize(
+    ("image", "label", "mask"), [(3, 3, 3), (3, 0, 0), (3, 2, 0), (1, 1, 0)], ids=lambda code: f"unit{code}"
+)
+def test_lengths_are_in_mm_whatever_unit_the_files_state(tmp_path, capsys, image, label, mask):
+    given = write_cohort(tmp_path, cohort={"moved": COHORT["moved"]})
+    main(given)
+    expected = {key: row.value for key, row in table(tmp_path).items()}
+    content = json.loads((tmp_path / "list.json").read_text())
+    content["cases"][0]["image"] = "image.nii.gz"
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    for name, code in (("image", image), ("moved", label), ("net/moved", mask)):
+        factor = {0: {1: 1e-3, 3: 1e3}[image], 1: 1e-3, 2: 1.0, 3: 1e3}[code]  # 0: the numbers of the image
+        factor = 1.0 if label == 2 and name != "image" else factor
+        values = MOVED if name == "net/moved" else BOTH
+        volume = nib.Nifti1Image(values, np.diag([factor, factor, factor, 1]) @ oblique())
+        volume.header["xyzt_units"] = code
+        nib.save(volume, tmp_path / f"{name}.nii.gz")
+    main(given)
+    assert {key: row.value for key, row in table(tmp_path).items()} == pytest.approx(expected)
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warned) == 1
+    assert "states lengths in" in warned[0]
+
+
+def test_the_same_numbers_in_another_unit_are_refused(tmp_path):
+    given = write_cohort(tmp_path, cohort={"moved": COHORT["moved"]})
+    for name, code in (("moved", 3), ("net/moved", 2)):
+        volume = nib.load(tmp_path / f"{name}.nii.gz")
+        volume.header["xyzt_units"] = code
+        nib.save(nib.Nifti1Image(np.asarray(volume.dataobj).copy(), None, volume.header), tmp_path / f"{name}.nii.gz")
+    with pytest.raises(UserError, match="the same numbers in mm and micrometre, so correct the wrong header"):
+        main(given)
+
+
 def test_a_missed_structure_and_a_perfect_case_are_no_perfect_score(tmp_path):
     """HD95 of the two: the image's diagonal and 0. MONAI leaves the miss out and averages 0."""
     main(write_cohort(tmp_path, cohort={"perfect": (ORGAN, ORGAN), "missed": (ORGAN, NONE)}))

@@ -43,6 +43,22 @@ def test_headers_are_looked_at_before_a_training(tmp_path):
     session.look_at_headers(cases, [])
 
 
+def test_what_gives_a_wrong_result_is_told_before_a_run_once_a_kind(tmp_path, capsys):
+    cases = []
+    for name in ("a", "b", "c"):
+        volume = nib.Nifti1Image(np.random.default_rng(0).integers(0, 900, (8, 8, 4)).astype(np.int16), np.eye(4))
+        volume.header.set_xyzt_units("meter")
+        nib.save(volume, tmp_path / f"{name}.nii.gz")
+        cases.append({"case": name, "image": str(tmp_path / f"{name}.nii.gz"), "modality": "CT"})
+    datalist = DataList(dataset="Toy", labels={"LV": 1}, cases=[Case(**case) for case in cases])
+    session.look_at_headers(datalist, cases)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    for words in ("states lengths in m:", "which are no Hounsfield units"):
+        (line,) = (line for line in lines if words in line)
+        assert "case a: " in line
+        assert "(and 2 more" in line
+
+
 def test_the_first_of_several_processes_looks_at_the_headers(monkeypatch):
     store, looked = dist.HashStore(), []
     monkeypatch.setattr(preflight, "examine", lambda *args, **options: looked.append(processes.rank()) or [])

@@ -52,6 +52,28 @@ def test_pictures_stay_as_they_are(modality, channels):
     assert np.array_equal(result, picture)
 
 
+@pytest.mark.parametrize("modality", ["endoscopy", "CT", "MR", None])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("dtype", "stored_white"), [("uint8", 255), ("float32", 1), ("float32", 255), ("uint16", 65535), ("int32", 255)]
+)
+def test_one_picture_is_the_same_however_it_is_stored(modality, channels, dtype, stored_white):
+    picture = np.random.default_rng(0).integers(10, 200, (channels, 6, 5))
+    stored = torch.from_numpy(picture * (stored_white / 255)).float()
+    item = {"image": MetaTensor(stored, meta={"stored_type": dtype}), "modality": modality}
+    assert np.allclose(Intensityd(keys="image")(item)["image"], picture, atol=1e-4)
+
+
+def test_decimals_are_told_without_a_type():
+    picture = np.random.default_rng(0).random((1, 6, 5), dtype=np.float32)
+    assert np.allclose(scaled(picture, "endoscopy"), picture * 255)
+
+
+def test_a_window_is_in_the_picture_s_own_units():
+    picture = np.array([0.1, 0.2, 0.6], np.float32).reshape(1, 3, 1)
+    assert np.allclose(scaled(picture, intensity={"window": [0.2, 0.6]}).ravel(), [0, 0, 255])
+
+
 def test_16_bit_frame_is_scaled_by_percentiles():
     frame = np.random.default_rng(0).integers(0, 60000, (1, 6, 5)).astype(np.int32)
     result = scaled(frame, "endoscopy")

@@ -66,6 +66,7 @@ def _examine(given: argparse.Namespace) -> tuple[dict[str, Any], list[Finding]]:
         split=given.split,
         fold=given.fold,
         fast=given.fast,
+        follow_up=None if given.follow_up is None else given.follow_up == "yes",
         workers=given.workers,
         progress=sys.stderr.isatty(),
     )
@@ -83,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_root", metavar="DIR", help="folder that relative paths refer to (default: the list's)")
     parser.add_argument("--split", help="examine the cases of this split")
     parser.add_argument("--fold", type=int, help="examine the cases of this fold")
+    parser.add_argument(
+        "--follow_up",
+        choices=("yes", "no"),
+        help="whether P2SAM shall segment later visits, so that it is an error if there are none (default: if cases "
+        "name patients, and no scribble, split or fold)",
+    )
     parser.add_argument("--fast", action="store_true", help="read headers only")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     parser.add_argument("--all", action="store_true", help="list every finding, also many of one kind")

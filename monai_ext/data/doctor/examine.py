@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 from tqdm import tqdm
 
 from monai_ext.data.doctor import files, geometry, manifest, patients, values
 from monai_ext.data.doctor.dicom import CHECKS as FOLDER_CHECKS
 from monai_ext.data.doctor.dicom import read_folder
-from monai_ext.data.doctor.facts import LABEL_KEYS, FileFacts, ListFacts, Use, files_of, read_facts
+from monai_ext.data.doctor.facts import LABEL_KEYS, FileFacts, ListFacts, PictureHeader, Use, files_of, read_facts
 from monai_ext.data.doctor.findings import Check, Finding, run_checks
+from monai_ext.data.doctor.glance import is_doubtful
 from monai_ext.data.images import PathLike
 from monai_ext.data.manifest import DataList
 
@@ -27,6 +30,8 @@ LIST_CHECKS: list[Check[ListFacts]] = [
 
 WORKERS = min(2, os.cpu_count() or 1)
 
+Wants: TypeAlias = Callable[[PictureHeader | None], bool]
+
 
 def examine(
     source: PathLike | DataList,
@@ -35,8 +40,10 @@ def examine(
     split: str | None = None,
     fold: int | None = None,
     fast: bool = True,
+    glance: bool = False,
     only: Collection[PathLike] | None = None,
     leave_out: Collection[str] = (),
+    follow_up: bool | None = None,
 ) -> list[Finding]:
     """Examine a data list.
 
@@ -47,8 +54,12 @@ def examine(
         split: examine the cases of this split.
         fold: examine the cases of this fold.
         fast: read headers only, about 2 ms a file; what only voxels tell is not looked for.
+        glance: besides the headers, read the files whose values a run may take for something else: scribbles, pictures
+            of more than 8 bits, volumes whose first slices do not look like their modality.
         only: examine no other files than these; a run names those that it will open.
         leave_out: codes of checks that do not matter.
+        follow_up: whether later visits are to be segmented from an annotated one, so that it is an error if there are
+            none; None: if the list names patients, and no scribble, split or fold.
 
     Returns:
         What was found, errors first. No error means that nothing stops a run.
@@ -56,7 +67,9 @@ def examine(
     Raises:
         UserError: ``data_root`` is no folder, or there is no such split or fold.
     """
-    facts = read_facts_of(source, data_root, split=split, fold=fold, fast=fast, only=only)
+    facts = read_facts_of(
+        source, data_root, split=split, fold=fold, fast=fast, glance=glance, only=only, follow_up=follow_up
+    )
     return run_checks([check for check in LIST_CHECKS if check.code not in leave_out], facts)
 
 
@@ -79,7 +92,9 @@ def read_facts_of(
     split: str | None = None,
     fold: int | None = None,
     fast: bool = True,
+    glance: bool = False,
     only: Collection[PathLike] | None = None,
+    follow_up: bool | None = None,
     workers: int = 1,
     progress: bool = False,
 ) -> ListFacts:
@@ -91,7 +106,9 @@ def read_facts_of(
         split: see there.
         fold: see there.
         fast: see there.
+        glance: see there.
         only: see there.
+        follow_up: see there.
         workers: files that are read at a time; each takes the memory of one image.
         progress: show a progress bar on stderr.
     """
@@ -106,24 +123,35 @@ def read_facts_of(
         for key, path in files_of(case)
         if wanted is None or path in wanted
     ]
-    read = _read_all([(path, key in LABEL_KEYS) for _, key, path in places], fast, workers, progress)
+    wants: dict[tuple[str, bool], Wants] = {}
+    for case, key, path in places:
+        doubt = partial(is_doubtful, path, key, facts.modality_of(case)) if glance else _no_values
+        wants.setdefault((path, key in LABEL_KEYS), doubt if fast else _all_values)
+    read = _read_all(wants, workers, progress)
     uses = tuple(Use(case, key, read[path, key in LABEL_KEYS]) for case, key, path in places)
-    return replace(facts, uses=uses)
+    return replace(facts, uses=uses, follow_up=follow_up)
+
+
+def _no_values(_: PictureHeader | None) -> bool:
+    return False
+
+
+def _all_values(_: PictureHeader | None) -> bool:
+    return True
 
 
 def _read_all(
-    wanted: Sequence[tuple[str, bool]], fast: bool, workers: int, progress: bool
+    wanted: Mapping[tuple[str, bool], Wants], workers: int, progress: bool
 ) -> dict[tuple[str, bool], FileFacts]:
     """Read each file once. Threads do: unpacking and counting release Python's lock."""
-    distinct = list(dict.fromkeys(wanted))
 
     def read(one: tuple[str, bool]) -> FileFacts:
-        return read_facts(*one, fast)
+        return read_facts(*one, wanted[one])
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        facts = pool.map(read, distinct) if workers > 1 else map(read, distinct)
-        shown = tqdm(facts, "examining", len(distinct), unit="file", disable=not progress, leave=False)
-        return dict(zip(distinct, shown, strict=True))
+        facts = pool.map(read, wanted) if workers > 1 else map(read, wanted)
+        shown = tqdm(facts, "examining", len(wanted), unit="file", disable=not progress, leave=False)
+        return dict(zip(wanted, shown, strict=True))
 
 
 def all_checks() -> list[Check]:

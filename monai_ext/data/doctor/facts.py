@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,29 +21,32 @@ from monai_ext.data.checks import count_values
 from monai_ext.data.doctor.findings import Problem
 from monai_ext.data.file_error import FileError
 from monai_ext.data.images import (
+    MILLIMETRES,
     Geometry,
     exif_orientation,
+    in_millimetres,
     is_frame,
     read_geometry,
     read_label,
     read_nifti_header,
     read_values,
+    unit_of,
 )
 from monai_ext.data.manifest import FILE_KEYS, Case, DataList
+from monai_ext.grey_values import factor_to_8_bits
 
 LABEL_KEYS = ("label", "scribble", "reference_label")
-_UNITS = {0: "unknown", 1: "m", 2: "mm", 3: "micrometre"}
 
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """The fields of a NIfTI header that say where the voxels lie, as they stand.
+    """The fields of a NIfTI header that say where the voxels lie, their lengths in mm.
 
     Args:
         pixdim: spacing of the three axes in mm; may be 0 or negative.
         qform: [4, 4] affine of the qform, None where its code is 0 or it is not usable.
         sform: [4, 4] affine of the sform, None where its code is 0.
-        unit: "mm", "m", "micrometre" or "unknown".
+        unit: of lengths in the file, "unknown" where the header states none.
     """
 
     pixdim: tuple[float, ...]
@@ -70,6 +73,11 @@ class PictureHeader:
     orientation: int
     has_alpha: bool
 
+    @property
+    def is_deep(self) -> bool:
+        """Whether grey values have more than 8 bits."""
+        return self.mode.startswith(("I", "F"))
+
 
 @dataclass(frozen=True)
 class Values:
@@ -84,6 +92,7 @@ class Values:
         counts: of label maps: how often each value occurs.
         digest: the same for the same array.
         n_transparent: pixels that are not opaque.
+        factor: of a picture: what brings its grey values to [0, 255], None where its type and values do not say.
     """
 
     size: int
@@ -94,6 +103,7 @@ class Values:
     counts: dict[int, int] | None
     digest: str
     n_transparent: int
+    factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -173,12 +183,28 @@ class ListFacts:
         all_cases: the cases before the selection by split and fold.
         uses: each file of each selected case, in the order of the list.
         mistakes: what is wrong with its text.
+        follow_up: whether later visits are to be segmented from an annotated one; None: see :meth:`is_followed_up`.
     """
 
     datalist: DataList
     all_cases: tuple[Case, ...]
     uses: tuple[Use, ...]
     mistakes: tuple[Mistake, ...] = ()
+    follow_up: bool | None = None
+
+    def is_followed_up(self) -> bool:
+        """Tell whether the list is one for P2SAM: unless it is said, one that names patients and is not for training.
+
+        A scribble, a split or a fold of any case means that it is for training, or tests what was trained.
+        """
+        if self.follow_up is not None:
+            return self.follow_up
+        for_training = any(case.scribble or case.split is not None or case.fold is not None for case in self.all_cases)
+        return not for_training and any(case.patient or case.reference_image for case in self.all_cases)
+
+    def modality_of(self, case: Case) -> str:
+        """Return a case's modality in lower case, "" where none is stated."""
+        return (case.modality or self.datalist.modality or "").strip().lower()
 
     def files(self) -> Iterator[Use]:
         """Yield each file once for each way that it is read."""
@@ -256,13 +282,13 @@ def _time(case: Case) -> float:
     return visit.toordinal() if isinstance(visit, datetime.date) else -math.inf if visit is None else visit
 
 
-def read_facts(path: str, is_label: bool, fast: bool) -> FileFacts:
+def read_facts(path: str, is_label: bool, wants_values: Callable[[PictureHeader | None], bool]) -> FileFacts:
     """Read what is kept of a file.
 
     Args:
         path: the file.
         is_label: read it as a label map.
-        fast: read the header and no voxels.
+        wants_values: tells, when the header of a picture (None: a volume) is known, whether to read all values.
     """
     grid: Geometry | None = None
     volume: VolumeHeader | None = None
@@ -273,7 +299,7 @@ def read_facts(path: str, is_label: bool, fast: bool) -> FileFacts:
             picture = _read_picture(path)
         else:
             volume = _read_volume(path)
-        values = None if fast else _read_values(path, is_label, picture)
+        values = _read_values(path, is_label, picture) if wants_values(picture) else None
     except FileError as error:
         return FileFacts(path, is_label, error, grid, volume, picture)
     return FileFacts(path, is_label, None, grid, volume, picture, values)
@@ -289,10 +315,15 @@ def files_of(case: Case) -> Iterator[tuple[str, str]]:
 
 def _read_volume(path: str) -> VolumeHeader:
     header = read_nifti_header(path)
-    unit = _UNITS.get(int(header["xyzt_units"]) % 8, "unknown")
+    unit = unit_of(header)
     sform = header.get_sform() if int(header["sform_code"]) > 0 else None
-    pixdim = tuple(float(length) for length in header["pixdim"][1:4])
-    return VolumeHeader(pixdim, _qform(header), sform, unit)
+    qform, factor = _qform(header), MILLIMETRES[unit]
+    return VolumeHeader(
+        pixdim=tuple(float(length) * factor for length in header["pixdim"][1:4]),
+        qform=None if qform is None else in_millimetres(qform, factor),
+        sform=None if sform is None else in_millimetres(sform, factor),
+        unit=unit,
+    )
 
 
 def _qform(header: Nifti1Header) -> np.ndarray | None:
@@ -332,7 +363,12 @@ def _read_values(path: str, is_label: bool, picture: PictureHeader | None) -> Va
         counts=count_values(array) if is_label else None,
         digest=_digest(array),
         n_transparent=_count_transparent(path) if picture is not None and picture.has_alpha else 0,
+        factor=None if picture is None or is_label or n_nan or n_infinite else _factor(array),
     )
+
+
+def _factor(array: np.ndarray) -> float | None:
+    return factor_to_8_bits(array, array.dtype.kind == "f")
 
 
 def _range(array: np.ndarray) -> tuple[float, float, int, int]:

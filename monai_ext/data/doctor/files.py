@@ -69,8 +69,8 @@ def sixteen_bit(facts: ListFacts) -> Iterator[Problem]:
         picture = use.file.picture
         if use.file.is_label or picture is None:
             continue
-        if picture.mode.startswith(("I", "F")):
-            sentence = f"{use.name} has grey values of more than 8 bits, which are kept and scaled by percentiles"
+        if picture.is_deep:
+            sentence = f"{use.name} has grey values of more than 8 bits, which are kept"
             yield use.problem(sentence, "check that it looks as it should in the overlays")
         elif "16" in picture.stored:
             sentence = f"{use.name} has colours of 16 bits, of which 8 are read"

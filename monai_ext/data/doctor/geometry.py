@@ -10,12 +10,13 @@ from monai_ext.data.checks import GridDifference, check_affine, grid_difference,
 from monai_ext.data.doctor.facts import ListFacts, Use, VolumeHeader
 from monai_ext.data.doctor.findings import Check, Problem, many, some
 from monai_ext.data.file_error import FileError
-from monai_ext.data.images import Geometry
+from monai_ext.data.images import MILLIMETRES, Geometry
 from monai_ext.data.indexing.frame import lies_mirrored
 
 FORMS_APART = 0.05  # of the smallest spacing: beyond, sform and qform disagree by more than rounding
 PIXDIM_APART = 0.01  # of the spacing
 SMALLEST_SPACING, LARGEST_SPACING = 0.01, 30.0  # mm
+SMALLEST_STATED = 1e-4  # mm, where the header says that lengths are in micrometres
 LARGEST_RATIO = 10.0
 
 
@@ -34,16 +35,18 @@ def shape_differs(facts: ListFacts) -> Iterator[Problem]:
 
 
 def grid_differs(facts: ListFacts) -> Iterator[Problem]:
-    """A label map has the shape of its image but another spacing, origin or direction (beyond 1e-3).
+    """A label map has the shape of its image but another spacing, origin or direction (beyond 1e-3), or another unit.
 
     It may be that of another series. Nothing is resampled unless you ask for it.
     """
-    for image, label, difference in _differences(facts, "spacing", "origin", "direction"):
+    for image, label, difference in _differences(facts, "unit", "spacing", "origin", "direction"):
         sentence = (
             f"{label.name} has {difference.name} {difference.of_label} but its {image.name} {difference.of_image}"
         )
         fix = "export both from the same series, or resample the label map to the image"
-        if lies_mirrored(_grid(image), _grid(label)):
+        if difference.name == "unit":
+            fix = "correct the header that is wrong: the numbers agree"
+        elif lies_mirrored(_grid(image), _grid(label)):
             sentence += ": it lies on the same voxels, only its axes are flipped or swapped"
             fix = "resample the label map to the image, which loses nothing here; do not copy the header"
         yield label.problem(sentence, fix)
@@ -138,22 +141,35 @@ def position_lost(facts: ListFacts) -> Iterator[Problem]:
 
 
 def unit_not_mm(facts: ListFacts) -> Iterator[Problem]:
-    """The header says that lengths are metres or micrometres; they are read as millimetres."""
+    """The header says that lengths are metres or micrometres: that is how they are read.
+
+    Some programs state a wrong unit; distances and volumes would be wrong by powers of a thousand.
+    """
     for use in _volumes(facts):
         unit = _header(use).unit
         if unit not in ("mm", "unknown"):
-            sentence = f"the header of {use.name} gives lengths in {unit}, which are read as mm"
-            yield use.problem(sentence, "write affine and spacing in mm")
+            written = _times(np.array(_grid(use).spacing) / MILLIMETRES[unit])
+            read = _times(_grid(use).spacing or ())
+            sentence = f"{use.name} states lengths in {unit}: its spacing of {written} is read as {read} mm"
+            yield use.problem(sentence, "correct the unit in the header if that is wrong")
 
 
 def odd_spacing(facts: ListFacts) -> Iterator[Problem]:
-    """A spacing is below 0.01 or above 30 mm, as when lengths are not in millimetres."""
+    """A spacing is below 0.01 or above 30 mm, as when lengths are not in millimetres.
+
+    From 0.0001 mm where the header says that lengths are in micrometres. A label map without a unit has its image's.
+    """
+    units = {id(label): _header(image).unit for image, label in facts.pairs() if image.file.volume is not None}
     for use in _volumes(facts):
-        grid = _grid(use)
+        unit = _header(use).unit
+        if unit == "unknown" and units.get(id(use), "unknown") not in ("unknown", "mm"):
+            continue
+        grid, smallest = _grid(use), SMALLEST_STATED if unit == "micrometre" else SMALLEST_SPACING
         there = [length for length, n in zip(grid.spacing or (), grid.shape, strict=True) if n > 1 and length > 0]
-        if there and (min(there) < SMALLEST_SPACING or max(there) > LARGEST_SPACING):
-            sentence = f"{use.name} has a spacing of {_times(grid.spacing or ())} mm"
-            yield use.problem(sentence, "check the unit, and write affine and spacing in mm")
+        if there and (min(there) < smallest or max(there) > LARGEST_SPACING):
+            assumed = ", which is assumed because the header states no unit" if unit == "unknown" else ""
+            sentence = f"{use.name} has a spacing of {_times(grid.spacing or ())} mm{assumed}"
+            yield use.problem(sentence, "check the spacing, and state the right unit in the header")
 
 
 def one_slice(facts: ListFacts) -> Iterator[Problem]:

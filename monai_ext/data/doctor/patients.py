@@ -7,6 +7,23 @@ from collections.abc import Iterator
 from monai_ext.data.doctor.facts import ListFacts
 from monai_ext.data.doctor.findings import Check, Problem, many, some
 from monai_ext.data.manifest import Case
+from monai_ext.data.pairs import pair_with_reference
+from monai_ext.errors import UserError
+
+
+def nothing_to_follow(facts: ListFacts) -> Iterator[Problem]:
+    """The list is one for P2SAM, which stops at it: no patient has an image later than an annotated one, for instance.
+
+    It is not looked for where no case names a patient, or one has a scribble, a split or a fold: such lists are for
+    training, or test what was trained. --follow_up yes or no says which it is.
+    """
+    if facts.mistakes or not facts.datalist.cases or not facts.is_followed_up():
+        return
+    try:
+        pair_with_reference(facts.datalist)
+    except UserError as error:
+        sentence, _, fix = str(error).rpartition("; ")
+        yield Problem(sentence, f"{fix}, or add --follow_up no here if the list is for training or another method")
 
 
 def no_patient(facts: ListFacts) -> Iterator[Problem]:
@@ -87,6 +104,7 @@ def _patients(facts: ListFacts) -> dict[str, list[Case]]:
 
 
 CHECKS: list[Check[ListFacts]] = [
+    Check("error", nothing_to_follow),
     Check("note", no_patient),
     Check("note", single_visit),
     Check("warning", visit_missing),

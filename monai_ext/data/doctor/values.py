@@ -1,20 +1,22 @@
-"""Checks of the values: what only voxels can tell. None of them finds anything with --fast."""
+"""Checks of the values: what only voxels can tell. With --fast, none of them finds anything.
+
+A run looks into the files that :mod:`monai_ext.data.doctor.glance` doubts, so it says some of this, too.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from monai_ext.data.checks import check_values
 from monai_ext.data.doctor.facts import FollowUp, ListFacts, Use, Values
 from monai_ext.data.doctor.findings import Check, Problem, many, some
+from monai_ext.data.doctor.glance import AIR, looks_like_hu
 from monai_ext.data.file_error import FileError
 
 FEW = 10
 """Pixels or voxels below which a structure is called tiny."""
-
-AIR = (-3100.0, -900.0)
-"""HU between which the lowest value of a CT lies: air has -1000, padding outside the field of view down to -3024."""
 
 
 def not_a_number(facts: ListFacts) -> Iterator[Problem]:
@@ -41,18 +43,21 @@ def constant_image(facts: ListFacts) -> Iterator[Problem]:
 
 
 def ct_not_hu(facts: ListFacts) -> Iterator[Problem]:
-    """A CT volume has no negative value, so that it is not in Hounsfield units; the window would show no tissue."""
+    """A CT has no negative value or has been normalised: it is not in Hounsfield units, as the window for CT needs."""
     for use, values in _read(facts.images()):
-        if _is_ct(use, facts) and use.file.volume is not None and values.low >= 0:
-            sentence = f"{use.name} is CT but has no value below 0 ({values.low:g} to {values.high:g})"
-            yield use.problem(sentence, "apply RescaleSlope and RescaleIntercept (often: subtract 1024)")
+        windowed = use.file.volume is not None or (_is_deep(use) and values.factor is None)
+        if facts.modality_of(use.case) == "ct" and windowed and not looks_like_hu(values.low, values.high):
+            between = f"{values.low:g} to {values.high:g}"
+            what = f"no value below 0 ({between})" if values.low >= 0 else f"values from {between} only"
+            fix = "apply RescaleSlope and RescaleIntercept (often: subtract 1024), or give its range with --intensity"
+            yield use.problem(f"{use.name} is CT but has {what}, which are no Hounsfield units", fix)
 
 
 def hu_without_ct(facts: ListFacts) -> Iterator[Problem]:
     """A volume that is not called CT has values like Hounsfield units; the window for CT would not be used."""
     for use, values in _read(facts.images()):
         if (
-            not _is_ct(use, facts)
+            facts.modality_of(use.case) != "ct"
             and use.file.volume is not None
             and AIR[0] <= values.low <= AIR[1]
             and values.high > 0
@@ -60,6 +65,36 @@ def hu_without_ct(facts: ListFacts) -> Iterator[Problem]:
             modality = use.case.modality or facts.datalist.modality or "not stated"
             sentence = f"{use.name} has values from {values.low:g} to {values.high:g}, but its modality is {modality}"
             yield use.problem(sentence, 'if these are Hounsfield units, write "modality": "CT"')
+
+
+def scale_assumed(facts: ListFacts) -> Iterator[Problem]:
+    """A picture of more than 8 bits does not say which value is white; it is taken from its type and its values.
+
+    Decimals are on the scale [0, 1] or [0, 255], whole numbers up to 255 are 8-bit values, as are multiples of 257 or
+    256; other pictures are scaled by percentiles, each by its own, and CT by its window. --intensity says otherwise.
+    """
+    for use, values in _read(facts.images()):
+        if not _is_deep(use) or (values.factor is None and facts.modality_of(use.case) == "ct"):
+            continue
+        taken = "scaled by percentiles of its own" if values.factor is None else f"{_white(values)} is taken for white"
+        sentence = f"{use.name} has {_depth(use)} from {values.low:g} to {values.high:g}: {taken}"
+        yield use.problem(sentence, "if that is wrong, give the range with --intensity, or save it with 8 bits")
+
+
+def scales_differ(facts: ListFacts) -> Iterator[Problem]:
+    """Of a picture and the reference that serves it, one says which value is white and the other does not.
+
+    The same structure then has other grey values in both.
+    """
+    for follow_up in facts.follow_ups():
+        for target in follow_up.targets:
+            for reference, _ in follow_up.references:
+                known = [_scale_is_known(use) for use in (target, reference)]
+                if None not in known and known[0] != known[1]:
+                    own = [_depth(use) for use in (target, reference)]
+                    sentence = f"{target.name} has {own[0]} and its reference {reference.name} {own[1]}"
+                    sentence += ", and only one of them says which value is white"
+                    yield target.problem(sentence, "save both in one way, best with 8 bits")
 
 
 def label_not_whole(facts: ListFacts) -> Iterator[Problem]:
@@ -141,16 +176,27 @@ def empty_scribble(facts: ListFacts) -> Iterator[Problem]:
             yield use.problem(f"{use.name} marks no structure", "draw on it, or leave 'scribble' out of the case")
 
 
+def nothing_unlabelled(facts: ListFacts) -> Iterator[Problem]:
+    """No scribble leaves a pixel unlabelled: all that nobody drew on would be learned as background.
+
+    The value of 'ignore' is missing or another one. This stops a training on scribbles.
+    """
+    scribbles = [use for use in facts.labels() if use.key == "scribble"]
+    if scribbles and all(use.file.values is not None and not _leaves_some(use, facts) for use in scribbles):
+        what = f"none of {many(len(scribbles), 'scribble')} leaves a pixel unlabelled, because {_why_dense(facts)}"
+        undrawn = _undrawn(scribbles, facts)
+        fix = "say in 'ignore' which value means unlabelled; 0 is background, so give unlabelled pixels another value"
+        yield Problem(what, f'write "ignore": {undrawn} if that is its value' if undrawn else fix)
+
+
 def dense_scribble(facts: ListFacts) -> Iterator[Problem]:
-    """A scribble leaves no pixel unlabelled: the ignore value is missing or another one, and 0 counts as drawn."""
-    ignore = facts.datalist.ignore
-    for use, values in _read(facts.labels()):
-        if use.key == "scribble" and (ignore is None or ignore not in (values.counts or {})):
-            value = (
-                "the data list has no 'ignore'" if ignore is None else f"it never has the value {ignore} of 'ignore'"
-            )
-            sentence = f"{use.name} leaves no pixel unlabelled, because {value}"
-            yield use.problem(sentence, "say in 'ignore' which value means unlabelled")
+    """A scribble leaves no pixel unlabelled, others do: 0 counts as drawn in it, and is learned as background."""
+    scribbles = [use for use, _ in _read(facts.labels()) if use.key == "scribble"]
+    if any(_leaves_some(use, facts) for use in scribbles):
+        for use in scribbles:
+            if not _leaves_some(use, facts):
+                sentence = f"{use.name} leaves no pixel unlabelled, because {_why_dense(facts)}"
+                yield use.problem(sentence, "give what nobody drew on the value of 'ignore'")
 
 
 def same_image(facts: ListFacts) -> Iterator[Problem]:
@@ -176,8 +222,45 @@ def _read(uses: Iterator[Use] | tuple[()]) -> Iterator[tuple[Use, Values]]:
             yield use, use.file.values
 
 
-def _is_ct(use: Use, facts: ListFacts) -> bool:
-    return (use.case.modality or facts.datalist.modality or "").strip().lower() == "ct"
+def _is_deep(use: Use) -> bool:
+    return use.file.picture is not None and use.file.picture.is_deep
+
+
+def _scale_is_known(use: Use) -> bool | None:
+    """Tell whether a picture says which value is white; None of a volume, or where that was not read."""
+    if use.file.picture is None or (_is_deep(use) and use.file.values is None):
+        return None
+    return not _is_deep(use) or (use.file.values is not None and use.file.values.factor is not None)
+
+
+def _depth(use: Use) -> str:
+    if not _is_deep(use) or use.file.picture is None:
+        return "grey values of 8 bits"
+    return "decimals" if use.file.picture.mode.startswith("F") else "grey values of more than 8 bits"
+
+
+def _white(values: Values) -> str:
+    return f"{255 / (values.factor or 1):g}"
+
+
+def _leaves_some(use: Use, facts: ListFacts) -> bool:
+    values = use.file.values
+    return values is not None and facts.datalist.ignore is not None and facts.datalist.ignore in (values.counts or {})
+
+
+def _why_dense(facts: ListFacts) -> str:
+    ignore = facts.datalist.ignore
+    return "the data list has no 'ignore'" if ignore is None else f"no pixel has the value {ignore} of 'ignore'"
+
+
+def _undrawn(scribbles: list[Use], facts: ListFacts) -> int | None:
+    """Return the value that no label names and that most pixels of all scribbles have, if there is one."""
+    counts: Counter[int] = Counter()
+    for use in scribbles:
+        counts.update(use.file.values.counts or {} if use.file.values is not None else {})
+    value, number = counts.most_common(1)[0] if counts else (0, 0)
+    named = {0, *facts.datalist.labels.values()}
+    return value if value not in named and 2 * number > counts.total() else None
 
 
 def _present(values: Values, facts: ListFacts) -> set[int]:
@@ -217,6 +300,8 @@ CHECKS: list[Check[ListFacts]] = [
     Check("error", constant_image, 11),
     Check("warning", ct_not_hu, 12),
     Check("warning", hu_without_ct, 12),
+    Check("warning", scale_assumed, 20),
+    Check("warning", scales_differ, 20),
     Check("error", label_not_whole, 13),
     Check("error", unknown_label_value, 13),
     Check("warning", structure_never_seen, 13),
@@ -225,6 +310,7 @@ CHECKS: list[Check[ListFacts]] = [
     Check("warning", structure_not_in_reference, 14),
     Check("warning", tiny_structure, 15),
     Check("warning", empty_scribble, 13),
+    Check("error", nothing_unlabelled, 13),
     Check("warning", dense_scribble, 13),
     Check("warning", same_image, 24),
     Check("warning", same_label, 24),

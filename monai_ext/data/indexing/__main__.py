@@ -27,7 +27,9 @@ own data:
   folder   images/ and labels/ (or masks/) with files of the same name; nnU-Net's imagesTr/labelsTr with
            dataset.json; or one folder of NAME_image, NAME_label (and NAME_scribble) files. Images without a label
            are kept.
-  bids     sub-*/[ses-*/]anat/*.nii.gz, labels as *_dseg or *_mask below derivatives/; sessions are the visits.
+  bids     sub-*/[ses-*/]anat/*.nii.gz, labels as *_dseg or *_mask below derivatives/; sessions are the visits, ordered
+           by their dates (sessions.tsv, scans.tsv), else by the numbers in their names, else by what these mean (pre,
+           post) or their alphabet, which a note says; --sessions pre,post gives the order.
   dicom    any tree of CT or MR series with RTSTRUCT and SEG, which go to the series that they refer to. Patients are
            PatientIDs, visits StudyDates. Each annotated series is a case. Of a visit without one, the series
            described as an annotated one is (SeriesDescription), else the axial one with most slices, unlabelled;
@@ -84,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--label_pattern", metavar="REGEX", help="take only label maps with this in their path")
     parser.add_argument(
+        "--sessions",
+        metavar="FIRST,NEXT,...",
+        help="all sessions in their order (bids; default: as tables, else names, say)",
+    )
+    parser.add_argument(
         "--threshold", type=int, metavar="GREY", help="masks are grey pictures: from this value on it is the structure"
     )
     parser.add_argument(
@@ -113,6 +120,7 @@ def _options(given: argparse.Namespace) -> Options:
         patient_pattern=_pattern(given.patient_pattern, "patient_pattern"),
         image_pattern=_pattern(given.image_pattern, "image_pattern"),
         label_pattern=_pattern(given.label_pattern, "label_pattern"),
+        sessions=None if given.sessions is None else tuple(filter(None, given.sessions.split(","))),
         threshold=given.threshold,
         roi=None if given.roi is None else tuple(given.roi),
         gates=None if given.gates is None else tuple(given.gates),

@@ -5,13 +5,13 @@ Names follow the Brain Imaging Data Structure (https://bids-specification.readth
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
 from monai_ext.data.indexing.folder import name_labels
-from monai_ext.data.indexing.frame import CaseEntry, Index, Options, files_below, natural, parse_visit_or_date, stem
+from monai_ext.data.indexing.frame import CaseEntry, Index, Options, files_below, natural, stem
+from monai_ext.data.indexing.sessions import is_known, order_sessions, read_table
 from monai_ext.errors import UserError
 
 LABEL_SUFFIXES = ("dseg", "mask")
@@ -26,8 +26,8 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
 
     A label map serves an image if all entities that both name agree (subject, session, run ...) and it does not name
     another contrast (``space-T1w``); an image with several is left out, until ``--label_pattern`` chooses. Sessions are
-    the visits: their dates in ``sessions.tsv`` where every session of the subject has one, else their numbers, else
-    their order. Images without a label are kept.
+    the visits, in the order that :func:`~monai_ext.data.indexing.sessions.order_sessions` finds. Images without a label
+    are kept.
 
     Raises:
         UserError: there is no image, or the labels' values cannot be told.
@@ -43,7 +43,7 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
         raise UserError(f"{root}: there is no sub-*/[ses-*/]anat/*.nii.gz; give the root of the BIDS data set")
     maps = [path for path in _labels(root) if _chosen(path, root, options.label_pattern)]
     index = Index({"dataset": root.name, "modality": options.modality or "MR", "labels": {}, "cases": []})
-    groups, visits = _groups(root), _visits(root, images)
+    groups, order = _groups(root), order_sessions(root, _sessions(images), options.sessions)
     contrasts = {entities(image)["suffix"] for image in images}
     candidates = defaultdict(list)
     for path in maps:
@@ -51,7 +51,7 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
     for image in images:
         own = entities(image)
         entry: CaseEntry = {"case": stem(image), "patient": f"sub-{own['sub']}", "image": str(image)}
-        entry |= {"visit": visits.get((own["sub"], own.get("ses"))), "group": groups.get(f"sub-{own['sub']}")}
+        entry |= {"visit": order.visits.get((own["sub"], own.get("ses", ""))), "group": groups.get(f"sub-{own['sub']}")}
         serving = [path for path in candidates[own["sub"]] if _serves(path, image, contrasts)]
         if len(serving) > 1:
             names = ", ".join(path.name for path in serving[:4])
@@ -59,6 +59,7 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
             continue
         entry["label"] = str(serving[0]) if serving else None
         index.datalist["cases"].append(entry)
+    index.notes += order.notes
     sessions = Counter((case["patient"], case["visit"]) for case in index.datalist["cases"])
     if several := sum(number > 1 for number in sessions.values()):
         index.notes.append(
@@ -122,49 +123,17 @@ def _chosen(path: Path, root: Path, pattern: re.Pattern[str] | None) -> bool:
 
 def _groups(root: Path) -> dict[str, str]:
     """Return the column ``group`` of ``participants.tsv``; nothing else of it is copied."""
-    rows = _read_table(root / "participants.tsv")
+    rows = read_table(root / "participants.tsv")
     return {
-        row["participant_id"]: row["group"] for row in rows if row.get("participant_id") and _is_known(row.get("group"))
+        row["participant_id"]: row["group"] for row in rows if row.get("participant_id") and is_known(row.get("group"))
     }
 
 
-def _visits(root: Path, images: list[Path]) -> dict[tuple[str, str | None], int | float | str | None]:
-    """Return the visit of each subject and session: dates for all sessions of a subject, or numbers for all."""
+def _sessions(images: list[Path]) -> dict[str, list[str]]:
+    """Return the names of each subject's sessions."""
     sessions: defaultdict[str, set[str]] = defaultdict(set)
     for image in images:
         own = entities(image)
         if "ses" in own:
             sessions[own["sub"]].add(own["ses"])
-    visits: dict[tuple[str, str | None], int | float | str | None] = {}
-    for subject, names in sessions.items():
-        ordered = sorted(names, key=natural)
-        dates = _dates(root / f"sub-{subject}" / f"sub-{subject}_sessions.tsv")
-        read = [parse_visit_or_date(name) for name in ordered]
-        found: list[int | float | str | None] = [dates.get(f"ses-{name}") for name in ordered]
-        if None in found:
-            found = (
-                read if None not in read and len({type(one) is str for one in read}) == 1 else list(range(len(ordered)))
-            )
-        visits |= {(subject, name): visit for name, visit in zip(ordered, found, strict=True)}
-    return visits
-
-
-def _dates(path: Path) -> dict[str, str]:
-    """Return the dates of ``acq_time`` in a subject's sessions table, without the time of day."""
-    dates = {}
-    for row in _read_table(path):
-        visit = parse_visit_or_date((row.get("acq_time") or "")[:10])
-        if isinstance(visit, str) and row.get("session_id"):
-            dates[row["session_id"]] = visit
-    return dates
-
-
-def _read_table(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
-def _is_known(value: str | None) -> bool:
-    return value is not None and value.strip().lower() not in ("", "n/a")
+    return {subject: sorted(names, key=natural) for subject, names in sessions.items()}

@@ -42,6 +42,7 @@ class Options:
         image_pattern: images whose name it does not find are passed over (folder, bids; in
             dicom it looks into the SeriesDescription).
         label_pattern: the same for label maps.
+        sessions: all sessions in their order (bids; None: see :mod:`monai_ext.data.indexing.sessions`).
         threshold: grey value from which on a mask's pixel belongs to the structure (folder; pictures have 128).
         roi: find the ROIs or segments by their names, each REGEX or NAME=REGEX (DICOM).
         gates: breathing phases to take (4D-Lung).
@@ -55,6 +56,7 @@ class Options:
     patient_pattern: re.Pattern[str] | None = None
     image_pattern: re.Pattern[str] | None = None
     label_pattern: re.Pattern[str] | None = None
+    sessions: tuple[str, ...] | None = None
     threshold: int | None = None
     roi: tuple[str, ...] | None = None
     gates: tuple[int, ...] | None = None

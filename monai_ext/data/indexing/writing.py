@@ -20,7 +20,7 @@ REASONS = 3  # different ones in a message
 EVERYWHERE = frozenset({"modality", "image_pattern", "copy_geometry", "headers_only"})
 ONLY_FOR = {
     "folder": frozenset({"labels", "ignore", "patient_pattern", "label_pattern", "threshold"}),
-    "bids": frozenset({"labels", "ignore", "label_pattern"}),
+    "bids": frozenset({"labels", "ignore", "label_pattern", "sessions"}),
     "dicom": frozenset({"labels", "roi"}),
     "4d_lung": frozenset({"roi", "gates"}),
     "nsclc_radiomics": frozenset({"roi"}),

@@ -15,6 +15,7 @@ from PIL import Image
 from monai_ext.data.doctor import Finding, examine, facts, stops
 from monai_ext.data.doctor.examine import LIST_CHECKS, read_facts_of
 from monai_ext.data.manifest import load_datalist
+from monai_ext.data.pairs import pair_with_reference
 from monai_ext.errors import UserError
 
 
@@ -250,13 +251,36 @@ def label_in_colours(study):
     study.save("2_label.png", study.rng.integers(0, 255, (14, 11, 3), dtype=np.uint8))
 
 
+@fault("scale_assumed", "sixteen_bit", fast=False)
+def decimals_up_to_one(study):
+    study.use_frames()
+    save_frame(study, study.rng.random((14, 11), dtype=np.float32))
+
+
+@fault("scale_assumed", "sixteen_bit", fast=False)
+def eight_bits_in_sixteen(study):
+    study.use_frames()
+    save_frame(study, study.rng.integers(0, 256, (14, 11)).astype(np.uint16) * 257, "2.png")
+
+
+@fault("scales_differ", "scale_assumed", "sixteen_bit", fast=False)
+def decimals_of_no_known_scale(study):
+    study.use_frames()
+    save_frame(study, study.rng.random((14, 11), dtype=np.float32) * 5000)
+
+
+def save_frame(study, pixels: np.ndarray, name: str = "2.tif") -> None:
+    study.save(name, pixels)
+    study.cases[1]["image"] = name
+
+
 @fault("transparent", fast=False)
 def alpha_channel(study):
     study.use_frames()
     study.save("2.png", study.rng.integers(0, 255, (14, 11, 4), dtype=np.uint8))
 
 
-@fault("sixteen_bit")
+@fault("sixteen_bit", "scale_assumed", "scales_differ")
 def sixteen_bits_of_grey(study):
     study.use_frames()
     study.save("2.png", study.rng.integers(0, 4000, (14, 11)).astype(np.uint16))
@@ -379,6 +403,12 @@ def other_origin(study):
     study.save("b1_label.nii", study.label(), changed(study, a03=9))
 
 
+@fault("grid_differs", "unit_not_mm", "odd_spacing")
+def same_numbers_in_another_unit(study):
+    study.edit_header("b1.nii", xyzt_units=2)
+    study.edit_header("b1_label.nii", xyzt_units=1)
+
+
 @fault("grid_differs")
 def mirrored(study):
     study.save("b1_label.nii", study.label(), changed(study) @ np.diag([-1, 1, 1, 1]))
@@ -461,7 +491,17 @@ def plain_affine(study):
 
 
 @fault("unit_not_mm")
-def metres(study):
+def micrometres(study):
+    """Label maps state no unit, as many tools write them."""
+    affine = np.diag([1e3, 1e3, 1e3, 1]) @ changed(study)
+    for case in study.cases:
+        for key in ("image", "label", "scribble"):
+            study.save(case[key], np.asarray(nib.load(study.path(case[key])).dataobj).copy(), affine)
+        study.edit_header(case["image"], xyzt_units=3)
+
+
+@fault("unit_not_mm", "odd_spacing", "visits_apart")
+def millimetres_called_metres(study):
     study.edit_header("b1.nii", xyzt_units=1)
 
 
@@ -534,6 +574,19 @@ def stored_values_of_ct(study):
     study.cases[3]["modality"] = "CT"
 
 
+@fault("ct_not_hu", fast=False)
+def normalised_ct(study):
+    study.cases[3]["modality"] = "CT"
+    study.save("b1.nii", (study.image() / 500 - 1).astype(np.float32))
+
+
+@fault("ct_not_hu", "sixteen_bit", "scales_differ", fast=False)
+def stored_values_of_ct_as_a_picture(study):
+    study.use_frames()
+    study.content["modality"] = "CT"
+    save_frame(study, study.rng.integers(0, 4000, (14, 11)).astype(np.uint16), "2.png")
+
+
 @fault("hu_without_ct", fast=False)
 def ct_called_mr(study):
     study.save("b1.nii", 3 * study.image() - 1024)
@@ -582,6 +635,17 @@ def scribble_of_nothing(study):
     study.save("b1_scribble.nii", np.full((12, 10, 6), 4, np.uint8))
 
 
+@fault("nothing_unlabelled", fast=False)
+def scribbles_on_background(study):
+    for case in study.cases:
+        study.save(case["scribble"], study.label())
+
+
+@fault("nothing_unlabelled", "unknown_label_value", fast=False)
+def no_ignore(study):
+    del study.content["ignore"]
+
+
 @fault("dense_scribble", fast=False)
 def scribble_on_background(study):
     study.save("b1_scribble.nii", study.label())
@@ -604,6 +668,19 @@ def copied_label(study):
 def nameless(study):
     for case in study.cases:
         del case["patient"]
+
+
+@fault("nothing_to_follow", "single_visit")
+def one_visit_of_each(study):
+    del study.cases[3], study.cases[1]
+    for case in study.cases:
+        del case["split"], case["scribble"]
+
+
+@fault("nothing_to_follow", "no_annotated_visit")
+def nobody_annotated(study):
+    for case in study.cases:
+        del case["split"], case["scribble"], case["label"]
 
 
 @fault("single_visit")
@@ -721,6 +798,59 @@ def test_each_file_is_read_once(study, monkeypatch):
     study.cases[1].update(reference_image="a0.nii", reference_label="a0_label.nii")
     examine(study.write(), fast=False)
     assert len(read) == len(set(read)) == 12
+
+
+def test_only_doubtful_files_are_looked_into(study, monkeypatch):
+    read: list[str] = []
+    for name in ("read_values", "read_label"):
+        function = getattr(facts, name)
+        monkeypatch.setattr(facts, name, lambda path, f=function: (read.append(Path(path).name), f(path))[1])
+    stored_values_of_ct(study)
+    assert codes(examine(study.write(), glance=True)) == {"ct_not_hu"}
+    assert sorted(read) == ["a0_scribble.nii", "a1_scribble.nii", "b0_scribble.nii", "b1.nii", "b1_scribble.nii"]
+
+
+@pytest.mark.parametrize(
+    "spoil", [scribbles_on_background, scribble_on_background, ct_called_mr, normalised_ct, decimals_of_no_known_scale]
+)
+def test_a_glance_finds_what_gives_a_wrong_result(study, spoil):
+    spoil(study)
+    path = study.write()
+    assert codes(examine(path, glance=True)) == codes(examine(path, fast=False))
+
+
+def test_a_ct_without_air_in_its_first_slices_is_no_mistake(study):
+    study.cases[3]["modality"] = "CT"
+    image = np.zeros((64, 64, 80), np.int16)
+    image[..., 70:] = -1000
+    image[..., 72:] = 60
+    study.save("b1.nii", image)
+    study.save("b1_label.nii", study.label(image.shape))
+    del study.cases[3]["scribble"]
+    assert examine(study.write(), glance=True) == []
+
+
+def test_the_value_of_what_nobody_drew_on_is_told(study):
+    no_ignore(study)
+    (finding,) = (one for one in examine(study.write(), fast=False) if one.code == "nothing_unlabelled")
+    assert (finding.level, finding.fix) == ("error", 'write "ignore": 4 if that is its value')
+
+
+def test_a_list_for_training_need_not_be_followed_up(study):
+    one_visit_of_each(study)
+    path = study.write()
+    assert not stops(examine(path, follow_up=False))
+    study.cases[0]["split"] = study.cases[1]["split"] = "train"
+    assert not stops(examine(study.write()))
+    assert codes(examine(path, follow_up=True)) == {"nothing_to_follow", "single_visit"}
+
+
+def test_the_sentence_is_that_of_the_run(study):
+    one_visit_of_each(study)
+    (finding, _) = examine(study.write())
+    with pytest.raises(UserError) as stopped:
+        pair_with_reference(load_datalist(study.write()))
+    assert str(finding).startswith(str(stopped.value))
 
 
 def test_the_fast_part_reads_no_voxels(study, monkeypatch):

@@ -34,6 +34,17 @@ def test_options_reach_the_examination(study, capsys):
     assert "2 cases, 1 patient" in capsys.readouterr().out
 
 
+def test_a_list_without_a_second_visit_stops_unless_it_is_for_something_else(study, capsys):
+    del study.cases[3], study.cases[1]
+    for case in study.cases:
+        del case["split"], case["scribble"]
+    with pytest.raises(SystemExit) as stopped:
+        main([str(study.write()), "--fast"])
+    assert stopped.value.code == 1
+    assert "no patient has an image of a visit later than its reference" in capsys.readouterr().out
+    main([str(study.write()), "--fast", "--follow_up", "no"])
+
+
 def test_a_folder_is_examined_as_dicom(tmp_path, capsys):
     write_ct_series(tmp_path, np.zeros((4, 4, 6)), np.eye(4), drop=[3])
     with pytest.raises(SystemExit) as stopped:

@@ -73,6 +73,17 @@ def test_names_of_sessions_order_the_visits(
     assert [case.visit for case in indexed("bids", tmp_path / "b", labels={"lesion": 1})[0].cases] == visits
 
 
+def test_sessions_are_ordered_as_they_are_given(tmp_path: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    for name in ("ses-pre", "ses-post"):
+        shapes.save_volume(tmp_path / "b" / "sub-1" / name / "anat" / f"sub-1_{name}_T1w.nii.gz")
+    datalist, report = indexed("bids", tmp_path / "b", labels={"lesion": 1})
+    assert {case.case: case.visit for case in datalist.cases} == {"sub-1_ses-pre_T1w": 0, "sub-1_ses-post_T1w": 1}
+    assert report.count("the order is assumed to be pre,post") == 1
+    datalist, report = indexed("bids", tmp_path / "b", labels={"lesion": 1}, sessions=("post", "pre"))
+    assert {case.case: case.visit for case in datalist.cases} == {"sub-1_ses-pre_T1w": 1, "sub-1_ses-post_T1w": 0}
+    assert "assumed" not in report
+
+
 def test_a_label_that_names_a_contrast_serves_it_alone(study: Path, indexed: Callable[..., Any], shapes: Any) -> None:
     shapes.save_volume(study / "sub-02" / "anat" / "sub-02_FLAIR.nii.gz")
     label = study / "derivatives" / "manual" / "sub-02" / "anat" / "sub-02_dseg.nii.gz"
