@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_ext.data.dicom.contours import Contour, contour_mask, fill_polygons, read_structures
+from monai_ext.data.dicom.contours import contour_mask, fill_polygons
+from monai_ext.data.dicom.rtstruct_reader import Contour, read_structures
 from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
 from monai_ext.errors import UserError
 
@@ -199,7 +200,8 @@ def test_structure_set_knows_what_it_refers_to(written):
     header = pydicom.dcmread(first)
     assert structures.referenced_series == (header.SeriesInstanceUID,)
     assert structures.frame_of_reference_uid == header.FrameOfReferenceUID
-    assert structures.find("cord")[0].contours[0].image_uid.startswith("1.2.826")
+    (uid,) = structures.find("cord")[0].contours[0].image_uids
+    assert uid.startswith("1.2.826")
 
 
 def test_only_asked_contours_are_read(written):

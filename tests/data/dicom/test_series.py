@@ -126,8 +126,8 @@ def test_several_series_in_one_folder(tmp_path, array):
 def test_numbered_folders_are_asked_once(tmp_path, array):
     write_ct_series(tmp_path / "one", array, GRIDS["axial"], series_description="wanted")
     write_ct_series(tmp_path / "two", array, GRIDS["axial"], series_description="other")
-    write_ct_series(tmp_path / "mixed", array, GRIDS["axial"], series_description="wanted", series_number=1)
-    write_ct_series(tmp_path / "mixed", array, GRIDS["axial"], series_description="other", series_number=2)
+    write_ct_series(tmp_path / "mixed", array, GRIDS["axial"], series_description="wanted", series_number=3)
+    write_ct_series(tmp_path / "mixed", array, GRIDS["axial"], series_description="other", series_number=4)
     asked = []
 
     def keep(header):
