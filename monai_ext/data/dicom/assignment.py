@@ -89,13 +89,13 @@ class SeriesFinder:
         return [self.images[number] for number in sorted(common)]
 
     def _by_listing(self, drawing: Drawing, absent: frozenset[str]) -> list[SeriesHeaders]:
-        """Return the series for which the file lists these slices, none of which is here, else the only one it names.
+        """Return the series for which the file lists these slices, none of which is here, else all that it names.
 
         The slices of a series may have got other UIDs since. Coordinates are checked when the mask is drawn.
         """
-        uids = _listing(drawing, absent) or (set(drawing.file.references) if len(drawing.file.references) == 1 else ())
+        uids = _listing(drawing, absent) or set(drawing.file.references)
         fitting = [series for series in self.images if series.series_uid in uids]
-        if not fitting:
+        if not fitting or uids - {series.series_uid for series in fitting}:
             raise NotAssignedError(NOT_HERE)
         return fitting
 
@@ -107,7 +107,8 @@ class SeriesFinder:
         frame = drawing.frame_of_reference_uid
         if not frame and not named:
             raise NotAssignedError(
-                "names neither slices nor a series nor a frame of reference; export it again with references"
+                "names neither slices nor a series nor a frame of reference; export it again with references",
+                [series for series in self.images if series.patient_id == drawing.file.patient_id],
             )
         fitting = [series for series in named if frame in ("", *_frames(series)) or not _frames(series)]
         fitting = fitting or [series for series in self.images if frame in _frames(series)]

@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,14 @@ class Segmentation:
 
     def frames_of(self, number: int) -> list[Frame]:
         """Return the frames of a segment; in a label map, all of them."""
-        return [frame for frame in self.frames if frame.segment in (number, None)]
+        return self._by_segment.get(number, []) + self._by_segment.get(None, [])
+
+    @cached_property
+    def _by_segment(self) -> dict[int | None, list[Frame]]:
+        by_segment: dict[int | None, list[Frame]] = {}
+        for frame in self.frames:
+            by_segment.setdefault(frame.segment, []).append(frame)
+        return by_segment
 
 
 def read_segmentation(path: PathLike) -> Segmentation:
