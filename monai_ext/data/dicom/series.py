@@ -78,7 +78,7 @@ class SeriesList(list[SeriesHeaders]):
             copied = "1 file is a copy" if number == 1 else f"{number} files are copies"
             notes.append(f"{copied} and passed over (such as {copy} of {original})")
         for uid, several in self.sharing_uids().items():
-            dates = ", ".join(str(series.slices[0].study_date or series.study_uid) for series in several)
+            dates = ", ".join(sorted(str(series.slices[0].study_date or series.study_uid) for series in several))
             shared = f"{len(several)} image series share the SeriesInstanceUID {uid} ({dates})"
             notes.append(f"{shared}; they are told apart by study, date and modality")
         return notes
