@@ -54,7 +54,9 @@ def draw(tmp_path, files):
 
 @pytest.mark.parametrize("names", [("seg1.dcm", "seg2.dcm"), ("rt1.dcm", "rt2.dcm"), ("seg1.dcm", "seg_fraction.dcm")])
 def test_lesions_in_files_of_their_own_are_united(draw, names):
-    first, second = ({"GTV": (outlines if name.startswith("rt") else box)(x)} for name, x in zip(names, (2, 11)))
+    first, second = (
+        {"GTV": (outlines if name.startswith("rt") else box)(x)} for name, x in zip(names, (2, 11), strict=True)
+    )
     label, (note,) = draw({names[0]: first, names[1]: second}, {"GTV": 1})
     np.testing.assert_array_equal(label, box(2) | box(11))
     assert all(name in note for name in names)
