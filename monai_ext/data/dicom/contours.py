@@ -112,12 +112,16 @@ def fill_polygons(polygons: Sequence[NDArray[Any]], shape: tuple[int, int]) -> N
     return mask
 
 
-def contour_heights(contours: Iterable[Contour], affine: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the slice coordinates [2, N] of the lowest and highest points of closed outlines, in voxels."""
-    closed, _ = _closed(contours)
+def closed_contours(contours: Iterable[Contour]) -> list[Contour]:
+    """Return the outlines that have an inside."""
+    return _closed(contours)[0]
+
+
+def contour_heights(contour: Contour, affine: NDArray[Any]) -> tuple[float, float]:
+    """Return the slice coordinates of the lowest and the highest point of an outline, in voxels."""
     to_voxels = _to_voxels(affine)[2]
-    heights = [contour.points @ to_voxels[:3] + to_voxels[3] for contour in closed]
-    return np.array([[one.min() for one in heights], [one.max() for one in heights]]).reshape(2, -1)
+    heights = contour.points @ to_voxels[:3] + to_voxels[3]
+    return float(heights.min()), float(heights.max())
 
 
 def _closed(contours: Iterable[Contour]) -> tuple[list[Contour], list[str]]:

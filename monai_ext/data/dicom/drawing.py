@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_ext.data.dicom.contours import SAME_PLANE, contour_heights, contour_mask
+from monai_ext.data.dicom.contours import SAME_PLANE, closed_contours, contour_heights, contour_mask
 from monai_ext.data.dicom.geometry import find_problems, series_affine, sorted_slices
 from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.rtstruct_reader import Roi, StructureSet
@@ -58,13 +58,13 @@ class Outlines:
 
     @property
     def named_slices(self) -> list[frozenset[str]]:
-        """SOPInstanceUIDs that each contour names; contours that name none are left out."""
-        return [contour.image_uids for contour in self.roi.contours or () if contour.image_uids]
+        """SOPInstanceUIDs that each closed contour names; contours that name none are left out."""
+        return [contour.image_uids for contour in closed_contours(self.roi.contours or ()) if contour.image_uids]
 
     def lies_on(self, series: SeriesHeaders) -> bool:
         """Tell whether all contours lie in planes of slices of a series, which is free of problems."""
         affine, shape = grid_of(series)
-        heights = contour_heights(self.roi.contours or (), affine)
+        heights = np.array([contour_heights(contour, affine) for contour in closed_contours(self.roi.contours or ())])
         slices = np.rint(heights)
         inside = (slices >= 0).all() and (slices < shape[2]).all()
         return bool(inside and (np.abs(heights - slices) <= SAME_PLANE).all())
@@ -80,7 +80,19 @@ class Outlines:
             mask, notes = contour_mask(self.roi.contours or (), shape, affine)
         except UserError as error:
             raise UserError(f"{self.where}: {error}") from error
-        return mask, [*notes, *_absent_slices(self.named_slices, series, "contours")]
+        return mask, [*notes, *_absent_slices(self.named_slices, series, "contours"), *self._other_slices(series)]
+
+    def _other_slices(self, series: SeriesHeaders) -> list[str]:
+        """Say that contours lie on other slices of the series than they name."""
+        affine, _ = grid_of(series)
+        slices = {header.sop_instance_uid: k for k, header in enumerate(sorted_slices(series))}
+        away = 0
+        for contour in closed_contours(self.roi.contours or ()):
+            named = [slices[uid] for uid in contour.image_uids if uid in slices]
+            low, high = contour_heights(contour, affine)
+            away += bool(named) and not any(low - 1 < k < high + 1 for k in named)
+        note = f"{away} contours lie on other slices than they name; they are where their coordinates say"
+        return [note] if away else []
 
 
 @dataclass(frozen=True)

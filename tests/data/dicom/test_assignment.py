@@ -129,6 +129,16 @@ def test_a_roi_on_slices_of_two_series_is_refused(tmp_path, rtstruct):
     assert "was drawn on slices of several series (CT of" in assigned(tmp_path, rtstruct)["liver"]
 
 
+def test_points_do_not_decide(tmp_path, rtstruct):
+    def mark(dataset):
+        _, second = contours(dataset)
+        second.ContourGeometricType = "POINT"
+        dataset.ROIContourSequence[0].ContourSequence.append(second)
+
+    edit(rtstruct, mark)
+    assert assigned(tmp_path, rtstruct)["liver"] == "ct"
+
+
 def test_planes_tell_series_of_one_frame_apart(tmp_path, ct):
     write_ct_series(tmp_path / "fine", np.zeros(SHAPE), MR_GRID, frame_of_reference_uid="1.2.1", series_number=2)
 

@@ -116,3 +116,15 @@ def test_slices_that_are_not_here_are_named(draw, tmp_path, files):
     (series,) = group_headers(tmp_path / "ct")
     _, (note,) = draw_label_map([(1, drawing) for drawing in drawings_of(read_structures(path))], series)
     assert note.endswith("1 contours name slices that are not here; they lie where their coordinates say")
+
+
+def test_contours_beside_the_slices_that_they_name_are_counted(draw, tmp_path, files):
+    path = write_rtstruct(tmp_path / "rt.dcm", files, {"GTV": outlines(2)})
+    dataset = pydicom.dcmread(path)
+    for contour in dataset.ROIContourSequence[0].ContourSequence:
+        contour.ContourImageSequence[0].ReferencedSOPInstanceUID = pydicom.dcmread(files[-1]).SOPInstanceUID
+    dataset.save_as(path)
+    (series,) = group_headers(tmp_path / "ct")
+    label, (note,) = draw_label_map([(1, drawing) for drawing in drawings_of(read_structures(path))], series)
+    np.testing.assert_array_equal(label, box(2))
+    assert note.endswith("2 contours lie on other slices than they name; they are where their coordinates say")
