@@ -11,7 +11,8 @@ import pydicom
 import pytest
 
 from monai_ext.data.dicom import export
-from monai_ext.data.dicom.contours import contour_mask, read_structures
+from monai_ext.data.dicom.contours import contour_mask
+from monai_ext.data.dicom.rtstruct_reader import read_structures
 from monai_ext.data.indexing import __main__ as indexing
 from monai_ext.data.manifest import Case, load_datalist
 from monai_ext.data.phantoms.dicom import write_phantom_4d_lung

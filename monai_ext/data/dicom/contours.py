@@ -1,4 +1,4 @@
-"""RTSTRUCT to masks: outlines in patient millimetres become voxels of a volume.
+"""Outlines to masks: outlines in patient millimetres become voxels of a volume.
 
 The rule: a voxel belongs to the structure when its centre lies inside the outlines, by even-odd over all outlines
 of its slice, so that an outline in another one is a hole, and a keyhole outline too. A centre that lies exactly on
@@ -7,119 +7,26 @@ an outline belongs to the structure on the side of lower row or column only. Not
 
 from __future__ import annotations
 
-import datetime
-import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_ext.data.dicom.geometry import LPS_TO_RAS
-from monai_ext.data.dicom.reading import naming_damage, read_dataset
-from monai_ext.data.dicom.series import parse_date
-from monai_ext.data.images import PathLike
+from monai_ext.data.dicom.outline_copies import without_copies
+from monai_ext.data.dicom.rtstruct_reader import Contour
 from monai_ext.errors import UserError
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 Points = NDArray[np.float64]
 
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "")
-_CONTOUR_DATA = 0x30060050
+SAME_OUTLINE = 0.1  # of a voxel: an outline so near to another one is its copy
+SAME_PLANE = 0.02  # of a slice distance: what rounding leaves of the height of a slice
+MOST_SLICES = 10  # in a message
 _DECIMALS = 4  # of a voxel: what decimal strings leave of exact coordinates is noise below
-
-
-@dataclass(frozen=True)
-class Contour:
-    """One outline.
-
-    Args:
-        points: [N, 3], LPS+ mm.
-        kind: ContourGeometricType, such as "CLOSED_PLANAR" or "POINT".
-        image_uid: SOPInstanceUID of the slice it was drawn on; "" where the file does not say.
-    """
-
-    points: Points
-    kind: str = "CLOSED_PLANAR"
-    image_uid: str = ""
-
-
-@dataclass(frozen=True)
-class Roi:
-    """A region of interest.
-
-    Args:
-        number: ROINumber, by which contours are found: they are stored in an order of their own.
-        name: ROIName.
-        contours: its outlines; None where they have not been read.
-    """
-
-    number: int
-    name: str
-    contours: tuple[Contour, ...] | None
-
-
-@dataclass(frozen=True)
-class StructureSet:
-    """An RTSTRUCT file.
-
-    Args:
-        path: the file.
-        patient_id: PatientID.
-        study_uid: StudyInstanceUID.
-        study_date: StudyDate, else StructureSetDate.
-        series_description: SeriesDescription.
-        frame_of_reference_uid: the frame that its points are in; "" where it does not say.
-        referenced_series: SeriesInstanceUIDs of the contoured series.
-        rois: in the order of StructureSetROISequence.
-    """
-
-    path: Path
-    patient_id: str
-    study_uid: str
-    study_date: datetime.date | None
-    series_description: str
-    frame_of_reference_uid: str
-    referenced_series: tuple[str, ...]
-    rois: tuple[Roi, ...]
-
-    def find(self, pattern: str) -> tuple[Roi, ...]:
-        """Return the ROIs with contours whose name ``pattern`` finds (a regular expression, case ignored)."""
-        return tuple(roi for roi in self.rois if re.search(pattern, roi.name, re.IGNORECASE) and roi.contours)
-
-
-def read_structures(path: PathLike, pattern: str = "") -> StructureSet:
-    """Read an RTSTRUCT.
-
-    Args:
-        path: the file.
-        pattern: read the contours of the ROIs whose name it finds (a regular expression, case ignored) only.
-
-    Raises:
-        UserError: the file is damaged or no RTSTRUCT.
-    """
-    path, dataset = Path(path), read_dataset(path)
-    with naming_damage(path):
-        if dataset.get("Modality") != "RTSTRUCT":
-            kind = dataset.get("Modality", "no modality")
-            raise UserError(f"{path}: holds {kind}, not RTSTRUCT; name the RTSTRUCT file")
-        drawn = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or ()}
-        frames, series = _references(dataset)
-        date = parse_date(str(dataset.get("StudyDate") or "")) or parse_date(str(dataset.get("StructureSetDate") or ""))
-        return StructureSet(
-            path=path,
-            patient_id=str(dataset.get("PatientID") or ""),
-            study_uid=str(dataset.get("StudyInstanceUID") or ""),
-            study_date=date,
-            series_description=str(dataset.get("SeriesDescription") or ""),
-            frame_of_reference_uid=frames[0] if len(set(frames)) == 1 else "",
-            referenced_series=tuple(dict.fromkeys(series)),
-            rois=tuple(_roi(item, drawn, pattern) for item in dataset.get("StructureSetROISequence") or ()),
-        )
 
 
 def contour_mask(
@@ -131,32 +38,36 @@ def contour_mask(
     on thinner slices), the nearest plane is taken.
 
     Args:
-        contours: outlines in LPS+ mm. What is not closed (POINT, OPEN_PLANAR) and exact copies are passed over.
+        contours: outlines in LPS+ mm. What is not closed (POINT, OPEN_PLANAR) and copies are passed over.
         shape: (X, Y, Z) of the volume.
         affine: [4, 4], voxel indices to RAS+ mm.
 
     Returns:
-        bool [X, Y, Z], and what was passed over, in sentences.
+        bool [X, Y, Z], and what was passed over or encloses nothing, in sentences.
 
     Raises:
         UserError: an outline lies outside the slices (by more than half their distance) or across them.
     """
-    to_voxels = np.linalg.inv(LPS_TO_RAS @ np.asarray(affine, dtype=np.float64))
     closed, notes = _closed(contours)
-    planes: dict[int, dict[float, list[Points]]] = {}
-    for contour in closed:
-        voxels = contour.points @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-        height = _height(voxels, shape[2], affine)
-        planes.setdefault(int(np.floor(height + 0.5)), {}).setdefault(height, []).append(voxels[:, :2])
+    slices = _slices(closed, shape[2], affine)
     mask = np.zeros(tuple(shape), dtype=bool, order="F")
-    crowded = 0
-    for k, heights in planes.items():
-        nearest = min(heights, key=lambda height, k=k: (abs(height - k), height))  # type: ignore[misc]
-        crowded += len(heights) > 1
-        mask[:, :, k] = fill_polygons(heights[nearest], (shape[0], shape[1]))
+    copies = crowded = 0
+    empty = []
+    for k, outlines in slices.items():
+        nearest, is_only = _nearest_plane(outlines, k)
+        polygons = without_copies(nearest, SAME_OUTLINE)
+        copies += len(nearest) - len(polygons)
+        crowded += not is_only
+        mask[:, :, k] = fill_polygons(polygons, (shape[0], shape[1]))
+        if not mask[:, :, k].any():
+            empty.append(k)
+    if copies:
+        notes.append(f"{copies} copies of outlines were passed over")
     if crowded:
         notes.append(f"on {crowded} slices lie outlines of several planes; the nearest plane was taken")
-    if gaps := _gaps(planes):
+    if empty:
+        notes.append(f"contours enclose no voxel on {_listed(empty)}; look at them in a viewer")
+    if gaps := _gaps(slices):
         notes.append(f"{gaps} slices between outlined ones have no outline; they stay empty")
     return mask, notes
 
@@ -201,74 +112,55 @@ def fill_polygons(polygons: Sequence[NDArray[Any]], shape: tuple[int, int]) -> N
     return mask
 
 
-# Reading
+def closed_contours(contours: Iterable[Contour]) -> list[Contour]:
+    """Return the outlines that have an inside."""
+    return _closed(contours)[0]
 
 
-def _roi(item: Dataset, drawn: dict[int, Dataset], pattern: str) -> Roi:
-    number, name = int(item.ROINumber), str(item.get("ROIName") or "")
-    if not re.search(pattern, name, re.IGNORECASE):
-        return Roi(number, name, None)
-    sequence = drawn[number].get("ContourSequence") if number in drawn else None
-    return Roi(number, name, tuple(_contour(contour) for contour in sequence or ()))
-
-
-def _contour(item: Dataset) -> Contour:
-    images = item.get("ContourImageSequence") or ()
-    return Contour(
-        _points(item),
-        str(item.get("ContourGeometricType") or ""),
-        str(images[0].get("ReferencedSOPInstanceUID") or "") if images else "",
-    )
-
-
-def _points(item: Dataset) -> Points:
-    """Read ContourData past pydicom's decimal strings: a hundred times faster."""
-    element = item.get_item(_CONTOUR_DATA)
-    if element is None or element.value is None:
-        return np.empty((0, 3))
-    value: Any = element.value
-    numbers = value.decode("ascii").replace("\0", " ").split("\\") if isinstance(value, bytes) else value
-    numbers = [] if numbers == [""] else numbers
-    points = np.array(numbers, dtype=np.float64).reshape(-1, 3)
-    if not np.isfinite(points).all():
-        raise ValueError("contour points that are not finite")
-    return points
-
-
-def _references(dataset: Dataset) -> tuple[list[str], list[str]]:
-    """UIDs of the frames of reference and of the series that a structure set names."""
-    frames, series = [], []
-    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
-        frames.append(str(frame.get("FrameOfReferenceUID") or ""))
-        for study in frame.get("RTReferencedStudySequence") or ():
-            for item in study.get("RTReferencedSeriesSequence") or ():
-                series.append(str(item.get("SeriesInstanceUID") or ""))
-    for roi in dataset.get("StructureSetROISequence") or ():
-        frames.append(str(roi.get("ReferencedFrameOfReferenceUID") or ""))
-    return [uid for uid in frames if uid], [uid for uid in series if uid]
-
-
-# Filling
+def contour_heights(contour: Contour, affine: NDArray[Any]) -> tuple[float, float]:
+    """Return the slice coordinates of the lowest and the highest point of an outline, in voxels."""
+    to_voxels = _to_voxels(affine)[2]
+    heights = contour.points @ to_voxels[:3] + to_voxels[3]
+    return float(heights.min()), float(heights.max())
 
 
 def _closed(contours: Iterable[Contour]) -> tuple[list[Contour], list[str]]:
-    """Sort out what has no inside, and copies, which even-odd would make holes of."""
-    kept: dict[bytes, Contour] = {}
-    open_kinds, copies = [], 0
+    """Sort out what has no inside."""
+    closed = []
+    kinds: Counter[str] = Counter()
     for contour in contours:
-        if contour.kind not in CLOSED_TYPES or len(contour.points) < 3:
-            open_kinds.append(contour.kind if contour.kind not in CLOSED_TYPES else "outlines of less than 3 points")
-            continue
-        key = np.round(contour.points, 3).tobytes()
-        copies += key in kept
-        kept.setdefault(key, contour)
-    notes = []
-    if open_kinds:
-        kinds = ", ".join(sorted(set(open_kinds)))
-        notes.append(f"{len(open_kinds)} contours without an inside were passed over ({kinds})")
-    if copies:
-        notes.append(f"{copies} copies of outlines were passed over")
-    return list(kept.values()), notes
+        if contour.kind not in CLOSED_TYPES:
+            kinds[contour.kind] += 1
+        elif len(contour.points) < 3:
+            kinds["outlines of less than 3 points"] += 1
+        else:
+            closed.append(contour)
+    listed = ", ".join(sorted(kinds))
+    return closed, [f"{kinds.total()} contours without an inside were passed over ({listed})"] if kinds else []
+
+
+def _slices(closed: Iterable[Contour], depth: int, affine: NDArray[Any]) -> dict[int, list[tuple[float, Points]]]:
+    """Return height and polygon [N, 2] of the outlines nearest to each slice, in voxels."""
+    to_voxels = _to_voxels(affine)
+    slices: dict[int, list[tuple[float, Points]]] = {}
+    for contour in closed:
+        voxels = contour.points @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+        height = _height(voxels, depth, affine)
+        slices.setdefault(int(np.floor(height + 0.5)), []).append((height, voxels[:, :2]))
+    return slices
+
+
+def _to_voxels(affine: NDArray[Any]) -> NDArray[np.float64]:
+    """[4, 4] from LPS+ mm to voxel indices."""
+    return np.linalg.inv(LPS_TO_RAS @ np.asarray(affine, dtype=np.float64))
+
+
+def _nearest_plane(outlines: Sequence[tuple[float, Points]], k: int) -> tuple[list[Points], bool]:
+    """Return the outlines of the plane nearest to slice ``k``, and whether it is the only one."""
+    heights = np.array([height for height, _ in outlines])
+    nearest = min(heights.tolist(), key=lambda height: (abs(height - k), height))
+    own = np.abs(heights - nearest) <= SAME_PLANE
+    return [polygon for (_, polygon), is_own in zip(outlines, own, strict=True) if is_own], bool(own.all())
 
 
 def _height(voxels: Points, depth: int, affine: NDArray[Any]) -> float:
@@ -293,3 +185,13 @@ def _height(voxels: Points, depth: int, affine: NDArray[Any]) -> float:
 def _gaps(slices: Iterable[int]) -> int:
     ordered = sorted(slices)
     return ordered[-1] - ordered[0] + 1 - len(ordered) if ordered else 0
+
+
+def _listed(slices: Iterable[int]) -> str:
+    """Name slices by their number along the volume's third axis, counted from 0: ``slices 3-5, 9``."""
+    runs = groupby(enumerate(sorted(slices)), key=lambda pair: pair[1] - pair[0])
+    ends = [(run[0][1], run[-1][1]) for run in (list(group) for _, group in runs)]
+    names = [f"{first}" if first == last else f"{first}-{last}" for first, last in ends]
+    more = ", ..." if len(names) > MOST_SLICES else ""
+    plural = "slices" if len(names) > 1 or ends[0][0] != ends[0][1] else "slice"
+    return f"{plural} {', '.join(names[:MOST_SLICES])}{more} (counted from 0)"

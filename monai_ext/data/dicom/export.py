@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_ext.data.dicom.contours import contour_mask, read_structures
+from monai_ext.data.dicom.contours import contour_mask
+from monai_ext.data.dicom.rtstruct_reader import read_structures
 from monai_ext.data.dicom.rtstruct_writer import build_rtstruct
 from monai_ext.data.dicom.seg_writer import build_seg
 from monai_ext.data.dicom.segmentation import read_segmentation, segment_mask

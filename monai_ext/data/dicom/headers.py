@@ -35,6 +35,7 @@ class SliceHeader:
         sop_instance_uid: SOPInstanceUID, by which RTSTRUCT and SEG refer to the slice.
         sop_class_uid: SOPClassUID.
         echo_time: EchoTime in ms (MR).
+        visit_date: StudyDate (else SeriesDate), which is the same in all files of one visit, as AcquisitionDate is not.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class SliceHeader:
     sop_instance_uid: str = ""
     sop_class_uid: str = ""
     echo_time: float | None = None
+    visit_date: datetime.date | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class SeriesHeaders:
         first = self.slices[0]
         description = f" (series {first.series_description!r})" if first.series_description else ""
         return f"{first.path.parent}{description}"
+
+    @property
+    def key(self) -> Path:
+        """What tells it from all others: its first file, for a SeriesInstanceUID may stand in two visits."""
+        return self.slices[0].path
 
     @property
     def origin(self) -> dict[str, str]:

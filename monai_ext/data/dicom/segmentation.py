@@ -2,14 +2,16 @@
 
 A frame is placed by its position, orientation and spacing, and checked against the slice that it names; without
 positions it goes to the slice that it names. A frame that says neither is refused: there is no default slice. Frames
-that are absent are slices where the segment is not.
+that are absent are slices where the segment is not. Two segments of one number are refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +43,7 @@ class Frame:
 
     segment: int | None
     affine: NDArray[np.float64] | None
-    image_uids: tuple[str, ...]
+    image_uids: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,31 @@ class Segmentation:
         patient_id: PatientID.
         study_uid: StudyInstanceUID.
         frame_of_reference_uid: FrameOfReferenceUID, "" where there is none.
-        referenced_series: SeriesInstanceUIDs of the segmented series.
+        references: SeriesInstanceUIDs of the segmented series, each with the SOPInstanceUIDs listed for it.
         segments: SegmentLabel by number.
         descriptions: SegmentDescription by number, "" where there is none.
         frames: in the order of the pixels.
+        size: columns and rows of a frame.
+        source_uids: SOPInstanceUIDs of the slices that the file as a whole was made from.
+        notes: what was passed over, in sentences.
     """
 
     path: Path
     patient_id: str
     study_uid: str
     frame_of_reference_uid: str
-    referenced_series: tuple[str, ...]
+    references: Mapping[str, frozenset[str]]
     segments: Mapping[int, str]
     descriptions: Mapping[int, str]
     frames: tuple[Frame, ...]
+    size: tuple[int, int]
+    source_uids: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def referenced_series(self) -> tuple[str, ...]:
+        """SeriesInstanceUIDs of the segmented series."""
+        return tuple(self.references)
 
     def find(self, pattern: str) -> list[int]:
         """Return the numbers of the segments whose label or description ``pattern`` finds.
@@ -81,6 +94,17 @@ class Segmentation:
             if any(re.search(pattern, text, re.IGNORECASE) for text in (label, self.descriptions[number]))
         ]
 
+    def frames_of(self, number: int) -> list[Frame]:
+        """Return the frames of a segment; in a label map, all of them."""
+        return self._by_segment.get(number, []) + self._by_segment.get(None, [])
+
+    @cached_property
+    def _by_segment(self) -> dict[int | None, list[Frame]]:
+        by_segment: dict[int | None, list[Frame]] = {}
+        for frame in self.frames:
+            by_segment.setdefault(frame.segment, []).append(frame)
+        return by_segment
+
 
 def read_segmentation(path: PathLike) -> Segmentation:
     """Read the header of a DICOM SEG.
@@ -92,18 +116,21 @@ def read_segmentation(path: PathLike) -> Segmentation:
     with naming_damage(path):
         if dataset.get("SOPClassUID") not in _STORAGE:
             raise UserError(f"{path}: holds {dataset.get('Modality', 'no modality')}, not SEG; name the SEG file")
-        segments = {int(item.SegmentNumber): item for item in dataset.SegmentSequence}
+        segments = _segments(path, dataset)
         shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
-        series = [str(item.get("SeriesInstanceUID") or "") for item in dataset.get("ReferencedSeriesSequence") or ()]
+        frames = tuple(_frame(groups, shared) for groups in dataset.PerFrameFunctionalGroupsSequence)
         return Segmentation(
             path=path,
             patient_id=str(dataset.get("PatientID") or ""),
             study_uid=str(dataset.get("StudyInstanceUID") or ""),
             frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or ""),
-            referenced_series=tuple(uid for uid in series if uid),
+            references=_references(dataset),
             segments={number: str(item.get("SegmentLabel") or "") for number, item in segments.items()},
             descriptions={number: str(item.get("SegmentDescription") or "") for number, item in segments.items()},
-            frames=tuple(_frame(groups, shared) for groups in dataset.PerFrameFunctionalGroupsSequence),
+            frames=frames,
+            size=(int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)),
+            source_uids=_uids(dataset.get("SourceImageSequence")),
+            notes=tuple(_nameless(segments, frames)),
         )
 
 
@@ -124,12 +151,7 @@ def segment_mask(segmentation: Segmentation, number: int, series: SeriesHeaders)
         UserError: a frame says neither position nor slice, its slice is not in the series, position and slice
             contradict each other, or its grid does not fall on the series' voxels.
     """
-    slices = sorted_slices(series)
-    grid = _Grid(
-        (slices[0].columns, slices[0].rows, len(slices)),
-        series_affine(slices),
-        {header.sop_instance_uid: k for k, header in enumerate(slices)},
-    )
+    grid = _Grid(series)
     mask = np.zeros(grid.shape, dtype=bool, order="F")
     planes = _planes(segmentation, number)
     for index, plane in planes.items():
@@ -145,15 +167,42 @@ def segment_mask(segmentation: Segmentation, number: int, series: SeriesHeaders)
     return mask
 
 
+def lies_on(segmentation: Segmentation, number: int, series: SeriesHeaders) -> bool:
+    """Tell whether the pixels of all frames of a segment that say where they are fall on voxels of a series.
+
+    Args:
+        segmentation: of :func:`read_segmentation`.
+        number: the segment's number.
+        series: free of problems.
+    """
+    columns, rows = segmentation.size
+    corners = np.array([[0, columns - 1, 0, columns - 1], [0, 0, rows - 1, rows - 1], [0, 0, 0, 0], [1, 1, 1, 1]])
+    grid = _Grid(series)
+    affines = [frame.affine for frame in segmentation.frames_of(number) if frame.affine is not None]
+    return all(grid.holds(affine @ corners) for affine in affines)
+
+
 class _Grid:
     """The voxels of a series, and where a frame's pixels fall among them."""
 
-    def __init__(self, shape: tuple[int, int, int], affine: NDArray[np.float64], slices: Mapping[str, int]) -> None:
-        self.shape, self.to_voxels, self.slices = shape, np.linalg.inv(affine), slices
+    def __init__(self, series: SeriesHeaders) -> None:
+        slices = sorted_slices(series)
+        self.shape = (slices[0].columns, slices[0].rows, len(slices))
+        self.to_voxels = np.linalg.inv(series_affine(slices))
+        self.slices: defaultdict[str, list[int]] = defaultdict(list)
+        for k, header in enumerate(slices):
+            self.slices[header.sop_instance_uid].append(k)
+
+    def holds(self, points: NDArray[np.float64]) -> bool:
+        """Tell whether points [4, N] in RAS+ mm are centres of voxels."""
+        exact = (self.to_voxels @ points)[:3]
+        voxels = np.rint(exact)
+        inside = (voxels >= 0).all() and (voxels < np.array(self.shape)[:, None]).all()
+        return bool(inside and np.abs(exact - voxels).max() <= GRID_TOLERANCE)
 
     def place(self, plane: NDArray[np.bool_], frame: Frame, mask: NDArray[np.bool_]) -> None:
         """Set the voxels of ``mask`` on which the pixels [rows, columns] of ``plane`` fall."""
-        named = [self.slices[uid] for uid in frame.image_uids if uid in self.slices]
+        named = [k for uid in frame.image_uids for k in self.slices.get(uid, ())]
         if frame.affine is None:
             self._place_by_name(plane, frame, named, mask)
             return
@@ -198,17 +247,49 @@ def _group(groups: Dataset, shared: Dataset | None, keyword: str) -> Dataset | N
     return None
 
 
+def _segments(path: Path, dataset: Dataset) -> dict[int, Dataset]:
+    """Return the items of SegmentSequence by number, which has to be their own."""
+    numbers = Counter(int(item.SegmentNumber) for item in dataset.SegmentSequence)
+    for number, count in numbers.items():
+        if count > 1:
+            raise UserError(
+                f"{path}: {count} segments share the SegmentNumber {number}, so that it is open whose frames are "
+                "whose; give each segment a number of its own"
+            )
+    return {int(item.SegmentNumber): item for item in dataset.SegmentSequence}
+
+
+def _nameless(segments: Mapping[int, Dataset], frames: Sequence[Frame]) -> list[str]:
+    numbers = sorted({frame.segment for frame in frames if frame.segment is not None} - segments.keys())
+    return [f"frames of segment {number}, which SegmentSequence does not name, are passed over" for number in numbers]
+
+
+def _references(dataset: Dataset) -> dict[str, frozenset[str]]:
+    """SOPInstanceUIDs listed for each series that a SEG names."""
+    found: defaultdict[str, frozenset[str]] = defaultdict(frozenset)
+    for series in dataset.get("ReferencedSeriesSequence") or ():
+        if uid := str(series.get("SeriesInstanceUID") or ""):
+            found[uid] |= _uids(series.get("ReferencedInstanceSequence"))
+    return dict(found)
+
+
+def _uids(images: Sequence[Dataset] | None) -> frozenset[str]:
+    return frozenset(str(image.get("ReferencedSOPInstanceUID") or "") for image in images or ()) - {""}
+
+
 def _frame(groups: Dataset, shared: Dataset | None) -> Frame:
     identification = _group(groups, shared, "SegmentIdentificationSequence")
-    uids = []
-    for derivation in groups.get("DerivationImageSequence") or ():
-        for image in derivation.get("SourceImageSequence") or ():
-            uids.append(str(image.get("ReferencedSOPInstanceUID") or ""))
     return Frame(
         segment=None if identification is None else int(identification.ReferencedSegmentNumber),
         affine=_frame_affine(groups, shared),
-        image_uids=tuple(uid for uid in uids if uid),
+        image_uids=_sources(groups) or _sources(shared),
     )
+
+
+def _sources(groups: Dataset | None) -> frozenset[str]:
+    """SOPInstanceUIDs of the slices that functional groups name as a frame's source."""
+    derivations = (None if groups is None else groups.get("DerivationImageSequence")) or ()
+    return frozenset[str]().union(*(_uids(derivation.get("SourceImageSequence")) for derivation in derivations))
 
 
 def _frame_affine(groups: Dataset, shared: Dataset | None) -> NDArray[np.float64] | None:

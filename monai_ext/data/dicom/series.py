@@ -1,5 +1,8 @@
 """Series: headers grouped by SeriesInstanceUID, slices sorted by where they lie, volumes with exact affines.
 
+UIDs are checked and not trusted: files of other studies, dates or modalities are other series though they share a
+SeriesInstanceUID, and of two copies of a file one is taken.
+
 Slices are ordered by the projection of ImagePositionPatient on the slice normal, which is what names and
 InstanceNumber only pretend to be. Values are those of the modality: RescaleSlope and RescaleIntercept are applied.
 """
@@ -7,10 +10,11 @@ InstanceNumber only pretend to be. Values are those of the modality: RescaleSlop
 from __future__ import annotations
 
 import datetime
+import filecmp
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +55,41 @@ _TAGS = (
 
 
 class SeriesList(list[SeriesHeaders]):
-    """The series of a folder, sorted by patient, study and series; ``skipped`` holds (file, why) of other files."""
+    """The series of a folder, sorted by patient, study and series.
 
-    def __init__(self, series: Iterable[SeriesHeaders], skipped: Iterable[tuple[Path, str]] = ()) -> None:
+    ``skipped`` holds (file, why) of other files, ``copies`` (copy, file that is taken).
+    """
+
+    def __init__(
+        self,
+        series: Iterable[SeriesHeaders],
+        skipped: Iterable[tuple[Path, str]] = (),
+        copies: Iterable[tuple[Path, Path]] = (),
+    ) -> None:
         super().__init__(series)
-        self.skipped = list(skipped)
+        self.skipped, self.copies = list(skipped), list(copies)
+
+    @property
+    def notes(self) -> list[str]:
+        """Say of copies and of UIDs that several series share, in sentences."""
+        notes = []
+        if self.copies:
+            (copy, original), number = self.copies[0], len(self.copies)
+            copied = "1 file is a copy" if number == 1 else f"{number} files are copies"
+            notes.append(f"{copied} and passed over (such as {copy} of {original})")
+        for uid, several in self.sharing_uids().items():
+            dates = ", ".join(sorted(str(series.slices[0].study_date or series.study_uid) for series in several))
+            shared = f"{len(several)} image series share the SeriesInstanceUID {uid} ({dates})"
+            notes.append(f"{shared}; they are told apart by study, date and modality")
+        return notes
+
+    def sharing_uids(self) -> dict[str, list[SeriesHeaders]]:
+        """Return the image series that share a SeriesInstanceUID with other ones, by that UID."""
+        by_uid: dict[str, list[SeriesHeaders]] = {}
+        for series in self:
+            if series.is_image and series.series_uid:
+                by_uid.setdefault(series.series_uid, []).append(series)
+        return {uid: several for uid, several in by_uid.items() if len(several) > 1}
 
 
 @dataclass(frozen=True)
@@ -89,6 +123,8 @@ def read_header(path: PathLike) -> SliceHeader:
 def group_headers(folder: PathLike, keep: Callable[[SliceHeader], bool] | None = None) -> SeriesList:
     """Read the headers of all DICOM files below a folder and group them by SeriesInstanceUID.
 
+    One SeriesInstanceUID makes several series where StudyInstanceUID, date or modality differ: two visits may share
+    it, and so may a CT and its RTSTRUCT. Of files that are the same, SOPInstanceUID included, the first is taken.
     Nothing is judged: see :func:`~monai_ext.data.dicom.geometry.find_problems`. Hidden files and folders are
     passed over, and so is a DICOMDIR.
 
@@ -98,22 +134,26 @@ def group_headers(folder: PathLike, keep: Callable[[SliceHeader], bool] | None =
             (``1-01.dcm``, ``1-02.dcm``, ... as TCIA numbers them), only the first file is asked.
 
     Returns:
-        The series; ``.skipped`` names the files that are no DICOM (:data:`NOT_DICOM`) or damaged, and why.
+        The series; ``.skipped`` names the files that are no DICOM (:data:`NOT_DICOM`) or damaged, and why;
+        ``.copies`` those that are there twice.
 
     Raises:
         UserError: there is no such folder, or the extra is not installed.
     """
     require_extra()
-    groups: dict[str, list[SliceHeader]] = {}
+    groups: dict[tuple[object, ...], list[SliceHeader]] = {}
     skipped: list[tuple[Path, str]] = []
     folders = list(_folders(Path(folder)))
     with tqdm(total=sum(map(len, folders)), desc="reading DICOM headers", unit="file", delay=1, leave=False) as bar:
         for paths in folders:
             for header in _kept(paths, keep, skipped, bar):
                 uid = header.series_uid or f"no SeriesInstanceUID: {header.path.parent}"
-                groups.setdefault(uid, []).append(header)
-    series = [SeriesHeaders.of(headers) for headers in groups.values()]
-    return SeriesList(sorted(series, key=lambda s: (s.patient_id, s.study_uid, str(s.slices[0].path))), skipped)
+                key = (uid, header.study_uid, header.visit_date, header.modality)
+                groups.setdefault(key, []).append(header)
+    copies: list[tuple[Path, Path]] = []
+    series = [SeriesHeaders.of(_without_copies(headers, copies)) for headers in groups.values()]
+    series.sort(key=lambda s: (s.patient_id, s.study_uid, str(s.slices[0].path)))
+    return SeriesList(series, skipped, copies)
 
 
 def read_volume(series: SeriesHeaders) -> Volume:
@@ -159,7 +199,8 @@ def _header(path: Path, dataset: Dataset) -> SliceHeader:
         study_uid=_text(dataset, "StudyInstanceUID"),
         patient_id=_text(dataset, "PatientID"),
         modality=_text(dataset, "Modality"),
-        study_date=_study_date(dataset),
+        study_date=_date(dataset, "StudyDate", "SeriesDate", "AcquisitionDate"),
+        visit_date=_date(dataset, "StudyDate", "SeriesDate"),
         series_description=_text(dataset, "SeriesDescription"),
         frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID"),
         position=numbers.vector("ImagePositionPatient", 3),
@@ -231,6 +272,35 @@ def _try_header(path: Path, skipped: list[tuple[Path, str]]) -> SliceHeader | No
     return None
 
 
+def _without_copies(headers: list[SliceHeader], copies: list[tuple[Path, Path]]) -> list[SliceHeader]:
+    """Drop files that are the same as an earlier one, and add them to ``copies``.
+
+    A SOPInstanceUID that stands in files of other contents stays in all of them: they are no copies.
+    """
+    kept: list[SliceHeader] = []
+    earlier: dict[str, list[SliceHeader]] = {}
+    for header in headers:
+        same_uid = earlier.setdefault(header.sop_instance_uid, []) if header.sop_instance_uid else []
+        alike = (other for other in same_uid if replace(header, path=other.path) == other)
+        original = next((other for other in alike if _is_same_file(other.path, header.path)), None)
+        if original is None:
+            kept.append(header)
+            same_uid.append(header)
+        else:
+            copies.append((header.path, original.path))
+    return kept
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes, or the same elements (what wrote them may differ)."""
+    if filecmp.cmp(one, other, shallow=False):
+        return True
+    try:
+        return bool(read_dataset(one) == read_dataset(other))
+    except UserError:
+        return False
+
+
 def _text(dataset: Dataset, keyword: str) -> str:
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip("\0 ")
@@ -260,13 +330,10 @@ class _NumberReader:
         return tuple(values) if len(values) == length else None
 
 
-def _study_date(dataset: Dataset) -> datetime.date | None:
-    """The first usable date of study, series and acquisition."""
-    for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate"):
-        date = parse_date(_text(dataset, keyword))
-        if date is not None:
-            return date
-    return None
+def _date(dataset: Dataset, *keywords: str) -> datetime.date | None:
+    """The first usable one of several dates."""
+    dates = (parse_date(_text(dataset, keyword)) for keyword in keywords)
+    return next((date for date in dates if date is not None), None)
 
 
 def parse_date(text: str) -> datetime.date | None:

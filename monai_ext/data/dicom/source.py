@@ -66,6 +66,12 @@ def choose_series(found: SeriesList, folder: PathLike, series_uid: str | None) -
             f"{folder}: each of {len(images)} slices has a SeriesInstanceUID of its own (anonymisation does that), so "
             "there is no series that SEG or RTSTRUCT could refer to; give the files one UID, or keep the mask as NIfTI"
         )
+    if series_uid is not None:
+        dates = " and ".join(sorted(str(series.slices[0].study_date or series.study_uid) for series in images[:4]))
+        raise UserError(
+            f"{folder}: {len(images)} series share the SeriesInstanceUID {series_uid} ({dates}); give the folder that "
+            "holds one of them alone (move the files of each visit to a folder of their own)"
+        )
     listed = "; ".join(f"{series.series_uid} ({series.modality}, {len(series.slices)} slices)" for series in images[:4])
     more = "; ..." if len(images) > 4 else ""
     raise UserError(f"{folder}: holds {len(images)} image series ({listed}{more}); choose one with --series_uid")

@@ -31,6 +31,8 @@ class FolderFacts:
         skipped: files that are no DICOM or damaged, and why.
         problems: of each image series.
         truncated: image files that are too short, and by how many bytes.
+        copies: files that are there twice, and the one that is taken.
+        sharing: image series of one SeriesInstanceUID.
     """
 
     folder: Path
@@ -38,6 +40,8 @@ class FolderFacts:
     skipped: Sequence[tuple[Path, str]] = ()
     problems: dict[int, list[SeriesProblem]] = field(default_factory=dict)
     truncated: Sequence[tuple[Path, int]] = ()
+    copies: Sequence[tuple[Path, Path]] = ()
+    sharing: Sequence[Sequence[SeriesHeaders]] = ()
 
     @cached_property
     def images(self) -> list[SeriesHeaders]:
@@ -85,7 +89,8 @@ def read_folder(folder: PathLike) -> FolderFacts:
                 truncated.append((path, missing))
         except UserError as error:
             skipped.append((path, str(error).removeprefix(f"{path}: ")))
-    return FolderFacts(folder, series, skipped, problems, truncated)
+    sharing = list(series.sharing_uids().values())
+    return FolderFacts(folder, series, skipped, problems, truncated, series.copies, sharing)
 
 
 def no_image_series(facts: FolderFacts) -> Iterator[Problem]:
@@ -164,12 +169,35 @@ def mixed_frame_of_reference(facts: FolderFacts) -> Iterator[Problem]:
 
 def several_series(facts: FolderFacts) -> Iterator[Problem]:
     """The folder holds several image series; a case is one of them. They are kept apart by SeriesInstanceUID."""
-    if len(facts.images) > 1:
+    if len({series.series_uid for series in facts.images}) > 1:
         named = some(f"{facts.name(one)} with {many(len(one.slices), 'file')}" for one in facts.images)
         yield Problem(
             f"{len(facts.images)} image series ({named})",
             "give the folder or UID of one of them",
         )
+
+
+def shared_series_uid(facts: FolderFacts) -> Iterator[Problem]:
+    """Several visits or modalities have one SeriesInstanceUID; they are told apart by study, date and modality.
+
+    Other programs make one volume of them. SEG and RTSTRUCT that name the series alone fit all of them.
+    """
+    for several in facts.sharing:
+        named = some(
+            f"{many(len(one.slices), 'file')} of {one.modality} of {one.slices[0].study_date}" for one in several
+        )
+        yield Problem(
+            f"{len(several)} series share the SeriesInstanceUID {several[0].series_uid} ({named})",
+            "give each series a UID of its own",
+        )
+
+
+def copied_files(facts: FolderFacts) -> Iterator[Problem]:
+    """Files that are the same, SOPInstanceUID included, are there twice; one of them is taken."""
+    if facts.copies:
+        copy, original = facts.copies[0]
+        sentence = f"{many(len(facts.copies), 'file')} of the folder also lie elsewhere in it ({copy} is {original})"
+        yield Problem(sentence, "nothing; the copies are passed over", "", str(copy))
 
 
 def localiser(facts: FolderFacts) -> Iterator[Problem]:
@@ -233,6 +261,8 @@ CHECKS: list[Check[FolderFacts]] = [
     Check("error", mixed_orientation, 31),
     Check("error", mixed_frame_of_reference, 31),
     Check("note", several_series, 31),
+    Check("warning", shared_series_uid, 31),
+    Check("note", copied_files, 30),
     Check("note", localiser, 31),
     Check("error", gantry_tilt, 32),
     Check("error", multi_frame, 33),

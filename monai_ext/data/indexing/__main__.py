@@ -30,12 +30,14 @@ own data:
   bids     sub-*/[ses-*/]anat/*.nii.gz, labels as *_dseg or *_mask below derivatives/; sessions are the visits, ordered
            by their dates (sessions.tsv, scans.tsv), else by the numbers in their names, else by what these mean (pre,
            post) or their alphabet, which a note says; --sessions pre,post gives the order.
-  dicom    any tree of CT or MR series with RTSTRUCT and SEG, which go to the series that they refer to. Patients are
-           PatientIDs, visits StudyDates. Each annotated series is a case. Of a visit without one, the series
-           described as an annotated one is (SeriesDescription), else the axial one with most slices, unlabelled;
-           --image_pattern (in the SeriesDescription) chooses. All ROIs that a REGEX finds are united; later names
-           are drawn over earlier ones; values are 1, 2, ... unless --labels says otherwise. Without --roi: the
-           ROIs called as in --labels, or the only one there is. What is left out is printed, with the reason.
+  dicom    any tree of CT or MR series with RTSTRUCT and SEG. Each ROI or segment goes to the series whose slices its
+           contours or frames name; what fits several series or none is refused. Patients are PatientIDs, visits
+           StudyDates. Each annotated series is a case. Of a visit without one, the series described as an annotated
+           one is (SeriesDescription), else the axial one with most slices, unlabelled; --image_pattern (in the
+           SeriesDescription) chooses. All ROIs that a REGEX finds are united, those of several files unless they
+           overlap; later names are drawn over earlier ones; values are 1, 2, ... unless --labels says otherwise.
+           Without --roi: the ROIs called as in --labels, or the only one there is. What is left out is printed, with
+           the reason.
 
 Files are named relative to the list if they lie below its folder, so that both can be moved together, and by
 their absolute path otherwise. What has to be converted (JPEG or split masks, DICOM, MetaImage) is written to

@@ -8,56 +8,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from tqdm import tqdm
 
-from monai_ext.data.dicom.contours import StructureSet, read_structures
-from monai_ext.data.dicom.conversion import Outlines, Segment, convert_series, convert_structures, find_contoured
+from monai_ext.data.dicom.conversion import convert_series, convert_structures
+from monai_ext.data.dicom.drawing import Drawing
 from monai_ext.data.dicom.geometry import find_problems
 from monai_ext.data.dicom.headers import SeriesHeaders
-from monai_ext.data.dicom.segmentation import Segmentation, read_segmentation
-from monai_ext.data.dicom.series import NOT_DICOM, SeriesList, group_headers
+from monai_ext.data.dicom.series import NOT_DICOM, group_headers
 from monai_ext.data.images import ensure_writable_folder
+from monai_ext.data.indexing.drawn import Assigned, OnSeries, Patterns, read_drawn
 from monai_ext.data.indexing.frame import Index, Options, natural
-from monai_ext.data.indexing.structures import patterns_of
 from monai_ext.errors import UserError
 
 USUAL = ("CT", "MR")
-
-Part: TypeAlias = Outlines | Segment
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """An RTSTRUCT or SEG with the series that it refers to."""
-
-    file: StructureSet | Segmentation
-    series: SeriesHeaders
-
-    @property
-    def parts(self) -> list[Part]:
-        """The ROIs with contours, or the segments."""
-        if isinstance(self.file, Segmentation):
-            return [Segment(self.file, number) for number in self.file.segments]
-        return [Outlines(self.file, roi) for roi in self.file.rois if roi.contours]
-
-    @property
-    def names(self) -> list[str]:
-        """How the parts are called."""
-        return [part.name for part in self.parts]
-
-    @property
-    def descriptions(self) -> list[str]:
-        """What segments are called besides: the label may be "Neoplasm" and the description "GTV-1"."""
-        return list(self.file.descriptions.values()) if isinstance(self.file, Segmentation) else []
-
-    def find(self, pattern: str) -> list[Part]:
-        """Return the parts whose name (or description) a regular expression finds, case ignored."""
-        if isinstance(self.file, Segmentation):
-            return [Segment(self.file, number) for number in self.file.find(pattern)]
-        return [Outlines(self.file, roi) for roi in self.file.find(pattern)]
 
 
 @dataclass(frozen=True)
@@ -65,15 +30,15 @@ class _Chosen:
     """A series that becomes a case, and what is drawn on it: (value, ROI or segment)."""
 
     series: SeriesHeaders
-    parts: tuple[tuple[int, Part], ...]
+    drawings: tuple[tuple[int, Drawing], ...]
 
 
 def index_dicom(root: Path, files: Path, options: Options) -> Index:
     """Index a tree of DICOM files, however it is sorted.
 
-    A patient is a PatientID and a visit a StudyDate. RTSTRUCT and SEG go to the series that they refer to, wherever
-    they lie. Of a visit, each annotated series is a case; where there is none, it is the one series whose
-    SeriesDescription an annotated series of the data has, else the axial one with most slices.
+    A patient is a PatientID and a visit a StudyDate. Each ROI or segment goes to the series that its contours or frames
+    name, wherever the files lie. Of a visit, each annotated series is a case; where there is none, it is the one
+    series whose SeriesDescription an annotated series of the data has, else the axial one with most slices.
 
     Args:
         root: folder.
@@ -85,73 +50,40 @@ def index_dicom(root: Path, files: Path, options: Options) -> Index:
         A case for each chosen series, with or without label; ``dicom_series`` names it.
 
     Raises:
-        UserError: there are no images, it is not clear which ROIs or which modality to take, or the converted files
-            cannot be written.
+        UserError: there are no images, it is not clear which ROIs or which modality to take, none of what is drawn can
+            be used, or the converted files cannot be written.
     """
     found = group_headers(root)
     index = Index({"dataset": root.name, "modality": None, "labels": {}, "cases": []})
     index.skipped += [(str(path), why) for path, why in found.skipped if why != NOT_DICOM]
+    index.notes += found.notes
     images = [series for series in found if series.is_image]
     if not images:
         raise UserError(
             f"{root}: holds no DICOM images; give the folder of the series, or use folder or bids for files"
         )
-    drawings = _read_drawings(found, images, index)
-    images = _of_one_modality(images, drawings, root, options, index)
+    drawn = read_drawn(found, images, index)
+    images = _of_one_modality(images, drawn.asked_for(options), root, options, index)
     if not images:
         raise UserError(f"{root}: no series is left ({index.skipped[-1][0]}: {index.skipped[-1][1]}); choose others")
-    kept = {series.series_uid for series in images}
-    drawings = [drawing for drawing in drawings if drawing.series.series_uid in kept]
-    names = [name for drawing in drawings for name in drawing.names]
-    patterns = patterns_of(options, names, [text for drawing in drawings for text in drawing.descriptions if text])
+    patterns, on_series, doubtful = drawn.match(images, root, options, index)
     index.datalist["labels"] = {name: value for name, (value, _) in patterns.items()}
-    parts = _match(drawings, patterns, index)
-    chosen = _choose(images, parts, index)
+    chosen = _choose(images, on_series, index)
     ensure_writable_folder(files)
-    counts = Counter(_name(one.series) for one in chosen)
-    numbers: Counter[str] = Counter()
-    for one in tqdm(chosen, desc="converting DICOM", unit="series"):
-        name = _name(one.series)
-        numbers[name] += 1
-        _add_case(one, f"{name}_{numbers[name]}" if counts[name] > 1 else name, files, patterns, index)
-    _add_notes(images, parts, index)
+    _convert(chosen, doubtful, files, patterns, root, index)
+    _add_notes(images, on_series, index)
     return index
 
 
-def _read_drawings(found: SeriesList, images: Sequence[SeriesHeaders], index: Index) -> list[_Drawing]:
-    """Read all SEG (first, for they are exact) and RTSTRUCT files, and find the series of each."""
-    headers = [header for series in found for header in series.slices if header.modality in ("SEG", "RTSTRUCT")]
-    headers.sort(key=lambda header: (header.modality != "SEG", natural(str(header.path))))
-    drawings = []
-    for header in tqdm(headers, desc="reading contours", unit="file", delay=1, leave=False):
-        try:
-            file = read_segmentation(header.path) if header.modality == "SEG" else read_structures(header.path)
-        except UserError as error:
-            index.skipped.append((str(header.path), str(error).removeprefix(f"{header.path}: ")))
-            continue
-        series = find_contoured(images, file.referenced_series, _slices_of(file))
-        if series is None:
-            index.skipped.append((str(header.path), "refers to an image series that is not here; add it"))
-        else:
-            drawings.append(_Drawing(file, series))
-    return drawings
-
-
-def _slices_of(file: StructureSet | Segmentation) -> list[str]:
-    if isinstance(file, Segmentation):
-        return [uid for frame in file.frames for uid in frame.image_uids]
-    return [contour.image_uid for roi in file.rois for contour in roi.contours or () if contour.image_uid]
-
-
 def _of_one_modality(
-    images: list[SeriesHeaders], drawings: Sequence[_Drawing], root: Path, options: Options, index: Index
+    images: list[SeriesHeaders], asked: Sequence[Assigned], root: Path, options: Options, index: Index
 ) -> list[SeriesHeaders]:
     """Keep the series of one modality whose description ``--image_pattern`` finds."""
     if options.modality is not None:
         wanted = {options.modality.upper()}
     else:
-        usual = {series.modality for series in images} & set(USUAL)
-        wanted = usual & {drawing.series.modality for drawing in drawings} or usual
+        annotated = {one.series.modality for one in asked}
+        wanted = annotated & set(USUAL) or annotated or {series.modality for series in images} & set(USUAL)
     listed = ", ".join(sorted({series.modality or "no modality" for series in images}))
     of_them = [series for series in images if series.modality in wanted]
     if len(wanted) > 1 or not of_them:
@@ -172,43 +104,19 @@ def _of_one_modality(
     return kept
 
 
-def _match(
-    drawings: Iterable[_Drawing], patterns: dict[str, tuple[int, str]], index: Index
-) -> dict[str, list[tuple[int, Part]]]:
-    """Return what is drawn on each series (by UID); a structure is taken from the first file that has it."""
-    taken: dict[tuple[str, str], Path] = {}
-    parts: dict[str, list[tuple[int, Part]]] = defaultdict(list)
-    for drawing in drawings:
-        uid, path = drawing.series.series_uid, drawing.file.path
-        matches = {name: drawing.find(pattern) for name, (_, pattern) in patterns.items()}
-        if not any(matches.values()):
-            there = ", ".join(map(repr, drawing.names)) or "none"
-            index.skipped.append((str(path), f"no ROI or segment is one of {', '.join(patterns)} (there are: {there})"))
-        for name, found in matches.items():
-            first = taken.setdefault((uid, name), path) if found else path
-            if first != path:
-                index.skipped.append(
-                    (str(path), f"{name} of the same series is taken from {first}; remove one of them")
-                )
-            elif found:
-                parts[uid] += [(patterns[name][0], part) for part in found]
-    order = [value for value, _ in patterns.values()]
-    return {uid: sorted(drawn, key=lambda one: order.index(one[0])) for uid, drawn in parts.items()}
-
-
-def _choose(images: Iterable[SeriesHeaders], parts: dict[str, list[tuple[int, Part]]], index: Index) -> list[_Chosen]:
+def _choose(images: Iterable[SeriesHeaders], drawn: OnSeries, index: Index) -> list[_Chosen]:
     """Choose the series of each visit that become cases, sorted by patient and date."""
     visits: dict[tuple[str, str], list[SeriesHeaders]] = defaultdict(list)
     described = set()
     for series in images:
         date = _date(series)
         visits[series.patient_id, str(date or series.study_uid)].append(series)
-        if series.series_uid in parts:
+        if series.key in drawn:
             described.add(series.slices[0].series_description)
     chosen = []
     for key in sorted(visits, key=lambda key: (natural(key[0]), key[1])):
-        annotated = [series for series in visits[key] if series.series_uid in parts]
-        others = [series for series in visits[key] if series.series_uid not in parts]
+        annotated = [series for series in visits[key] if series.key in drawn]
+        others = [series for series in visits[key] if series.key not in drawn]
         if annotated:
             why = "not annotated, but another series of this visit is"
             if len(annotated) > 1:
@@ -219,7 +127,7 @@ def _choose(images: Iterable[SeriesHeaders], parts: dict[str, list[tuple[int, Pa
             others.remove(best)
             annotated, why = [best], f"{best.name} of this visit is taken; --image_pattern chooses another one"
         index.skipped += [(series.name, why) for series in others]
-        chosen += [_Chosen(series, tuple(parts.get(series.series_uid, ()))) for series in annotated]
+        chosen += [_Chosen(series, tuple(drawn.get(series.key, ()))) for series in annotated]
     return chosen
 
 
@@ -246,19 +154,44 @@ def _name(series: SeriesHeaders) -> str:
     return re.sub(r"[^\w.+-]", "_", series.patient_id + (f"_{date}" if date else ""))
 
 
-def _add_case(one: _Chosen, case: str, files: Path, patterns: dict[str, tuple[int, str]], index: Index) -> None:
+def _convert(
+    chosen: Sequence[_Chosen], doubtful: dict[Path, str], files: Path, patterns: Patterns, root: Path, index: Index
+) -> None:
+    """Convert all cases but those on which a structure may be drawn that could not be assigned.
+
+    Raises:
+        UserError: there are annotated series, and none can be used; or a file cannot be written.
+    """
+    counts = Counter(_name(one.series) for one in chosen)
+    numbers: Counter[str] = Counter()
+    failed: list[str] = []
+    for one in tqdm(chosen, desc="converting DICOM", unit="series"):
+        name = _name(one.series)
+        numbers[name] += 1
+        case, before = f"{name}_{numbers[name]}" if counts[name] > 1 else name, len(index.skipped)
+        if one.drawings and one.series.key in doubtful:
+            index.skipped.append((case, f"{doubtful[one.series.key]}; here it would be background"))
+        else:
+            _add_case(one, case, files, patterns, index)
+        if one.drawings:
+            failed += [f"{what}: {why}" for what, why in index.skipped[before:]]
+    if failed and not any(entry["label"] for entry in index.datalist["cases"]):
+        raise UserError(f"{root}: none of the annotated series can be used ({failed[0]})")
+
+
+def _add_case(one: _Chosen, case: str, files: Path, patterns: Patterns, index: Index) -> None:
     image, label = files / f"{case}_image.nii.gz", files / f"{case}_label.nii.gz"
     try:
-        if one.parts:
-            index.notes += [f"{case}: {note}" for note in convert_structures(one.parts, one.series, label)]
+        if one.drawings:
+            index.notes += [f"{case}: {note}" for note in convert_structures(one.drawings, one.series, label)]
         convert_series(one.series, image)
     except UserError as error:
         if str(error).startswith("cannot write"):
             raise
         index.skipped.append((case, str(error)))
         return
-    drawn = {value for value, _ in one.parts}
-    if one.parts and (missing := [name for name, (value, _) in patterns.items() if value not in drawn]):
+    drawn = {value for value, _ in one.drawings}
+    if one.drawings and (missing := [name for name, (value, _) in patterns.items() if value not in drawn]):
         index.notes.append(f"{case}: {', '.join(missing)} is not drawn and counts as background")
     date = _date(one.series)
     index.datalist["cases"].append(
@@ -267,13 +200,13 @@ def _add_case(one: _Chosen, case: str, files: Path, patterns: dict[str, tuple[in
             "patient": one.series.patient_id,
             "visit": None if date is None else date.isoformat(),
             "image": str(image),
-            "label": str(label) if one.parts else None,
+            "label": str(label) if one.drawings else None,
             "dicom_series": one.series.origin,
         }
     )
 
 
-def _add_notes(images: Iterable[SeriesHeaders], parts: dict[str, list[tuple[int, Part]]], index: Index) -> None:
+def _add_notes(images: Iterable[SeriesHeaders], drawn: OnSeries, index: Index) -> None:
     studies: dict[tuple[str, datetime.date], set[str]] = defaultdict(set)
     undated = set()
     for series in images:
@@ -289,5 +222,5 @@ def _add_notes(images: Iterable[SeriesHeaders], parts: dict[str, list[tuple[int,
     for (patient, date), uids in studies.items():
         if len(uids) > 1:
             index.notes.append(f"{patient} has {len(uids)} studies on {date}, which are taken as one visit")
-    if not parts:
+    if not drawn:
         index.notes.append("nothing is annotated: cases are listed without labels")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from monai_ext.data.cards import Card
-from monai_ext.data.dicom.contours import Roi, StructureSet, read_structures
-from monai_ext.data.dicom.conversion import convert_roi, convert_series, find_contoured
+from monai_ext.data.dicom.assignment import NOT_HERE, NotAssignedError, SeriesFinder
+from monai_ext.data.dicom.conversion import convert_series, convert_structures
+from monai_ext.data.dicom.drawing import Outlines
 from monai_ext.data.dicom.headers import SeriesHeaders, SliceHeader
+from monai_ext.data.dicom.rtstruct_reader import Roi, StructureSet, read_structures
 from monai_ext.data.dicom.series import NOT_DICOM, group_headers
 from monai_ext.data.images import ensure_writable_folder
 from monai_ext.data.indexing.frame import Index, Options, natural, nothing_found, start_list
@@ -34,8 +36,7 @@ class _Contoured:
     """A CT series with the contours of its tumour."""
 
     series: SeriesHeaders
-    structures: StructureSet
-    roi: Roi
+    outlines: tuple[Outlines, ...]  # one an RTSTRUCT
     gate: int
     date: datetime.date
 
@@ -72,6 +73,7 @@ def index_four_d_lung(root: Path, files: Path, card: Card, options: Options) -> 
 
     found = group_headers(root, keep=matters)
     index.skipped += [(str(path), why) for path, why in found.skipped if why != NOT_DICOM]
+    index.notes += found.notes
     contours = [header.path for series in found if series.modality == "RTSTRUCT" for header in series.slices]
     images = [series for series in found if series.is_image]
     if not contours or not images:
@@ -96,49 +98,50 @@ def _match(
     contours: Iterable[Path], images: list[SeriesHeaders], pattern: str, gates: tuple[int, ...], index: Index
 ) -> list[_Contoured]:
     """Bring RTSTRUCT files and CT series together, sorted by patient, date and gate."""
-    matched: dict[str, _Contoured] = {}
+    finder = SeriesFinder(images)
+    matched: dict[Path, _Contoured] = {}
     others: Counter[int] = Counter()
     referenced: set[str] = set()
     for path in tqdm(list(contours), desc="reading contours", unit="file", delay=1, leave=False):
         try:
             structures = read_structures(path, pattern)
             referenced.update(structures.referenced_series)
-            one = _contoured(structures, images, pattern, gates)
+            one = _contoured(structures, finder, pattern, gates)
         except UserError as error:
             index.skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
             continue
         if isinstance(one, int):
             others[one] += 1
-        elif (uid := one.series.series_uid) in matched:
-            index.skipped.append((str(path), f"contours the same series as {matched[uid].structures.path}"))
+        elif (key := one.series.key) in matched:
+            matched[key] = replace(matched[key], outlines=(*matched[key].outlines, *one.outlines))
         else:
-            matched[uid] = one
+            matched[key] = one
     if others:
         listed = " ".join(map(str, sorted(others)))
         index.notes.append(f"{others.total()} RTSTRUCT files are of other gates; --gates {listed} would take them")
     index.skipped += [
         (str(series.slices[0].path.parent), "CT of a gate that no RTSTRUCT here contours; download its RTSTRUCT too")
         for series in images
-        if series.series_uid not in referenced | matched.keys()
+        if series.series_uid not in referenced
+        and series.key not in matched
         and gate_of(series.slices[0].series_description) in gates
     ]
-    return sorted(matched.values(), key=lambda one: (natural(one.key[0]), *one.key[1:], str(one.structures.path)))
+    return sorted(matched.values(), key=lambda one: (natural(one.key[0]), *one.key[1:], str(one.outlines[0].file.path)))
 
 
 def _contoured(
-    structures: StructureSet, images: list[SeriesHeaders], pattern: str, gates: tuple[int, ...]
+    structures: StructureSet, finder: SeriesFinder, pattern: str, gates: tuple[int, ...]
 ) -> _Contoured | int:
     """Find the series and the tumour of one RTSTRUCT; another gate's number where it is not asked for."""
     rois = structures.find(pattern)
-    uids = [contour.image_uid for roi in rois for contour in roi.contours or ()]
-    series = find_contoured(images, structures.referenced_series, uids)
+    series, why = _find_series(structures, rois, finder)
     descriptions = [structures.series_description] if series is None else [series.slices[0].series_description]
     named = [int(match[1]) for roi in structures.rois if (match := _GATE_IN_ROI.search(roi.name))]
     gate = next((g for g in map(gate_of, descriptions) if g is not None), named[0] if named else None)
     if gate is not None and gate not in gates:
         return gate
     if series is None:
-        raise UserError("refers to a CT series that is not here; download it too")
+        raise UserError(why)
     if gate is None:
         raise UserError(f"neither its CT series ({descriptions[0]!r}) nor its ROIs name a breathing gate; rename it")
     if not rois:
@@ -147,7 +150,21 @@ def _contoured(
     date = series.slices[0].study_date or structures.study_date or _date_of_folder(series.slices[0].path)
     if date is None:
         raise UserError("neither the files nor their folders say the date of the visit; it orders the visits")
-    return _Contoured(series, structures, rois[0], gate, date)
+    return _Contoured(series, (Outlines(structures, rois[0]),), gate, date)
+
+
+def _find_series(
+    structures: StructureSet, rois: Sequence[Roi], finder: SeriesFinder
+) -> tuple[SeriesHeaders | None, str]:
+    """Return the series of the first ROI (of the file, where it has none), or None and why."""
+    why = "refers to a CT series that is not here; download it too"
+    if not rois:
+        named = (series for series in finder.images if series.series_uid in structures.references)
+        return next(named, None), why
+    try:
+        return finder.find(Outlines(structures, rois[0])), ""
+    except NotAssignedError as error:
+        return None, why if str(error) == NOT_HERE else f"ROI {rois[0].name!r} {error}"
 
 
 def _date_of_folder(path: Path) -> datetime.date | None:
@@ -170,18 +187,19 @@ def _add_case(one: _Contoured, contoured: list[_Contoured], files: Path, value: 
     case = re.sub(r"[^\w.+-]", "_", f"{patient}_{date}{study}_gate{gate:02d}")
     image, label = files / f"{case}_image.nii.gz", files / f"{case}_label.nii.gz"
     try:
-        index.notes += convert_roi(one.structures.path, one.roi, one.series, label, value)
+        index.notes += convert_structures([(value, outlines) for outlines in one.outlines], one.series, label)
         convert_series(one.series, image)
     except UserError as error:
         if str(error).startswith("cannot write"):
             raise
         index.skipped.append((case, str(error)))
         return
-    others = [roi.name for roi in one.structures.rois if roi.contours and roi is not one.roi]
+    taken = one.outlines[0]
+    others = [roi.name for roi in taken.file.rois if roi.contours and roi is not taken.roi]
     if others:
-        index.notes.append(f"{case}: took ROI {one.roi.name!r}, not {', '.join(map(repr, others))}; see --roi")
+        index.notes.append(f"{case}: took ROI {taken.name!r}, not {', '.join(map(repr, others))}; see --roi")
     entry = {"case": case, "patient": patient, "visit": date.isoformat(), "gate": gate}
-    source = {"roi": one.roi.name, "dicom_series": one.series.origin}
+    source = {"roi": taken.name, "dicom_series": one.series.origin}
     index.datalist["cases"].append({**entry, "image": str(image), "label": str(label), **source})
 
 

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
 from monai_ext.data.cards import Card
-from monai_ext.data.dicom.contours import Roi, StructureSet, read_structures
-from monai_ext.data.dicom.conversion import convert_roi, convert_segment, convert_series, find_contoured
+from monai_ext.data.dicom.assignment import NOT_HERE, NotAssignedError, SeriesFinder
+from monai_ext.data.dicom.conversion import convert_series, convert_structures
+from monai_ext.data.dicom.drawing import Drawing, Outlines, Segment
 from monai_ext.data.dicom.headers import SeriesHeaders
-from monai_ext.data.dicom.segmentation import Segmentation, read_segmentation
+from monai_ext.data.dicom.rtstruct_reader import read_structures
+from monai_ext.data.dicom.segmentation import read_segmentation
 from monai_ext.data.dicom.series import NOT_DICOM, SeriesList, group_headers
 from monai_ext.data.images import ensure_writable_folder
 from monai_ext.data.indexing.frame import Index, Options, natural, nothing_found, start_list
 from monai_ext.data.indexing.structures import structure_to_find
 from monai_ext.errors import UserError
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """One segment of a SEG."""
-
-    file: Segmentation
-    number: int
-
-    def convert(self, series: SeriesHeaders, path: Path, value: int) -> list[str]:
-        convert_segment(self.file, self.number, series, path, value)
-        return []
-
-
-@dataclass(frozen=True)
-class _Outlines:
-    """One ROI of an RTSTRUCT."""
-
-    file: StructureSet
-    roi: Roi
-
-    def convert(self, series: SeriesHeaders, path: Path, value: int) -> list[str]:
-        return convert_roi(self.file.path, self.roi, series, path, value)
 
 
 def index_nsclc_radiomics(root: Path, files: Path, card: Card, options: Options) -> Index:
@@ -51,7 +29,8 @@ def index_nsclc_radiomics(root: Path, files: Path, card: Card, options: Options)
         root: folder of the download.
         files: takes the converted volumes.
         card: of NSCLC-Radiomics; its split is made of the complete set only.
-        options: ``roi`` (REGEX or NAME=REGEX) finds the segment (by label or description) or the ROI.
+        options: ``roi`` (REGEX or NAME=REGEX) finds the segment (by label or description) or the ROI; what it finds
+            on one CT is united.
 
     Returns:
         A case a patient; ``dicom_series`` names its CT series.
@@ -64,22 +43,24 @@ def index_nsclc_radiomics(root: Path, files: Path, card: Card, options: Options)
     value, pattern = structure_to_find(card, options, index)
     found = group_headers(root)
     index.skipped += [(str(path), why) for path, why in found.skipped if why != NOT_DICOM]
+    index.notes += found.notes
     images = [series for series in found if series.is_image]
     if not images:
         raise nothing_found(root, card)
-    sources: dict[str, _Segment | _Outlines] = {}
-    _add_segments(sources, found, images, pattern, index)
-    segments = len(sources)
-    _add_outlines(sources, found, images, pattern, index)
+    finder = SeriesFinder(images)
+    drawn = _assign(_read_segments(found, pattern, index), finder, index)
+    segmented = set(drawn)
+    for key, outlines in _assign(_read_outlines(found, pattern, index), finder, index).items():
+        drawn.setdefault(key, outlines)
     ensure_writable_folder(files)
     for series in tqdm(sorted(images, key=lambda s: natural(s.patient_id)), desc="converting DICOM", unit="series"):
-        if series.series_uid not in sources:
+        if series.key not in drawn:
             index.skipped.append((series.name, f"no segment or ROI {pattern!r} refers to this series"))
             continue
-        _add_case(series, sources, images, files, value, index)
+        _add_case(series, drawn, images, files, value, index)
     _add_splits(card, index)
-    if outlined := len(sources) - segments:
-        index.notes.append(f"{outlined} of {len(sources)} label maps were drawn from RTSTRUCT, the others from SEG")
+    if outlined := len(drawn) - len(segmented):
+        index.notes.append(f"{outlined} of {len(drawn)} label maps were drawn from RTSTRUCT, the others from SEG")
     return index
 
 
@@ -87,70 +68,62 @@ def _files_of(found: SeriesList, modality: str) -> list[Path]:
     return [header.path for series in found if series.modality == modality for header in series.slices]
 
 
-def _add_segments(
-    sources: dict[str, _Segment | _Outlines],
-    found: SeriesList,
-    images: Collection[SeriesHeaders],
-    pattern: str,
-    index: Index,
-) -> None:
-    """Add the segment for each series (by SeriesInstanceUID) that a SEG refers to."""
+def _read_segments(found: SeriesList, pattern: str, index: Index) -> list[Drawing]:
+    segments: list[Drawing] = []
     for path in tqdm(_files_of(found, "SEG"), desc="reading SEG headers", unit="file", delay=1, leave=False):
         try:
             file = read_segmentation(path)
         except UserError as error:
             index.skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
             continue
-        uids = [uid for frame in file.frames for uid in frame.image_uids]
-        series, numbers = find_contoured(images, file.referenced_series, uids), file.find(pattern)
-        if series is None:
-            index.skipped.append((str(path), "refers to an image series that is not here; download it too"))
-        elif not numbers:
+        numbers = file.find(pattern)
+        segments += [Segment(file, number) for number in numbers]
+        if not numbers:
             names = ", ".join(map(repr, file.segments.values()))
             index.skipped.append((str(path), f"no segment is called {pattern!r} (there are: {names}); see --roi"))
-        elif series.series_uid in sources:
-            index.skipped.append((str(path), "segments a series that another SEG segments too"))
-        else:
-            sources[series.series_uid] = _Segment(file, numbers[0])
+    return segments
 
 
-def _add_outlines(
-    sources: dict[str, _Segment | _Outlines],
-    found: SeriesList,
-    images: Collection[SeriesHeaders],
-    pattern: str,
-    index: Index,
-) -> None:
-    """Add the ROI for each series without a segment that an RTSTRUCT refers to."""
+def _read_outlines(found: SeriesList, pattern: str, index: Index) -> list[Drawing]:
+    outlines: list[Drawing] = []
     for path in tqdm(_files_of(found, "RTSTRUCT"), desc="reading contours", unit="file", delay=1, leave=False):
         try:
             file = read_structures(path, pattern)
         except UserError as error:
             index.skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
             continue
-        rois = file.find(pattern)
-        uids = [contour.image_uid for roi in rois for contour in roi.contours or ()]
-        series = find_contoured(images, file.referenced_series, uids)
-        if series is not None and rois:
-            sources.setdefault(series.series_uid, _Outlines(file, rois[0]))
+        outlines += [Outlines(file, roi) for roi in file.find(pattern)]
+    return outlines
+
+
+def _assign(drawings: Iterable[Drawing], finder: SeriesFinder, index: Index) -> dict[Path, list[Drawing]]:
+    """Return what is drawn on each series, by its key."""
+    drawn: dict[Path, list[Drawing]] = {}
+    for drawing in drawings:
+        try:
+            drawn.setdefault(finder.find(drawing).key, []).append(drawing)
+        except NotAssignedError as error:
+            why = "refers to an image series that is not here; download it too"
+            sentence = why if str(error) == NOT_HERE else f"{drawing.name!r} {error}"
+            index.skipped.append((str(drawing.file.path), sentence))
+    return drawn
 
 
 def _add_case(
     series: SeriesHeaders,
-    sources: dict[str, _Segment | _Outlines],
+    drawn: dict[Path, list[Drawing]],
     images: Collection[SeriesHeaders],
     files: Path,
     value: int,
     index: Index,
 ) -> None:
-    own = [
-        other.series_uid for other in images if other.patient_id == series.patient_id and other.series_uid in sources
-    ]
-    number = f"_{own.index(series.series_uid) + 1}" if len(own) > 1 else ""
+    own = [other.key for other in images if other.patient_id == series.patient_id and other.key in drawn]
+    number = f"_{own.index(series.key) + 1}" if len(own) > 1 else ""
     case = re.sub(r"[^\w.+-]", "_", f"{series.patient_id}{number}")
     image, label = files / f"{case}_image.nii.gz", files / f"{case}_label.nii.gz"
     try:
-        index.notes += sources[series.series_uid].convert(series, label, value)
+        structures = [(value, drawing) for drawing in drawn[series.key]]
+        index.notes += convert_structures(structures, series, label)
         convert_series(series, image)
     except UserError as error:
         if str(error).startswith("cannot write"):

@@ -57,6 +57,17 @@ def structure_to_find(card: Card, options: Options, index: Index) -> tuple[int, 
     return value, pattern
 
 
+def expressions_of(options: Options) -> list[str]:
+    """Return the regular expressions by which ``--roi``, else ``--labels``, finds ROIs and segments.
+
+    Raises:
+        UserError: ``roi`` is no regular expression.
+    """
+    if options.roi is not None:
+        return [parse_roi(text)[1] for text in options.roi]
+    return [f"^{re.escape(name)}$" for name in options.labels or {}]
+
+
 def patterns_of(options: Options, names: Iterable[str], descriptions: Iterable[str] = ()) -> dict[str, tuple[int, str]]:
     """Return value and regular expression of each structure of people's own DICOM.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_ext.data.dicom.contours import Contour, contour_mask, fill_polygons, read_structures
-from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
+from monai_ext.data.dicom.contours import contour_mask, fill_polygons
+from monai_ext.data.dicom.rtstruct_reader import Contour
 from monai_ext.errors import UserError
 
 SHAPE = (64, 56, 7)
@@ -139,6 +138,38 @@ def test_what_has_no_inside_and_copies_are_passed_over():
     ]
 
 
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda outline: np.concatenate([outline, outline[:1]]),
+        lambda outline: np.roll(outline, 100, axis=0),
+        lambda outline: outline[::-1],
+        lambda outline: np.round(outline, 1),
+        lambda outline: np.insert(outline, 5, (outline[4] + outline[5]) / 2, axis=0),
+        lambda outline: np.repeat(outline, 2, axis=0),
+        lambda outline: outline + (0, 0, 0.001),
+    ],
+    ids=["closed", "begun elsewhere", "reversed", "rounded", "a point more", "points twice", "beside its plane"],
+)
+def test_a_copy_of_an_outline_makes_no_hole(copy):
+    mask, notes = drawn([ellipse(2), ellipse(3), copy(ellipse(3)), ellipse(3, radii=(5, 4))])
+    np.testing.assert_array_equal(mask, drawn([ellipse(2), ellipse(3), ellipse(3, radii=(5, 4))])[0])
+    assert notes == ["1 copies of outlines were passed over"]
+
+
+def test_a_thin_ring_is_no_copy():
+    outer, inner = ellipse(3), ellipse(3, radii=(18.1, 10.9))
+    mask, notes = drawn([outer, inner])
+    assert mask.sum() < 0.1 * inside_ellipse().sum()
+    assert notes == []
+
+
+def test_slices_whose_contours_fill_nothing_are_named():
+    tiny = {"radii": (0.2, 0.2), "centre": (30.5, 27.5)}
+    _, notes = drawn([ellipse(1, **tiny), ellipse(2, **tiny), ellipse(3), ellipse(4, **tiny)])
+    assert notes == ["contours enclose no voxel on slices 1-2, 4 (counted from 0); look at them in a viewer"]
+
+
 @pytest.mark.parametrize(("height", "k"), [(3.3, 3), (2.7, 3), (-0.4, 0), (6.4, 6)])
 def test_outlines_go_to_the_nearest_slice(height, k):
     mask, _ = drawn([ellipse(height)])
@@ -166,80 +197,3 @@ def test_nearest_plane_wins_where_planes_are_denser_than_slices():
 
 def test_gaps_are_named():
     assert drawn([ellipse(1), ellipse(4)])[1] == ["2 slices between outlined ones have no outline; they stay empty"]
-
-
-@pytest.fixture
-def written(tmp_path):
-    """A CT and an RTSTRUCT of three ROIs whose contours are stored in another order."""
-    affine = affine_of("oblique")
-    files = write_ct_series(tmp_path / "ct", np.zeros(SHAPE), affine)
-    rois = {
-        "Cord": [to_lps(ellipse(2, radii=(3, 3)), affine)],
-        "Tumor_c00": [to_lps(ellipse(k), affine) for k in (3, 4)],
-        "empty": [],
-    }
-    return write_rtstruct(tmp_path / "rt.dcm", files, rois, shuffle=True), affine
-
-
-def test_rois_are_matched_by_number(written):
-    path, affine = written
-    dataset = pydicom.dcmread(path)
-    numbers = [item.ROINumber for item in dataset.StructureSetROISequence]
-    assert numbers != [item.ReferencedROINumber for item in dataset.ROIContourSequence]  # the orders differ
-    structures = read_structures(path)
-    (tumour,) = structures.find("tumou?r")
-    mask, _ = contour_mask(tumour.contours, SHAPE, affine)
-    np.testing.assert_array_equal(mask, drawn([ellipse(3), ellipse(4)], "oblique")[0])
-    assert structures.find("empty") == ()
-
-
-def test_structure_set_knows_what_it_refers_to(written):
-    path, _ = written
-    structures, (first, *_) = read_structures(path), sorted((path.parent / "ct").iterdir())
-    header = pydicom.dcmread(first)
-    assert structures.referenced_series == (header.SeriesInstanceUID,)
-    assert structures.frame_of_reference_uid == header.FrameOfReferenceUID
-    assert structures.find("cord")[0].contours[0].image_uid.startswith("1.2.826")
-
-
-def test_only_asked_contours_are_read(written):
-    rois = {roi.name: roi.contours for roi in read_structures(written[0], "tumor").rois}
-    assert rois["Cord"] is None
-    assert len(rois["Tumor_c00"]) == 2
-
-
-def test_sloppy_structure_sets(written):
-    path, _ = written
-    dataset = pydicom.dcmread(path)
-    del dataset.ReferencedFrameOfReferenceSequence
-    for item in dataset.StructureSetROISequence:
-        del item.ReferencedFrameOfReferenceUID
-    for item in dataset.ROIContourSequence:
-        for contour in item.ContourSequence:
-            del contour.ContourImageSequence
-    del dataset.ROIContourSequence[0]
-    dataset.save_as(path)
-    structures = read_structures(path)
-    assert (structures.referenced_series, structures.frame_of_reference_uid) == ((), "")
-    assert [roi.name for roi in structures.find("")] == ["Cord", "Tumor_c00"]
-
-
-def test_an_image_is_no_structure_set(written):
-    image = next((written[0].parent / "ct").iterdir())
-    with pytest.raises(UserError, match="holds CT, not RTSTRUCT"):
-        read_structures(image)
-
-
-@pytest.mark.parametrize("values", [["1", "2", "3", "4"], ["1", "nan", "3"], ["1", "x", "3"]])
-@pytest.mark.filterwarnings("ignore:.*DS")
-def test_damaged_points(written, values):
-    path, _ = written
-    dataset = pydicom.dcmread(path)
-    contour = dataset.ROIContourSequence[1].ContourSequence[0]
-    contour.ContourData = ["1"] * len(values)
-    contour["ContourData"] = pydicom.dataelem.RawDataElement(
-        contour["ContourData"].tag, "DS", 0, b"", 0, False, True
-    )._replace(value="\\".join(values).encode() + b" " * (len("\\".join(values)) % 2))
-    dataset.save_as(path)
-    with pytest.raises(UserError, match="damaged DICOM file"):
-        read_structures(path)

@@ -6,8 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_ext.data.dicom.contours import Contour, Roi
-from monai_ext.data.dicom.conversion import convert_label, convert_roi, convert_series, find_contoured, write_nifti
+from monai_ext.data.dicom.conversion import convert_label, convert_series, convert_structures, write_nifti
+from monai_ext.data.dicom.drawing import Outlines
+from monai_ext.data.dicom.rtstruct_reader import Contour, Roi, StructureSet
 from monai_ext.data.dicom.series import group_headers, read_volume
 from monai_ext.data.images import read_geometry, read_label
 from monai_ext.data.phantoms.dicom import write_ct_series
@@ -96,21 +97,21 @@ def test_roi_gets_its_value_and_notes_name_it(tmp_path, series):
     affine = read_volume(series).affine
     points = (square @ affine[:3, :3].T + affine[:3, 3]) * (-1, -1, 1)
     roi = Roi(1, "GTV", (Contour(points), Contour(points[:1], "POINT")))
-    (note,) = convert_roi(tmp_path / "rt.dcm", roi, with_source(tmp_path, series), tmp_path / "label.nii.gz", 7)
+    (note,) = convert_structures([(7, outlines(tmp_path, roi))], series, tmp_path / "label.nii.gz")
     assert note.startswith(f"{tmp_path / 'rt.dcm'}: ROI 'GTV': 1 contours without an inside")
     expected = np.zeros(SHAPE)
     expected[2:6, 1:5, 3] = 7
     np.testing.assert_array_equal(read_label(tmp_path / "label.nii.gz"), expected)
 
 
-def with_source(folder, series):
+def outlines(folder, roi):
     (folder / "rt.dcm").write_bytes(b"its contours have been read")
-    return series
+    return Outlines(StructureSet(folder / "rt.dcm", "", "", None, "", "", {}, (roi,)), roi)
 
 
 def test_roi_without_a_voxel_is_an_error(tmp_path, series):
     with pytest.raises(UserError, match=r"rt\.dcm: ROI 'GTV' encloses no voxel"):
-        convert_roi(tmp_path / "rt.dcm", Roi(1, "GTV", ()), with_source(tmp_path, series), tmp_path / "label.nii.gz")
+        convert_structures([(1, outlines(tmp_path, Roi(1, "GTV", ())))], series, tmp_path / "label.nii.gz")
 
 
 def test_sheared_affine_stays_in_the_sform(tmp_path):
@@ -120,12 +121,3 @@ def test_sheared_affine_stays_in_the_sform(tmp_path):
     image = nib.load(tmp_path / "a.nii")
     np.testing.assert_allclose(image.affine, affine, atol=1e-4)
     assert image.header["qform_code"] == 0
-
-
-def test_contoured_series_is_found_by_uid_then_by_slice(tmp_path, series):
-    write_ct_series(tmp_path / "other", np.zeros(SHAPE), np.eye(4), series_number=2)
-    (other,) = group_headers(tmp_path / "other")
-    images = [series, other]
-    assert find_contoured(images, [other.series_uid], [series.slices[0].sop_instance_uid]) is other
-    assert find_contoured(images, ["1.2.3"], [series.slices[2].sop_instance_uid]) is series
-    assert find_contoured(images, [], []) is None

@@ -192,3 +192,40 @@ def test_missing_frames_of_pixels(write):
     dataset.save_as(path)
     with pytest.raises(UserError, match="frames of pixels"):
         mask_of(path, series)
+
+
+def test_segments_of_one_number_are_refused(write):
+    path, _ = write()
+    dataset = pydicom.dcmread(path)
+    dataset.SegmentSequence[1].SegmentNumber = 1
+    dataset.save_as(path)
+    with pytest.raises(UserError, match="2 segments share the SegmentNumber 1"):
+        read_segmentation(path)
+
+
+def test_frames_of_a_segment_without_name_are_named(write):
+    path, _ = write()
+    dataset = pydicom.dcmread(path)
+    del dataset.SegmentSequence[1]
+    dataset.save_as(path)
+    assert read_segmentation(path).notes == (
+        "frames of segment 2, which SegmentSequence does not name, are passed over",
+    )
+
+
+def test_a_slice_uid_that_stands_twice_places_nothing(write):
+    path, series = write()
+    edit_frames(path, lambda groups: groups.pop(POSITIONS, None))
+    for header in series.slices:
+        dataset = pydicom.dcmread(header.path)
+        dataset.SOPInstanceUID = series.slices[0].sop_instance_uid
+        dataset.save_as(header.path)
+    (series,) = group_headers(series.key.parent)
+
+    def rename(groups):
+        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        source.ReferencedSOPInstanceUID = series.slices[0].sop_instance_uid
+
+    edit_frames(path, rename)
+    with pytest.raises(UserError, match="names 1 slices, 8 of them of this series; one is needed"):
+        mask_of(path, series)

@@ -126,8 +126,8 @@ def test_several_series_in_one_folder(tmp_path, array):
 def test_numbered_folders_are_asked_once(tmp_path, array):
     write_ct_series(tmp_path / "one", array, GRIDS["axial"], series_description="wanted")
     write_ct_series(tmp_path / "two", array, GRIDS["axial"], series_description="other")
-    write_ct_series(tmp_path / "mixed", array, GRIDS["axial"], series_description="wanted", series_number=1)
-    write_ct_series(tmp_path / "mixed", array, GRIDS["axial"], series_description="other", series_number=2)
+    write_ct_series(tmp_path / "mixed", array, GRIDS["axial"], series_description="wanted", series_number=3)
+    write_ct_series(tmp_path / "mixed", array, GRIDS["axial"], series_description="other", series_number=4)
     asked = []
 
     def keep(header):
@@ -236,3 +236,37 @@ def test_magic_bytes(tmp_path, array):
     shutil.copy(path, odd)
     assert looks_like_dicom(odd)
     assert not looks_like_dicom(__file__)
+
+
+def test_copies_count_once(tmp_path, array):
+    files = write_ct_series(tmp_path / "ct", array, GRIDS["axial"])
+    shutil.copytree(tmp_path / "ct", tmp_path / "more")
+    found = group_headers(tmp_path)
+    assert [len(series.slices) for series in found] == [6]
+    assert sorted(found.copies)[0] == (tmp_path / "more" / files[0].name, files[0])
+
+
+def test_files_of_one_sop_instance_uid_and_other_contents_are_no_copies(tmp_path, array):
+    for path in write_ct_series(tmp_path, array, GRIDS["axial"]):
+        dataset = pydicom.dcmread(path)
+        dataset.SOPInstanceUID = "1.2.3"
+        dataset.save_as(path)
+    np.testing.assert_array_equal(read_volume(only_series(tmp_path)).array, array)
+
+
+def test_what_shares_a_series_uid_is_told_apart(tmp_path, array):
+    for number, (modality, day) in enumerate([("CT", 1), ("MR", 1), ("CT", 9)]):
+        own = {"modality": modality, "study_date": datetime.date(2020, 1, day), "series_uid": "1.2.3"}
+        write_ct_series(tmp_path, array, GRIDS["axial"], series_number=number, study_uid="1.2.4", **own)
+    found = group_headers(tmp_path)
+    assert [len(series.slices) for series in found] == [6, 6, 6]
+    (note,) = found.notes
+    assert "3 image series share the SeriesInstanceUID 1.2.3 (2020-01-01, 2020-01-01, 2020-01-09)" in note
+
+
+def test_a_series_past_midnight_is_one(tmp_path, array):
+    for k, path in enumerate(write_ct_series(tmp_path, array, GRIDS["axial"], study_date=None)):
+        dataset = pydicom.dcmread(path)
+        dataset.AcquisitionDate = "20010203" if k < 3 else "20010204"
+        dataset.save_as(path)
+    assert len(only_series(tmp_path).slices) == 6

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import nibabel as nib
@@ -35,6 +36,14 @@ def test_several_series_ask_for_a_uid(tmp_path):
     uid = group_headers(tmp_path / "2")[0].series_uid
     assert load_source(tmp_path, uid).headers[0].SeriesNumber == 2
     with pytest.raises(UserError, match="no image series with the UID"):
+        load_source(tmp_path, "1.2.3")
+
+
+def test_visits_of_one_series_uid_in_one_folder_are_refused(tmp_path):
+    for day in (1, 9):
+        write_series(tmp_path / str(day), study_date=datetime.date(2020, 1, day), series_uid="1.2.3")
+    assert load_source(tmp_path / "9", "1.2.3").headers[0].StudyDate == "20200109"
+    with pytest.raises(UserError, match=r"2 series share the SeriesInstanceUID 1\.2\.3 \(2020-01-01 and 2020-01-09\)"):
         load_source(tmp_path, "1.2.3")
 
 

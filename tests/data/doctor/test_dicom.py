@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import datetime
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,18 @@ def moved_patient(folder):
 def two_series(folder):
     write(folder, name="plain")
     write(folder, name="contrast", series_number=2)
+
+
+@spoils("shared_series_uid")
+def two_visits(folder):
+    for day in (1, 9):
+        write(folder, name=f"visit{day}", series_uid=make_uid("one"), study_date=datetime.date(2020, 1, day))
+
+
+@spoils("copied_files")
+def copied_folder(folder):
+    write(folder)
+    shutil.copytree(folder / "ct", folder / "again")
 
 
 @spoils("localiser")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from monai_ext.data.dicom.export import main as export
@@ -232,3 +233,113 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, indexed: Callable[..
 def test_folder_sends_dicom_here(root: Path, indexed: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="index them with dicom in place of folder"):
         indexed("folder", root)
+
+
+def edit(path: Path, **elements: Any) -> None:
+    dataset = pydicom.dcmread(path)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+
+
+def contoured(root: Path) -> list[Path]:
+    """The slices of the contoured visit, from low to high."""
+    return sorted((root / "export").glob("*2021*/*.dcm"), reverse=True)
+
+
+def test_the_series_of_what_is_asked_for_is_taken(root: Path, indexed: Callable[..., Any]) -> None:
+    pet = write_series(root, "A/1", FIRST, 2, modality="PT")
+    write_rtstruct(root / "pet.dcm", pet, {"lesion": outlines()})
+    datalist, _ = indexed("dicom", root, roi=("x=lesion",))
+    assert (datalist.modality, len(datalist.cases)) == ("PT", 1)
+    np.testing.assert_array_equal(read_label(datalist.cases[0].label), sphere())
+    assert indexed("dicom", root, roi=("x=gtv",))[0].modality == "CT"
+    with pytest.raises(UserError, match=r"'lesion' is drawn on PT \(.*choose it with --modality"):
+        indexed("dicom", root, roi=("x=lesion",), modality="CT")
+
+
+def test_a_contoured_pet_is_taken_where_the_ct_has_no_contours(tmp_path: Path, indexed: Callable[..., Any]) -> None:
+    root = tmp_path / "hospital"
+    write_series(root, "A", FIRST)
+    write_rtstruct(root / "pet.dcm", write_series(root, "A", FIRST, 2, modality="PT"), {"lesion": outlines()})
+    datalist, report = indexed("dicom", root)
+    assert (datalist.modality, [case.label is not None for case in datalist.cases]) == ("PT", [True])
+    assert "CT and not PT; --modality chooses another one" in report
+
+
+def test_an_rtstruct_may_share_the_uid_of_its_ct(root: Path, indexed: Callable[..., Any]) -> None:
+    uid = pydicom.dcmread(contoured(root)[0]).SeriesInstanceUID
+    edit(root / "structures" / "rs.dcm", SeriesInstanceUID=uid)
+    shutil.move(root / "structures" / "rs.dcm", contoured(root)[0].with_name("zz.dcm"))
+    datalist, report = indexed("dicom", root)
+    np.testing.assert_array_equal(read_label(datalist.cases[0].label), sphere())
+    assert "skipped: nothing" in report
+
+
+def test_visits_of_one_series_uid_are_cases_of_their_own(root: Path, indexed: Callable[..., Any]) -> None:
+    uid = pydicom.dcmread(contoured(root)[0]).SeriesInstanceUID
+    for path in (root / "export").glob("*2022*/*.dcm"):
+        edit(path, SeriesInstanceUID=uid)
+    datalist, report = indexed("dicom", root)
+    assert [(case.visit, case.label is not None) for case in datalist.cases] == [(FIRST, True), (SECOND, False)]
+    assert f"2 image series share the SeriesInstanceUID {uid} (2021-12-30, 2022-01-05)" in report
+
+
+def test_copied_folders_count_once(root: Path, indexed: Callable[..., Any]) -> None:
+    shutil.copytree(root, root / "backup")
+    datalist, report = indexed("dicom", root)
+    assert [case.case for case in datalist.cases] == ["A_1_2021-12-30", "A_1_2022-01-05"]
+    np.testing.assert_array_equal(read_label(datalist.cases[0].label), sphere())
+    assert "19 files are copies and passed over (such as" in report
+
+
+def test_files_of_one_lesion_each_are_united(root: Path, indexed: Callable[..., Any]) -> None:
+    shutil.rmtree(root / "structures")
+    low, high = sphere(), sphere()
+    low[:, :, 4:], high[:, :, :4] = False, False
+    for name, mask in (("a", low), ("b", high)):
+        write_seg(root / f"{name}.dcm", contoured(root), {"Nodule": mask})
+    datalist, report = indexed("dicom", root)
+    np.testing.assert_array_equal(read_label(datalist.cases[0].label), sphere())
+    assert "'Nodule' (" in report
+
+
+def test_two_observers_are_refused(root: Path, indexed: Callable[..., Any]) -> None:
+    write_rtstruct(root / "second.dcm", contoured(root), {"GTV-1": outlines(radius=5.0)})
+    with pytest.raises(UserError, match=r"A_1_2021-12-30: .*second.dcm and .*rs.dcm draw 'GTV-1' differently"):
+        indexed("dicom", root)
+    write_rtstruct(root / "b.dcm", write_series(root, "B", FIRST), {"gtv-1": outlines()})
+    datalist, report = indexed("dicom", root)
+    assert [case.case for case in datalist.cases if case.label] == ["B_2021-12-30"]
+    assert "draw 'GTV-1' differently" in report
+
+
+def share_number(path: Path) -> None:
+    dataset = pydicom.dcmread(path)
+    for item in dataset.StructureSetROISequence:
+        item.ROINumber = 1
+    for item in dataset.ROIContourSequence:
+        item.ReferencedROINumber = 1
+    dataset.save_as(path)
+
+
+def test_rois_of_one_number_are_refused(root: Path, indexed: Callable[..., Any]) -> None:
+    path = root / "structures" / "rs.dcm"
+    write_rtstruct(path, contoured(root), {"Liver": outlines(radius=3.0), "GTV": outlines()})
+    share_number(path)
+    with pytest.raises(UserError, match=r"rs.dcm: ROI 'GTV' shares the ROINumber 1 with 'Liver'"):
+        indexed("dicom", root, roi=("tumour=gtv",))
+
+
+def test_a_series_on_which_a_structure_is_missing_is_no_reference(root: Path, indexed: Callable[..., Any]) -> None:
+    path = write_rtstruct(root / "liver.dcm", contoured(root), {"Liver": outlines(), "Heart": outlines()})
+    share_number(path)
+    write_rtstruct(root / "b.dcm", write_series(root, "B", FIRST), {"gtv-1": outlines()})
+    datalist, report = indexed("dicom", root, roi=("tumour=gtv", "liver=liver"))
+    assert "A_1_2021-12-30" not in {case.case for case in datalist.cases}
+    assert "so that it is open whose contours are whose" in report
+
+
+def test_a_roi_without_contours_is_said_to_have_none(root: Path, indexed: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match=r"rs\.dcm: ROI 'Cord' has no contours"):
+        indexed("dicom", root, roi=("cord=^cord",))

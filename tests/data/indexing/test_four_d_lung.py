@@ -211,6 +211,18 @@ def test_the_phantom_download(tmp_path: Path, indexed: Callable[..., Any]) -> No
     assert "skipped: nothing" in report
 
 
+def test_a_second_rtstruct_of_a_gate_is_not_passed_over(tree: Path, indexed: Callable[..., Any]) -> None:
+    ct, rt = write_visit(tree, FIRST, 3, patient_id="120_HM10395")
+    files, name = sorted(ct.iterdir()), "P4^P119^S300^I03, Gated, 0.0%A"
+    write_rtstruct(rt / "1-2.dcm", files, {"Tumor_c00": outlines(3)}, series_description=name)
+    assert "1-2.dcm: Tumor_c00 of the same series is taken from" in indexed("4d_lung", tree)[1]
+    write_rtstruct(rt / "1-2.dcm", files, {"Tumor_c00": outlines(1)}, series_description=name)
+    datalist, report = indexed("4d_lung", tree)
+    assert {case.patient for case in datalist.cases} == {"119_HM10395"}
+    assert "1-1.dcm and" in report
+    assert "draw 'Tumor_c00' differently on one series" in report
+
+
 @pytest.mark.parametrize(
     ("description", "gate"),
     [

@@ -116,3 +116,15 @@ def test_the_split_is_cut_from_the_complete_set_only() -> None:
 def test_a_folder_without_images_is_not_the_download(tmp_path: Path, indexed: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="nothing there looks like NSCLC-Radiomics"):
         indexed("nsclc_radiomics", tmp_path)
+
+
+def test_parts_in_seg_files_of_their_own_are_united(root: Path, indexed: Callable[..., Any]) -> None:
+    study = write_patient(root, "LUNG1-001", seg=False, rtstruct=False)
+    files = sorted((study / "0.0-NA-82046").iterdir(), reverse=True)
+    left, right = tumour(), tumour()
+    left[9:], right[:9] = False, False
+    for number, part in enumerate((left, right)):
+        write_seg(study / f"300.{number}" / "1-1.dcm", files, {"GTV-1": part}, series_description=f"part {number}")
+    datalist, report = indexed("nsclc_radiomics", root)
+    np.testing.assert_array_equal(read_label(datalist.cases[0].label), tumour())
+    assert "are united" in report

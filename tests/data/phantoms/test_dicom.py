@@ -8,7 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from monai_ext.data.dicom.contours import contour_mask, read_structures
+from monai_ext.data.dicom.contours import contour_mask
+from monai_ext.data.dicom.rtstruct_reader import read_structures
 from monai_ext.data.dicom.series import group_headers, read_volume
 from monai_ext.data.phantoms.dicom import _decimal, write_ct_series, write_phantom_4d_lung
 
