@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
 import warnings
 from types import TracebackType
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
 from monai_ext import processes
@@ -25,11 +28,16 @@ def start(seed: int = 0, threads: int | None = None) -> None:
         threads: of torch; None leaves its choice.
 
     Raises:
-        UserError: for an option of the command line that no config file declares, or where torchrun has started
-            several processes and the config does not share the cases out.
+        UserError: for an option of the command line that no config file declares or whose value is of another kind, or
+            where torchrun has started several processes and the config does not share the cases out.
     """
     _report_mistakes()
-    check_options(sys.argv)
+    for name, value in check_options(sys.argv).items():
+        _correct(name, value)
+    if not _is_whole(seed) or not 0 <= int(seed) < 2**32:
+        raise UserError(f"--seed is {seed}: give a whole number from 0 to 4294967295.")
+    if threads is not None and (not _is_whole(threads) or int(threads) < 1):
+        raise UserError(f"--threads is {threads}: give a whole number, 1 or more, or null for torch's own choice.")
     if processes.started_by_torchrun() != processes.count():
         processes.join()
         _report_mistakes()
@@ -41,6 +49,28 @@ def start(seed: int = 0, threads: int | None = None) -> None:
     set_determinism(seed=int(seed))
     if threads:
         torch.set_num_threads(int(threads))
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and number == int(number)
+
+
+def _correct(name: str, value: Any) -> None:
+    """Replace a value in the config whose ``$`` expression is making this call.
+
+    MONAI hands its parser to no expression, so it is looked for among the callers. Setting an entry of the parser would
+    make it forget what it has resolved, so both places that hold the value are changed.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and not isinstance(frame.f_locals.get("self"), ConfigParser):
+        frame = frame.f_back
+    if frame is None:
+        return
+    parser = frame.f_locals["self"]
+    parent, _, key = name.rpartition("::")
+    holder = parser[parent] if parent else parser.get()
+    holder[int(key) if isinstance(holder, list) else key] = value
+    parser.ref_resolver.get_item(name).update_config(value)
 
 
 def start_process(seed: int = 0, threads: int | None = None, device: str | torch.device = "cpu") -> None:
