@@ -17,7 +17,7 @@ CONFIGS = sorted((ROOT / "bundles").glob("*/configs/*.yaml"))
 
 PARTS = {"networks", "losses", "metrics", "transforms", "data"}  # what things are made of; none imports another
 RUNS = {"engines", "inferers", "handlers", "evaluation", "session"}  # what runs
-BOTTOM = {"errors", "files", "processes", "__version__"}
+BOTTOM = {"configuration", "errors", "files", "processes", "__version__"}
 LAYERS: dict[str, set[str]] = {
     **{part: set() for part in BOTTOM},
     "prompts": BOTTOM,

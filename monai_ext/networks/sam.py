@@ -31,7 +31,7 @@ from monai_ext.networks import fast_decoder
 from monai_ext.networks.compact_encoder import CompactImageEncoder
 from monai_ext.networks.fast_encoder import FastImageEncoder
 from monai_ext.networks.guidance import Guidance, guided_transformer
-from monai_ext.networks.state_dict import load_weights, refuse_other_weights
+from monai_ext.networks.state_dict import check_file, load_weights, refuse_other_weights
 from monai_ext.prompts.prompt import Prompt
 
 try:
@@ -381,6 +381,8 @@ def build_sam(
     """
     if variant not in VARIANTS:
         raise UserError(f"sam_variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
+    if checkpoint is not None:
+        check_file(Path(checkpoint), variant)  # before a large network is built
     if variant == "compact":
         model = build_compact(**compact)
     else:
@@ -402,13 +404,24 @@ def add_drop_path(network: PromptableSam, rate: float) -> PromptableSam:
         UserError: if the encoder has no transformer blocks and ``rate`` is not 0.
     """
     blocks = getattr(network.image_encoder, "blocks", None)
-    if not rate:
+    _check_drop_path(rate, is_vit=blocks is not None)
+    if not rate or blocks is None:
         return network
-    if blocks is None:
-        raise UserError(f"drop_path {rate} needs a ViT: set --drop_path 0 for the compact model.")
     for index, block in enumerate(blocks):
         block.register_forward_hook(_stochastic_depth(rate * index / max(len(blocks) - 1, 1)))
     return network
+
+
+def check_drop_path(rate: float, variant: str) -> None:
+    """Refuse what :func:`add_drop_path` would refuse, before a network of this variant is built."""
+    _check_drop_path(rate, is_vit=variant in CHECKPOINTS)
+
+
+def _check_drop_path(rate: float, is_vit: bool) -> None:
+    if rate and not is_vit:
+        raise UserError(f"drop_path {rate} needs a ViT: set --drop_path 0 for the compact model.")
+    if not 0 <= rate <= 1:
+        raise UserError(f"--drop_path is {rate}: give a share from 0 to 1.")
 
 
 def _stochastic_depth(rate: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

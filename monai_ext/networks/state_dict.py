@@ -85,13 +85,7 @@ def read_checkpoint(path: Path, variant: str) -> Any:
     Raises:
         UserError: there is no such file, or it is something else.
     """
-    if path.is_dir():
-        raise UserError(f"checkpoint {path} is a folder: give the path of a {variant} state dict in it.")
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist: give the path of a {variant} state dict.")
-    found = _other_file(path)
-    if found:
-        raise UserError(f"checkpoint {path} is not a plain state dict of tensors: it is {found}.")
+    check_file(path, variant)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -101,6 +95,17 @@ def read_checkpoint(path: Path, variant: str) -> Any:
             f"checkpoint {path} is not a plain state dict of tensors (torch.save(model.state_dict(), ...)): {what} "
             "cannot be read without running code stored in it, and was refused; save it anew where it comes from."
         ) from error
+
+
+def check_file(path: Path, variant: str) -> None:
+    """Refuse what is no file of ``torch.save`` by its first bytes; see :func:`read_checkpoint`."""
+    if path.is_dir():
+        raise UserError(f"checkpoint {path} is a folder: give the path of a {variant} state dict in it.")
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist: give the path of a {variant} state dict.")
+    found = _other_file(path)
+    if found:
+        raise UserError(f"checkpoint {path} is not a plain state dict of tensors: it is {found}.")
 
 
 def refuse_other_weights(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import sys
@@ -12,11 +11,12 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
 from monai_ext import processes
-from monai_ext.errors import UserError, report_user_errors
+from monai_ext.configuration import running_parser
+from monai_ext.errors import UserError, find_user_error, report_user_errors
+from monai_ext.session.made import keep_made, remove_made
 from monai_ext.session.options import check_options
 
 
@@ -58,19 +58,18 @@ def _is_whole(number: Any) -> bool:
 def _correct(name: str, value: Any) -> None:
     """Replace a value in the config whose ``$`` expression is making this call.
 
-    MONAI hands its parser to no expression, so it is looked for among the callers. Setting an entry of the parser would
-    make it forget what it has resolved, so both places that hold the value are changed.
+    Setting an entry of MONAI's parser would make it forget what it has resolved, so both places that hold the value are
+    changed.
     """
-    frame = inspect.currentframe()
-    while frame is not None and not isinstance(frame.f_locals.get("self"), ConfigParser):
-        frame = frame.f_back
-    if frame is None:
+    parser = running_parser()
+    if parser is None:
         return
-    parser = frame.f_locals["self"]
     parent, _, key = name.rpartition("::")
     holder = parser[parent] if parent else parser.get()
     holder[int(key) if isinstance(holder, list) else key] = value
-    parser.ref_resolver.get_item(name).update_config(value)
+    item = parser.ref_resolver.get_item(name)
+    if item is not None:
+        item.update_config(value)
 
 
 def start_process(seed: int = 0, threads: int | None = None, device: str | torch.device = "cpu") -> None:
@@ -115,6 +114,7 @@ def run_cases(evaluator: Engine) -> None:
 
     MONAI's engines leave an empty data loader without calling any handler.
     """
+    keep_made()
     if evaluator.state.epoch_length:
         evaluator.run()
         return
@@ -129,9 +129,12 @@ def _report_mistakes() -> None:
     report = sys.excepthook
 
     def report_once(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if processes.fails_first():
+        if find_user_error(error) is not None:
+            remove_made()
+        if processes.count() == 1:
+            report(kind, error, traceback)
+        elif processes.fails_first():
             print(file=sys.stderr)  # the line may hold another process's progress bar
             report(kind, error, traceback)
 
-    if processes.count() > 1:
-        sys.excepthook = report_once
+    sys.excepthook = report_once
