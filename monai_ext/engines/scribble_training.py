@@ -60,6 +60,17 @@ def find_sam(variant: str, checkpoint: str | None, sam_variant: str, models: str
     Raises:
         UserError: no compact weights are named, or there are none of that name.
     """
+    path = _locate_sam(variant, checkpoint, sam_variant, models)
+    return fetch_checkpoint(sam_variant) if path is None and variant == "sam_sp" else path
+
+
+def check_checkpoint(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> None:
+    """Refuse weights that are not there, before anything is fetched or read; see :func:`find_sam`."""
+    _locate_sam(variant, checkpoint, sam_variant, models)
+
+
+def _locate_sam(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> Path | None:
+    """Return where the promptable model's weights are; None where they are SAM's own, or there are none."""
     if variant != "sam_sp":
         return None
     if checkpoint is not None:
@@ -72,7 +83,7 @@ def find_sam(variant: str, checkpoint: str | None, sam_variant: str, models: str
         raise UserError(
             "the compact SAM needs --checkpoint: compact_chaos or compact_acdc, whichever saw no mask of your data set."
         )
-    return fetch_checkpoint(sam_variant)
+    return None
 
 
 def promptable_network(

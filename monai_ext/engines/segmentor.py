@@ -58,7 +58,7 @@ class SegmentorIteration:
         seed: of all draws.
 
     Raises:
-        UserError: for an unknown variant or precision.
+        UserError: for an unknown variant or precision, or another number of weights.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class SegmentorIteration:
             raise UserError(f"variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
         if precision not in PRECISIONS:
             raise UserError(f"--precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}.")
+        if not isinstance(weights, Sequence) or len(weights) != 3:
+            raise UserError(f"--loss_weights is {weights}: give three numbers, such as [1.0, 1.0, 1.0].")
         self.variant, self.weights, self.augment, self.seed = variant, tuple(weights), augment, seed
         self.precision = precision
         self.partial, self.dice = PartialCrossEntropy(IGNORE), PseudoLabelDice(IGNORE)

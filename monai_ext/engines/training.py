@@ -203,11 +203,22 @@ def training_sampler(
     """
     present = set(dataset.source)
     shares = [0.0 if number not in present else share for number, share in ((1, phantom_share), (2, region_share))]
-    if sum(shares) >= 1:
-        raise UserError("--phantom_share and --region_share leave nothing for the labelled cases; lower one of them.")
+    check_shares(*shares)
     shares = [1 - sum(shares), *shares]
     batches = epoch_length or math.ceil(len(dataset) / batch_size)
     return MixedSampler(dataset, shares, batches * batch_size, seed)
+
+
+def check_shares(*shares: float) -> None:
+    """Refuse shares of phantoms and regions that leave nothing for the labelled cases.
+
+    Raises:
+        UserError: they do, or one is negative.
+    """
+    if sum(shares) >= 1:
+        raise UserError("--phantom_share and --region_share leave nothing for the labelled cases; lower one of them.")
+    if min(shares) < 0:
+        raise UserError("--phantom_share and --region_share are shares: give 0 or more.")
 
 
 def show_trained(trained: Mapping[str, int]) -> None:

@@ -16,7 +16,7 @@ from monai_ext.errors import UserError
 from monai_ext.evaluation.bootstrap import refuse_seed
 from monai_ext.evaluation.case_metrics import VoxelCounts, case_rows, refuse_tolerance, voxel_counts
 from monai_ext.evaluation.case_record import METRICS, CaseRecord, add_metrics, write_metrics
-from monai_ext.evaluation.levels import DEFAULT_LEVELS
+from monai_ext.evaluation.levels import DEFAULT_LEVELS, parse_levels
 from monai_ext.evaluation.summary import format_table
 from monai_ext.evaluation.table import Row
 from monai_ext.handlers.finished_cases import FinishedCases
@@ -73,6 +73,7 @@ class CaseTable:
     ) -> None:
         refuse_seed(seed)
         refuse_tolerance(nsd_tolerance_mm)
+        parse_levels(mean_of)  # refuses bad levels now
         self.output_dir = Path(output_dir)
         self.labels = dict(labels)
         self.dataset = dataset

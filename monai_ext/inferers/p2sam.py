@@ -166,7 +166,7 @@ class P2SamInferer(FollowUpInferer):
             raise UserError(f"negatives {negatives!r} is unknown: choose one of {', '.join(NEGATIVES)}.")
         if distance not in DISTANCES:
             raise UserError(f"distance {distance!r} is unknown: choose one of {', '.join(DISTANCES)}.")
-        if n_range is not None and n_range not in RANGES:
+        if n_range is not None and n_range not in tuple(RANGES):
             raise UserError(f"n_range {n_range!r} is unknown: choose one of {', '.join(RANGES)}.")
         n_pos, n_neg = (n_pos, n_neg) if n_range is None else RANGES[n_range]
         if attention not in ATTENTION:

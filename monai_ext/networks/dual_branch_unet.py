@@ -14,15 +14,16 @@ Shapes: images [B, 1, H, W] with H and W multiples of 16, class logits [B, K + 1
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_ext.errors import UserError
-from monai_ext.networks.sam import load_weights
+from monai_ext.networks.state_dict import load_weights
 
 CHANNELS = (16, 32, 64, 128, 256)
 ENCODER_DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -308,5 +309,20 @@ def build_segmentor(
         perturb_at_eval=perturb_at_eval,
     )
     if checkpoint is not None:
-        load_weights(network, checkpoint, architecture, option="--architecture and the number of labels")
+        load_weights(network, checkpoint, architecture, "--architecture and the number of labels", _recognise)
     return network.eval()
+
+
+def _recognise(state: Mapping[str, Any]) -> str | None:
+    """Say how the segmentor was built that weights are of, and what to set."""
+    head = state.get("main_head.weight")
+    if isinstance(head, Tensor) and head.ndim == 4:
+        architecture = "sam_sp" if any(str(name).startswith("main_fusion.") for name in state) else "plain"
+        prior = ", with the prior map (use_gpm)" if any(str(name).startswith("gpm.") for name in state) else ""
+        return (
+            f"they are of architecture {architecture} for {len(head) - 1} labels{prior}: set --architecture and the "
+            "number of labels as they were trained."
+        )
+    if any(str(name).startswith("mask_decoder.") for name in state):
+        return "they are those of a SAM: give a segmentor's, the model.pt of a training."
+    return None

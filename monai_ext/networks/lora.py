@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_ext.errors import UserError
-from monai_ext.networks.sam import PromptableSam
+from monai_ext.networks.sam import CHECKPOINTS, PromptableSam
 
 WAYS = ("full", "lora")
 """Ways of adapting: all parameters, or LoRA."""
@@ -83,15 +83,10 @@ def adapt(network: PromptableSam, way: str = "full", rank: int = 1, alpha: float
     Raises:
         UserError: for another way, a rank below 1, or LoRA without a ViT.
     """
-    if way not in WAYS:
-        raise UserError(f"adapt {way!r} is unknown: choose {' or '.join(WAYS)}.")
+    blocks: Any = getattr(network.image_encoder, "blocks", None)
+    _check(way, rank, is_vit=blocks is not None)
     if way == "full":
         return network
-    blocks: Any = getattr(network.image_encoder, "blocks", None)
-    if blocks is None:
-        raise UserError("--adapt lora needs a ViT: set --sam_variant vit_b, or --adapt full for the compact model.")
-    if rank < 1:
-        raise UserError(f"--rank {rank} is impossible: LoRA's rank is 1 or more.")
     generator = torch.Generator().manual_seed(seed)
     network.image_encoder.requires_grad_(False)
     for name in FULLY_TRAINED:
@@ -100,6 +95,26 @@ def adapt(network: PromptableSam, way: str = "full", rank: int = 1, alpha: float
         block.attn.qkv = LoraLinear(block.attn.qkv, rank, alpha, 3, generator)
         block.attn.proj = LoraLinear(block.attn.proj, rank, alpha, 1, generator)
     return network
+
+
+def check_adaptation(way: str, rank: int, variant: str) -> None:
+    """Refuse what :func:`adapt` would refuse, before a network is built.
+
+    Args:
+        way: see :func:`adapt`.
+        rank: see :func:`adapt`.
+        variant: of the network.
+    """
+    _check(way, rank, is_vit=variant in CHECKPOINTS)
+
+
+def _check(way: str, rank: int, is_vit: bool) -> None:
+    if way not in WAYS:
+        raise UserError(f"adapt {way!r} is unknown: choose {' or '.join(WAYS)}.")
+    if way == "lora" and not is_vit:
+        raise UserError("--adapt lora needs a ViT: set --sam_variant vit_b, or --adapt full for the compact model.")
+    if way == "lora" and rank < 1:
+        raise UserError(f"--rank {rank} is impossible: LoRA's rank is 1 or more.")
 
 
 def merged_state(network: nn.Module) -> dict[str, Tensor]:

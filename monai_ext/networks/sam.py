@@ -16,6 +16,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from monai_ext.networks import fast_decoder
 from monai_ext.networks.compact_encoder import CompactImageEncoder
 from monai_ext.networks.fast_encoder import FastImageEncoder
 from monai_ext.networks.guidance import Guidance, guided_transformer
+from monai_ext.networks.state_dict import check_file, load_weights, refuse_other_weights
 from monai_ext.prompts.prompt import Prompt
 
 try:
@@ -58,6 +60,9 @@ CHECKPOINTS = {
 """Official checkpoints: variant -> (url, sha256)."""
 
 VARIANTS = ("compact", *CHECKPOINTS)
+
+WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+"""Channels of SAM's image encoders."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +179,9 @@ class PromptableSam(nn.Module):
         """Load weights strictly, also for a caller that asks for less: MONAI Label only warns of a wrong checkpoint.
 
         Raises:
-            UserError: if a key or a shape does not fit.
+            UserError: if a key or a shape does not fit, or a number is not finite.
         """
-        refuse_other_weights(self, state_dict, "the weights that were given")
+        refuse_other_weights(self, state_dict, "the weights that were given", recognise=partial(_recognise, ""))
         return super().load_state_dict(state_dict, strict=True, assign=assign)
 
     @property
@@ -376,6 +381,8 @@ def build_sam(
     """
     if variant not in VARIANTS:
         raise UserError(f"sam_variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
+    if checkpoint is not None:
+        check_file(Path(checkpoint), variant)  # before a large network is built
     if variant == "compact":
         model = build_compact(**compact)
     else:
@@ -383,7 +390,7 @@ def build_sam(
         model = PromptableSam(FastImageEncoder(sam.image_encoder), sam.prompt_encoder, sam.mask_decoder)
     model.precision = precision
     if checkpoint is not None:
-        load_weights(model, checkpoint, variant)
+        load_weights(model, checkpoint, variant, recognise=partial(_recognise, variant))
     return model.eval()
 
 
@@ -397,13 +404,24 @@ def add_drop_path(network: PromptableSam, rate: float) -> PromptableSam:
         UserError: if the encoder has no transformer blocks and ``rate`` is not 0.
     """
     blocks = getattr(network.image_encoder, "blocks", None)
-    if not rate:
+    _check_drop_path(rate, is_vit=blocks is not None)
+    if not rate or blocks is None:
         return network
-    if blocks is None:
-        raise UserError(f"drop_path {rate} needs a ViT: set --drop_path 0 for the compact model.")
     for index, block in enumerate(blocks):
         block.register_forward_hook(_stochastic_depth(rate * index / max(len(blocks) - 1, 1)))
     return network
+
+
+def check_drop_path(rate: float, variant: str) -> None:
+    """Refuse what :func:`add_drop_path` would refuse, before a network of this variant is built."""
+    _check_drop_path(rate, is_vit=variant in CHECKPOINTS)
+
+
+def _check_drop_path(rate: float, is_vit: bool) -> None:
+    if rate and not is_vit:
+        raise UserError(f"drop_path {rate} needs a ViT: set --drop_path 0 for the compact model.")
+    if not 0 <= rate <= 1:
+        raise UserError(f"--drop_path is {rate}: give a share from 0 to 1.")
 
 
 def _stochastic_depth(rate: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
@@ -415,62 +433,17 @@ def _stochastic_depth(rate: float) -> Callable[[nn.Module, tuple[Tensor, ...], T
     return hook
 
 
-def load_weights(model: nn.Module, checkpoint: str | os.PathLike, variant: str, option: str = "--sam_variant") -> None:
-    """Load a plain state dict into ``model``: every key and every shape must fit.
-
-    Args:
-        model: takes the weights.
-        checkpoint: file of the weights.
-        variant: of the model, for the sentence of an error.
-        option: what a user sets to get another variant, for the same.
-
-    Raises:
-        UserError: if the file is missing, holds more than tensors, or belongs to another variant.
-    """
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist: give the path of a {variant} state dict.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"checkpoint {path} is not a plain state dict of tensors (torch.save(model.state_dict(), ...)): "
-            "it cannot be read, or not without running code stored in it, and was refused."
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"checkpoint {path} is not a plain state dict: save model.state_dict() alone.")
-    refuse_other_weights(model, state, f"checkpoint {path}", variant, option)
-    model.load_state_dict(state, strict=True)
-
-
-def refuse_other_weights(
-    model: nn.Module,
-    state: Mapping[str, Any],
-    source: str,
-    variant: str = "this model's",
-    option: str = "--sam_variant",
-) -> None:
-    """Refuse weights of which a key or a shape does not fit.
-
-    Args:
-        model: the network.
-        state: its would-be state dict.
-        source: what the weights are, for the message.
-        variant: of the network, for the message.
-        option: see :func:`load_weights`.
-
-    Raises:
-        UserError: begins with ``source``.
-    """
-    expected = model.state_dict()
-    wrong = sorted(set(expected) ^ set(state), key=str) or sorted(
-        k for k, v in state.items() if v.shape != expected[k].shape
-    )
-    if wrong:
-        raise UserError(
-            f"{source} does not hold {variant} weights ({len(wrong)} parameters differ, the first is "
-            f"{wrong[0]}): give the checkpoint of this variant or set {option}."
-        )
+def _recognise(asked: str, state: Mapping[str, Any]) -> str | None:
+    """Say of which variant weights are that are not of the one asked for, and what to set."""
+    positions = state.get("image_encoder.pos_embed")
+    variant = WIDTHS.get(positions.shape[-1]) if isinstance(positions, Tensor) and positions.ndim else None
+    if variant is None and any(str(name).startswith("image_encoder.stages.") for name in state):
+        variant = "compact"
+    if variant is not None and variant != asked:
+        return f"they are {variant} weights: give the checkpoint of this variant or set --sam_variant {variant}."
+    if any(str(name).startswith("main_decoder.") for name in state):
+        return "they are those of a segmentor of the bundle sam_sp: give the checkpoint of a SAM."
+    return None
 
 
 def fetch_checkpoint(variant: str, folder: str | os.PathLike | None = None) -> Path:

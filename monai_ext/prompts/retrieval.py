@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import ot
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -242,6 +241,8 @@ def _choose(found: Mapping[int, float], owners: Mapping[int, int], count: int) -
 
 
 def _transport(cost: np.ndarray) -> float:
+    import ot  # here, since it imports networkx: mistakes in the options are answered before that
+
     n, m = cost.shape
     weights = np.full(n, 1 / n), np.full(m, 1 / m)
     return float(ot.emd2(*weights, np.ascontiguousarray(cost), numItermax=_MAX_ITERATIONS, numThreads=1))

@@ -6,14 +6,19 @@ Configs import this package as ``session`` and call what is named here. Where to
 """
 
 from monai_ext.session.cases import count_classes, find_datalist, refuse_phantom, run_folder, select_labels
+from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, try_out
 from monai_ext.session.launch import choose_device, process_device, run_cases, start, start_process
+from monai_ext.session.made import make_folder
 from monai_ext.session.options import check_options
 from monai_ext.session.preflight import look_at_headers, prepare
 from monai_ext.session.resume import case_settings, keep_training
-from monai_ext.session.weights import find_checkpoint, find_segmentor, refuse_overlap
+from monai_ext.session.weights import check_checkpoint, find_checkpoint, find_segmentor, refuse_overlap
 
 __all__ = [
+    "at_least",
     "case_settings",
+    "check_checkpoint",
+    "check_device",
     "check_options",
     "choose_device",
     "count_classes",
@@ -22,6 +27,9 @@ __all__ = [
     "find_segmentor",
     "keep_training",
     "look_at_headers",
+    "make_folder",
+    "multiple_of",
+    "one_of",
     "prepare",
     "process_device",
     "refuse_overlap",
@@ -31,4 +39,5 @@ __all__ = [
     "select_labels",
     "start",
     "start_process",
+    "try_out",
 ]

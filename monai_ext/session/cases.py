@@ -10,12 +10,12 @@ from pathlib import Path
 from monai.utils import ensure_tuple
 
 from monai_ext import processes
-from monai_ext.data.images import ensure_writable_folder
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.phantoms import PATIENT_LABELS, write_phantom_patient
 from monai_ext.data.shards import parse_shard
 from monai_ext.data.studies import DATALIST, served_folder
 from monai_ext.errors import UserError
+from monai_ext.session.made import making
 
 NO_LABELS = "--labels is empty: name the structures to segment, or leave it out for all."
 
@@ -24,15 +24,25 @@ def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathL
     """Return the data list, or write the phantom patient into ``output_dir/phantom`` where none is given.
 
     In a MONAI Label server: the data list beside its studies.
+
+    Raises:
+        UserError: it is no path, or the phantom cannot be written.
     """
     if datalist is not None:
+        if not isinstance(datalist, (str, os.PathLike)):
+            raise UserError(f"--datalist is {datalist}: give the path of one JSON file.")
         return Path(datalist)
     studies = served_folder()
     if studies is not None:
         beside = studies / DATALIST
         return beside if beside.is_file() else write_phantom_patient(tempfile.mkdtemp())  # requests name their labels
     folder = Path(output_dir).expanduser().absolute() / "phantom"
-    return Path(processes.from_first(lambda: str(write_phantom_patient(ensure_writable_folder(folder)))))
+
+    def write() -> str:
+        with making(folder):
+            return str(write_phantom_patient(folder))
+
+    return Path(processes.from_first(write))
 
 
 def run_folder(output_dir: str | os.PathLike, shard: str | None = None) -> Path:
@@ -53,9 +63,9 @@ def select_labels(datalist: DataList, names: Sequence[str] | str | None) -> dict
     """
     if names is None:
         return dict(datalist.labels)
-    chosen = [names] if isinstance(names, str) else list(names)
+    chosen = [names] if isinstance(names, str) or not isinstance(names, Sequence) else list(names)
     for name in chosen:
-        if name not in datalist.labels:
+        if not isinstance(name, str) or name not in datalist.labels:
             raise UserError(
                 f"label {name!r} is not in the data list: it has {', '.join(datalist.labels)}; name the structures "
                 "there as the weights or --labels do."

@@ -7,13 +7,16 @@ import os
 import sys
 import warnings
 from types import TracebackType
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import set_determinism
 
 from monai_ext import processes
-from monai_ext.errors import UserError, report_user_errors
+from monai_ext.configuration import running_parser
+from monai_ext.errors import UserError, find_user_error, report_user_errors
+from monai_ext.session.made import keep_made, remove_made
 from monai_ext.session.options import check_options
 
 
@@ -25,11 +28,16 @@ def start(seed: int = 0, threads: int | None = None) -> None:
         threads: of torch; None leaves its choice.
 
     Raises:
-        UserError: for an option of the command line that no config file declares, or where torchrun has started
-            several processes and the config does not share the cases out.
+        UserError: for an option of the command line that no config file declares or whose value is of another kind, or
+            where torchrun has started several processes and the config does not share the cases out.
     """
     _report_mistakes()
-    check_options(sys.argv)
+    for name, value in check_options(sys.argv).items():
+        _correct(name, value)
+    if not _is_whole(seed) or not 0 <= int(seed) < 2**32:
+        raise UserError(f"--seed is {seed}: give a whole number from 0 to 4294967295.")
+    if threads is not None and (not _is_whole(threads) or int(threads) < 1):
+        raise UserError(f"--threads is {threads}: give a whole number, 1 or more, or null for torch's own choice.")
     if processes.started_by_torchrun() != processes.count():
         processes.join()
         _report_mistakes()
@@ -41,6 +49,27 @@ def start(seed: int = 0, threads: int | None = None) -> None:
     set_determinism(seed=int(seed))
     if threads:
         torch.set_num_threads(int(threads))
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and number == int(number)
+
+
+def _correct(name: str, value: Any) -> None:
+    """Replace a value in the config whose ``$`` expression is making this call.
+
+    Setting an entry of MONAI's parser would make it forget what it has resolved, so both places that hold the value are
+    changed.
+    """
+    parser = running_parser()
+    if parser is None:
+        return
+    parent, _, key = name.rpartition("::")
+    holder = parser[parent] if parent else parser.get()
+    holder[int(key) if isinstance(holder, list) else key] = value
+    item = parser.ref_resolver.get_item(name)
+    if item is not None:
+        item.update_config(value)
 
 
 def start_process(seed: int = 0, threads: int | None = None, device: str | torch.device = "cpu") -> None:
@@ -85,6 +114,7 @@ def run_cases(evaluator: Engine) -> None:
 
     MONAI's engines leave an empty data loader without calling any handler.
     """
+    keep_made()
     if evaluator.state.epoch_length:
         evaluator.run()
         return
@@ -99,9 +129,12 @@ def _report_mistakes() -> None:
     report = sys.excepthook
 
     def report_once(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if processes.fails_first():
+        if find_user_error(error) is not None:
+            remove_made()
+        if processes.count() == 1:
+            report(kind, error, traceback)
+        elif processes.fails_first():
             print(file=sys.stderr)  # the line may hold another process's progress bar
             report(kind, error, traceback)
 
-    if processes.count() > 1:
-        sys.excepthook = report_once
+    sys.excepthook = report_once

@@ -1,65 +1,261 @@
-"""Options of a `python -m monai.bundle run` command line: which are known.
+"""Options of a `python -m monai.bundle run` command line: which are known, of what kind, and what they mean.
 
 `python -m monai.bundle run --sead 3` adds an unused key ``sead`` to the config and runs with the old seed, exit code 0.
-:func:`check_options` refuses such options.
+:func:`check_options` refuses such options, arguments that a component does not have, and values of another kind than
+the default's. :func:`describe_options` is what ``--help`` prints beside a ``--config_file``.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import pydoc
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fire.parser import DefaultParseValue
-from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, run, run_workflow
+from monai.bundle.config_item import ComponentLocator
+from monai.bundle.utils import merge_kv
+from monai.utils import ensure_tuple
 
 from monai_ext.errors import UserError
+from monai_ext.session.values import is_expression, read_value
+
+HELP = ("h", "help")
+
+PROGRAM = ("imports", "initialize", "run", "finalize")
+"""Entries of a config that are no options."""
+
+COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
+"""MONAI's own keys of a component."""
 
 
-def check_options(argv: Sequence[str]) -> None:
-    """Refuse options of a `python -m monai.bundle run` command line that would be ignored.
+def check_options(argv: Sequence[str]) -> dict[str, Any]:
+    """Refuse options of a `python -m monai.bundle run` command line that would be ignored, or make no sense.
 
-    An option is known if it is an argument of MONAI's ``run`` or its workflow, an id of the given config files, or a
-    further argument of a component there (`--evaluator#amp true`), which that component checks. Other programs'
-    command lines are left alone.
+    An option is known if it is an argument of MONAI's ``run`` or its workflow, an id of the given config files, or an
+    argument of a component there (`--evaluator#amp true`). Its value must be of the kind of the default, in the config
+    or in the component's signature. Other programs' command lines are left alone. ``--help`` prints the options of the
+    config files.
+
+    Returns:
+        id -> value of the options that MONAI has read as text and that mean something else: ``true``, ``null``.
 
     Raises:
-        UserError: names the unknown option and the nearest known one.
+        UserError: names the unknown option and the nearest known one, or the kind of value that is expected.
+        SystemExit: after ``--help``, with exit code 0.
     """
     if len(argv) < 2 or Path(argv[0]).parts[-3:-1] != ("monai", "bundle") or argv[1] not in ("run", "run_workflow"):
-        return
-    given = _flags(argv[2:])
-    arguments = {name for call in (run, run_workflow, ConfigWorkflow) for name in inspect.signature(call).parameters}
-    arguments -= {"override", "kwargs"}
+        return {}
+    words = [word for word in argv[2:] if word != "--"]  # fire's own flags follow "--"
+    texts = _flags(words)
+    given = {name: DefaultParseValue(text) if isinstance(text, str) else text for name, text in texts.items()}
     if "args_file" in given:
         given = {**ConfigParser.load_config_file(str(given.pop("args_file"))), **given}
     files = given.get("config_file")
     if files is None:
-        return
-    parser = ConfigParser(ConfigParser.load_config_files(files))
-    for option in given:
-        if option not in arguments and not _is_declared(option, parser):
-            known = sorted(arguments | {str(key) for key in parser.get() or {}})
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f"did you mean --{near[0]}?" if near else "see the block of options on top of the config file."
+        return {}
+    if any(name in given for name in HELP):
+        print(describe_options(files))
+        raise SystemExit(0)
+    arguments = {name for call in (run, run_workflow, ConfigWorkflow) for name in inspect.signature(call).parameters}
+    arguments -= {"override", "kwargs"}
+    config = _Config(files, arguments)
+    read = {}
+    for option, value in given.items():
+        if option in arguments:
+            continue
+        text = texts.get(option)
+        found = config.read(option, value, text if isinstance(text, str) else None)
+        if found is not value:
+            read[option.replace("#", "::")] = found
+    return read
+
+
+class _Config:
+    """The config files of a command line, before its options change them.
+
+    Args:
+        files: as given to ``--config_file``.
+        arguments: of MONAI's ``run``, which stand beside the options.
+    """
+
+    def __init__(self, files: Any, arguments: set[str]) -> None:
+        layers = [ConfigParser.load_config_file(file) for file in _split(files)]
+        self.kinds = [{key: type(value) for key, value in layer.items()} for layer in layers]
+        self.parser = ConfigParser({})
+        for layer in layers:
+            for key, value in layer.items():
+                merge_kv(self.parser, key, value)
+        self.arguments = arguments
+
+    def read(self, option: str, value: Any, text: str | None) -> Any:
+        """Return the value of an option; see :func:`read_value`.
+
+        Raises:
+            UserError: the option is unknown, its value is of another kind, or MONAI would ignore it.
+        """
+        name = option.replace("#", "::")
+        default = self._default(name) if name in self.parser else self._argument_default(option)
+        if value is None and default is not None:
+            raise UserError(f"--{option} None is ignored by MONAI: write --{option} null.")
+        return read_value(option, value, default, text)
+
+    def _default(self, name: str) -> Any:
+        """Return the declared value of an id; None, of any kind, where it is computed or files differ in its kind."""
+        kinds = {layer[name] for layer in self.kinds if name in layer}
+        if len(kinds) > 1:
+            return 0.0 if kinds == {int, float} else None
+        parent, _, key = name.rpartition("::")
+        component = self.parser[parent] if parent else None
+        if isinstance(component, Mapping) and "_target_" in component:
+            parameter = (_parameters(component) or {}).get(key)
+            if parameter is not None and _kind(parameter) is None and not is_expression(self.parser[name]):
+                return None
+        value, seen = self.parser[name], {name}
+        while isinstance(value, str) and value.startswith("@"):
+            name = value[1:].replace("#", "::")
+            if name in seen or name not in self.parser:
+                return None
+            seen.add(name)
+            value = self.parser[name]
+        return None if is_expression(value) else value
+
+    def _argument_default(self, option: str) -> Any:
+        """Return the default of a component's argument that the config leaves out.
+
+        Raises:
+            UserError: no component has such an argument.
+        """
+        separator = "#" if "#" in option else "::"
+        parent, _, key = option.rpartition(separator)
+        names = parent.replace("#", "::")
+        component = self.parser[names] if parent and names in self.parser else None
+        if not isinstance(component, Mapping) or "_target_" not in component:
+            raise UserError(f"unknown option --{option}, {self._hint(option, separator)}")
+        parameters = _parameters(component)
+        if parameters is None or key in COMPONENT_KEYS:
+            return None
+        taken = [name for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        if key not in taken:
+            if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                return None
+            near = difflib.get_close_matches(key, taken, n=1)
+            target = str(component["_target_"]).rpartition(".")[2]
+            hint = f"did you mean --{parent}{separator}{near[0]}?" if near else f"{target} takes {', '.join(taken)}."
             raise UserError(f"unknown option --{option}, {hint}")
+        return _simple_default(parameters[key])
+
+    def _hint(self, option: str, separator: str) -> str:
+        """Say which known option is nearest: the first part of the id that does not exist is the mistaken one."""
+        parts = option.split(separator)
+        there = 0
+        while there < len(parts) and "::".join(parts[: there + 1]) in self.parser:
+            there += 1
+        parent = self.parser["::".join(parts[:there])] if there else self.parser.get() or {}
+        known = {str(key) for key in parent} if isinstance(parent, Mapping) else set()
+        known |= set() if there else self.arguments
+        near = difflib.get_close_matches(parts[there], sorted(known), n=1)
+        if near:
+            return f"did you mean --{separator.join([*parts[:there], near[0], *parts[there + 1 :]])}?"
+        if there:
+            return f"did you mean --{separator.join(parts[:there])}?"
+        return "see the block of options on top of the config file, or --help."
 
 
-def _is_declared(option: str, parser: ConfigParser) -> bool:
-    name = option.replace("#", "::")
-    if name in parser:
-        return True
-    parent = name.rpartition("::")[0]
-    component = parser[parent] if parent and parent in parser else None
-    return isinstance(component, dict) and "_target_" in component
+def _parameters(component: Mapping[str, Any]) -> Mapping[str, inspect.Parameter] | None:
+    """Return the arguments of a component's target; None where they cannot be known."""
+    if not isinstance(component["_target_"], str) or is_expression(component["_target_"]):
+        return None
+    path = ConfigComponent(dict(component), "", ComponentLocator()).resolve_module_name()
+    try:
+        return inspect.signature(pydoc.locate(path)).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError, ImportError, pydoc.ErrorDuringImport):
+        return None
 
 
-def _flags(words: Sequence[str]) -> dict[str, Any]:
+def _kind(parameter: inspect.Parameter) -> type | None:
+    """Return the type of an argument that is annotated as a plain number, text, or true and false; else None."""
+    name = getattr(parameter.annotation, "__name__", parameter.annotation)
+    return {"bool": bool, "int": int, "float": float, "str": str}.get(str(name))
+
+
+def _simple_default(parameter: inspect.Parameter) -> Any:
+    """Return an argument's default, of the annotated type; None, of any kind, where the annotation allows several."""
+    kind = _kind(parameter)
+    return kind(parameter.default) if kind is not None and isinstance(parameter.default, (int, float, str)) else None
+
+
+# ---- what --help prints ----------------------------------------------------------------------------------------------
+
+
+def describe_options(files: Any) -> str:
+    """List the options that config files declare, with their values and the comments beside them.
+
+    Args:
+        files: as given to ``--config_file``; where several declare an option, the last one's value counts.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for file in _split(files):
+        for name, value, comment in _declared(Path(file)):
+            found[name] = (value, comment or found.get(name, ("", ""))[1])
+    entries = {f"  --{name} {value}": comment for name, (value, comment) in found.items()}
+    width = min(max(map(len, entries), default=0), 40)
+    return "\n".join(
+        [
+            f"options of {', '.join(Path(file).name for file in _split(files))}, with their defaults:",
+            "",
+            *(f"{entry.ljust(width)}  {comment}".rstrip() for entry, comment in entries.items()),
+            "",
+            "Arguments of components go by their ids, --evaluator#amp true.",
+            "MONAI's own options: python -m monai.bundle run -- --help",
+        ]
+    )
+
+
+def _declared(path: Path) -> list[tuple[str, str, str]]:
+    """Read (name, value, comment) of the options of one file: plain entries before its second heading ``# ----``."""
+    content = ConfigParser.load_config_file(path)
+    found: list[tuple[str, str, str]] = []
+    headings = 0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        headings += line.startswith("# ---")
+        if headings > 1:
+            break
+        entry = re.match(r"(\w+):(.*)", line)
+        more = re.match(r" +# *(.*)", line)
+        if entry and _is_option(entry[1], content):
+            value, _, comment = entry[2].partition("  #") if "  #" in entry[2] else entry[2].partition(" # ")
+            found.append((entry[1], value.strip(), comment.strip()))
+        elif more and found:
+            name, value, comment = found[-1]
+            found[-1] = (name, value, f"{comment} {more[1]}".strip())
+    return found
+
+
+def _is_option(name: str, content: Mapping[str, Any]) -> bool:
+    value = content.get(name)
+    component = isinstance(value, Mapping) and "_target_" in value
+    called = isinstance(value, str) and value.startswith("$") and "@" in value and "(" in value
+    return name in content and name not in PROGRAM and not component and not called
+
+
+def _split(files: Any) -> list[str]:
+    """Return the single files of ``--config_file``; MONAI takes a list, or names with commas between."""
+    if isinstance(files, str) and not Path(files).is_file():
+        return files.split(",")
+    return [str(file) for file in ensure_tuple(files)]
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def _flags(words: Sequence[str]) -> dict[str, str | bool]:
     """Read ``--key value`` and ``--key=value`` as fire does; a bare ``--key`` is True, a bare ``--nokey`` False."""
-    flags: dict[str, Any] = {}
+    flags: dict[str, str | bool] = {}
     position = 0
     while position < len(words):
         word = words[position]
@@ -69,9 +265,9 @@ def _flags(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.lstrip("-").partition("=")
         key = key.replace("-", "_")
         if equals:
-            flags[key] = DefaultParseValue(text)
+            flags[key] = text
         elif position < len(words) and not _is_flag(words[position]):
-            flags[key] = DefaultParseValue(words[position])
+            flags[key] = words[position]
             position += 1
         elif key.startswith("no"):
             flags[key[2:]] = False

@@ -11,9 +11,9 @@ from monai.utils import ensure_tuple
 from monai_ext import processes
 from monai_ext.data.checks import check_pairs
 from monai_ext.data.doctor import examine, warn_and_stop
-from monai_ext.data.images import ensure_writable_folder
 from monai_ext.data.manifest import FILE_KEYS, DataList
 from monai_ext.inferers.slice_match import refuse_volumes_apart
+from monai_ext.session.made import make_folder
 
 
 def prepare(
@@ -41,7 +41,7 @@ def prepare(
     """
 
     def check() -> None:
-        ensure_writable_folder(output_dir)
+        make_folder(output_dir)
         if pairs:
             check_pairs(pairs, cases.labels, cases.ignore, asked=labels)
             refuse_volumes_apart(pairs, slice_match)

@@ -43,15 +43,33 @@ def find_checkpoint(
     return find()
 
 
+def check_checkpoint(checkpoint: str | None, variant: str, bundle_root: str | os.PathLike) -> None:
+    """Refuse weights that are not there, before anything is fetched or read; see :func:`find_checkpoint`."""
+    _locate(checkpoint, variant, Path(bundle_root))
+
+
 def _find_checkpoint(
     checkpoint: str | None, variant: str, bundle_root: Path, datalist: str | os.PathLike | None
 ) -> Path:
-    models = bundle_root / "models"
-    if checkpoint is None and variant in CHECKPOINTS:
+    path = _locate(checkpoint, variant, bundle_root, datalist)
+    if path is None:
         return fetch_checkpoint(variant)
+    record = read_record(path)
+    if record is not None and record.sha256:
+        verify_sha256(path, record.sha256)
+    return path
+
+
+def _locate(
+    checkpoint: str | None, variant: str, bundle_root: Path, datalist: str | os.PathLike | None = "given"
+) -> Path | None:
+    """Return where the weights are; None where they are SAM's own."""
+    models = bundle_root / "models"
     if variant not in VARIANTS:
         raise UserError(f"sam_variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
-    name = checkpoint or ("compact_chaos" if datalist is None else "compact_acdc")
+    if checkpoint is None and variant in CHECKPOINTS:
+        return None
+    name = str(checkpoint or ("compact_chaos" if datalist is None else "compact_acdc"))
     path = Path(name)
     if not path.is_file() and (models / f"{name}.pt").is_file():
         path = models / f"{name}.pt"
@@ -61,9 +79,6 @@ def _find_checkpoint(
             f"checkpoint {name} does not exist: give a path, or one of the weights in {models} ({there}); is "
             "--bundle_root right?"
         )
-    record = read_record(path)
-    if record is not None and record.sha256:
-        verify_sha256(path, record.sha256)
     return path
 
 
@@ -80,7 +95,7 @@ def find_segmentor(checkpoint: str | None, bundle_root: str | os.PathLike, train
     """
     answer_user_errors()  # the first of this package that runs in a MONAI Label server
     models = Path(bundle_root) / "models"
-    path = Path(checkpoint or "model")
+    path = Path(str(checkpoint or "model"))
     if not path.is_file():
         path = models / f"{path}.pt"
     if not path.is_file() and checkpoint is None:
