@@ -1,6 +1,7 @@
 """Promptable segmentation models: Segment Anything and a compact model under SAM's own prompt encoder and decoder.
 
-The only module that imports `segment_anything`. :class:`PromptableSam` is all that the inferers know of a backbone:
+The only module that imports `segment_anything`. :class:`PromptableSam` fulfils the protocols of
+:mod:`monai_ext.networks.backbone`, which are all that methods know of it:
 
 * :meth:`~PromptableSam.encode`: images in the input frame -> :class:`Embeddings`
 * :meth:`~PromptableSam.decode`: embeddings and prompts -> low-resolution logits and predicted IoU
@@ -15,7 +16,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from torchvision.ops import stochastic_depth
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 from monai_ext.networks import fast_decoder
+from monai_ext.networks.backbone import Embeddings
 from monai_ext.networks.compact_encoder import CompactImageEncoder
 from monai_ext.networks.fast_encoder import FastImageEncoder
 from monai_ext.networks.guidance import Guidance, guided_transformer
@@ -63,29 +64,6 @@ VARIANTS = ("compact", *CHECKPOINTS)
 
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 """Channels of SAM's image encoders."""
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Image embeddings with the frame they were made in.
-
-    Attributes:
-        features: [B, C, g, g], one vector for each cell of ``image_size / g`` pixels of the padded square.
-        size: (H, W) of the images before padding, in input-frame pixels; cells beyond it are padding.
-    """
-
-    features: Tensor
-    size: tuple[int, int]
-
-    def __getitem__(self, index: int | slice) -> Embeddings:
-        """Return the embeddings of some of the images; the batch axis stays."""
-        if isinstance(index, int):
-            position = range(len(self))[index]  # an IndexError past the end, so that a for loop stops
-            index = slice(position, position + 1)
-        return Embeddings(self.features[index], self.size)
-
-    def __len__(self) -> int:
-        return self.features.shape[0]
 
 
 class _PairedMaskDecoder(MaskDecoder):
@@ -185,6 +163,11 @@ class PromptableSam(nn.Module):
         return super().load_state_dict(state_dict, strict=True, assign=assign)
 
     @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.pixel_mean.device
+
+    @property
     def image_size(self) -> int:
         """Side S of the padded square the encoder takes, in pixels."""
         return int(self.image_encoder.img_size)  # type: ignore[arg-type]
@@ -210,11 +193,16 @@ class PromptableSam(nn.Module):
         return F.pad(images, (0, self.image_size - width, 0, self.image_size - height))
 
     def encode(self, images: Tensor) -> Embeddings:
-        """Encode images of the input frame, [B, 1 or 3, H, W] in [0, 255]."""
-        pixels = self.preprocess(images)
+        """Encode images of the input frame, [B, 1 or 3, H, W] in [0, 255], on any device."""
+        pixels = self.preprocess(images.to(self.device))
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             features = self.image_encoder(pixels).float()
         return Embeddings(features, (images.shape[-2], images.shape[-1]))
+
+    def encoder_state(self) -> dict[str, Tensor]:
+        """Return all tensors that make an embedding, by name: the encoder's weights and the normalisation."""
+        state: dict[str, Tensor] = self.image_encoder.state_dict()
+        return {**state, "mean": self.pixel_mean, "std": self.pixel_std}
 
     def decode_batch(
         self,
@@ -306,6 +294,35 @@ class PromptableSam(nn.Module):
             for k, mask, score in zip(members, logits, iou, strict=True):
                 masks[k], quality[k] = mask, score
         return torch.stack(masks), torch.stack(quality)
+
+    def decode_tokens(
+        self,
+        embeddings: Embeddings,
+        tokens: Tensor,
+        mask_input: Tensor | None = None,
+        multimask: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode sparse embeddings that were made elsewhere, such as learned prompts, past the prompt encoder.
+
+        Args:
+            embeddings: of one image for all sets of tokens, or of one image a set.
+            tokens: [K, N, C], K sets of N tokens as the prompt encoder gives them for N points.
+            mask_input: [K, 1, 4g, 4g] logits of earlier masks, or None.
+            multimask: see :meth:`decode_batch`.
+
+        Returns:
+            Logits [K, M, 4g, 4g] and predicted IoU [K, M].
+        """
+        if len(embeddings) not in (1, len(tokens)):
+            raise ValueError(f"{len(embeddings)} embeddings for {len(tokens)} sets of tokens: give one, or one a set")
+        _, dense = self.prompt_encoder(points=None, boxes=None, masks=mask_input)
+        return self.mask_decoder(
+            image_embeddings=embeddings.features.expand(len(tokens), -1, -1, -1),
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=tokens,
+            dense_prompt_embeddings=dense.expand(len(tokens), -1, -1, -1),
+            multimask_output=multimask,
+        )
 
     def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Map logits [K, M, 4g, 4g] of the padded square back to the input frame: [K, M, H, W] (bilinear)."""

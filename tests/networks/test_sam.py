@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from monai_ext.errors import UserError
 from monai_ext.networks import sam as sam_module
 from monai_ext.networks.sam import (
-    Embeddings,
     PromptableSam,
     add_drop_path,
     build_compact,
@@ -191,6 +190,26 @@ def test_embeddings_and_prompts_must_fit(ours) -> None:
         ours.decode(ours.encode(random_images(3)), PROMPTS[:2])
 
 
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_ready_tokens_decode_as_the_points_that_they_were_made_of(ours, with_mask) -> None:
+    prompts = [points((20, 30, 1), (60, 50, 0)), points((70, 10, 1), (5, 60, 1))]
+    embeddings = ours.encode(random_images(2))
+    mask_input = torch.randn(2, 1, 4 * GRID, 4 * GRID) if with_mask else None
+    tokens, _ = ours.prompt_encoder(
+        points=(torch.stack([p.points for p in prompts]), torch.stack([p.labels for p in prompts])),
+        boxes=None,
+        masks=None,
+    )
+    for one, other in zip(
+        ours.decode_tokens(embeddings, tokens, mask_input), ours.decode(embeddings, prompts, mask_input), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    alone, _ = ours.decode_tokens(embeddings[0], tokens, mask_input, multimask=True)
+    assert alone.shape == (2, 3, 4 * GRID, 4 * GRID)
+    with pytest.raises(ValueError, match="2 embeddings for 1 sets of tokens"):
+        ours.decode_tokens(embeddings, tokens[:1])
+
+
 def test_no_prompt_is_exactly_one_not_a_point_token_and_the_no_mask_embedding(ours, monkeypatch) -> None:
     seen = {}
     decoder = ours.mask_decoder.forward
@@ -208,15 +227,6 @@ def test_no_prompt_is_exactly_one_not_a_point_token_and_the_no_mask_embedding(ou
         seen["dense"], ours.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(2, -1, GRID, GRID)
     )
     torch.testing.assert_close(ours(random_images(2)), ours.to_image(logits, embeddings.size))
-
-
-def test_embeddings_are_taken_by_index_and_slice() -> None:
-    embeddings = Embeddings(torch.arange(3.0).view(3, 1, 1, 1), (5, 6))
-    assert [e.features.flatten().tolist() for e in embeddings] == [[0], [1], [2]]
-    assert embeddings[-1].features.flatten().tolist() == [2]
-    assert embeddings[1:].features.flatten().tolist() == [1, 2]
-    assert embeddings[1:].size == (5, 6)
-    assert len(embeddings[:2]) == 2
 
 
 def test_geometry_of_the_grid(ours) -> None:
