@@ -101,9 +101,11 @@ def _is_program(value: Any) -> bool:
 
 
 def _plain(value: Any) -> tuple[Any] | None:
-    """Return a value as a reader wants it, in a tuple; None where it is an object, or more than a few values."""
+    """Return a value as a reader wants it, in a tuple; None where it is an object, or holds objects or nothing."""
     if isinstance(value, (Path, torch.device, torch.dtype)):
         return (str(value),)
+    if isinstance(value, (Mapping, list, tuple)) and not value:
+        return None  # a list of cases, perhaps, in a run that has none
     if isinstance(value, Mapping):
         return (dict(value),) if all(map(_is_number_or_text, value.values())) else None
     return (value,) if _is_number_or_text(value) else None

@@ -26,7 +26,7 @@ LAYERS: dict[str, set[str]] = {
 }
 LAYERS["engines"] |= {"inferers"}
 LAYERS["handlers"] |= {"evaluation"}
-LAYERS["session"] |= {"inferers"}
+LAYERS["session"] |= {"handlers", "inferers"}
 LAYERS["label_server"] = {*BOTTOM, "data"}
 
 

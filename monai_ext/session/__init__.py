@@ -1,13 +1,12 @@
 """What every bundle does before its first case: show mistakes as a sentence, check options, files and weights.
 
-Configs import this package as ``session`` and call what is named here. Where torchrun has started several processes
-(overlay ``multi_gpu.yaml``), what must happen once happens in the first of them, and a mistake is shown once: see
-:mod:`monai_ext.processes`.
+Configs import this package as ``session`` and call what is named here. Where torchrun has started several processes,
+what must happen once happens in the first of them, and a mistake is shown once: see :mod:`monai_ext.processes`.
 """
 
 from monai_ext.session.cases import count_classes, find_datalist, refuse_phantom, run_folder, select_labels
 from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, try_out
-from monai_ext.session.launch import choose_device, process_device, run_cases, start, start_process
+from monai_ext.session.launch import choose_device, finish, run_cases, start
 from monai_ext.session.made import make_folder
 from monai_ext.session.options import check_options
 from monai_ext.session.preflight import look_at_headers, prepare
@@ -25,19 +24,18 @@ __all__ = [
     "find_checkpoint",
     "find_datalist",
     "find_segmentor",
+    "finish",
     "keep_training",
     "look_at_headers",
     "make_folder",
     "multiple_of",
     "one_of",
     "prepare",
-    "process_device",
     "refuse_overlap",
     "refuse_phantom",
     "run_cases",
     "run_folder",
     "select_labels",
     "start",
-    "start_process",
     "try_out",
 ]

@@ -20,17 +20,23 @@ from monai_ext.session.made import keep_made, remove_made
 from monai_ext.session.options import check_options
 
 
-def start(seed: int = 0, threads: int | None = None) -> None:
+def start(seed: int = 0, threads: int | None = None, device: str | torch.device | None = None) -> None:
     """Begin a run: report mistakes as one sentence, refuse unknown options, fix all seeds.
+
+    Processes that torchrun has started join each other, where the config shares the work out among them.
 
     Args:
         seed: of Python, NumPy and torch.
-        threads: of torch; None leaves its choice.
+        threads: of torch, in each process; None leaves its choice.
+        device: of this process; None: the config does not share its work out, and several processes are refused.
 
     Raises:
         UserError: for an option of the command line that no config file declares or whose value is of another kind, or
-            where torchrun has started several processes and the config does not share the cases out.
+            where torchrun has started several processes and the config does not share its work out.
     """
+    if device is not None:
+        processes.join()
+        processes.open_group(device)
     _report_mistakes()
     for name, value in check_options(sys.argv).items():
         _correct(name, value)
@@ -43,7 +49,7 @@ def start(seed: int = 0, threads: int | None = None) -> None:
         _report_mistakes()
         raise UserError(
             f"torchrun has started {processes.started_by_torchrun()} processes, but each would do all of the work: "
-            "add configs/multi_gpu.yaml (a training: train_multi_gpu.yaml) to --config_file, or run without torchrun."
+            "add the bundle's configs/train_multi_gpu.yaml to --config_file, where it has one, or run without torchrun."
         )
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")  # of no concern: we read no DICOM with it
     set_determinism(seed=int(seed))
@@ -72,21 +78,8 @@ def _correct(name: str, value: Any) -> None:
         item.update_config(value)
 
 
-def start_process(seed: int = 0, threads: int | None = None, device: str | torch.device = "cpu") -> None:
-    """Begin a run in one of the processes that torchrun has started, or in the only one; see :func:`start`.
-
-    Args:
-        seed: of Python, NumPy and torch.
-        threads: of torch, in each process.
-        device: of this process; see :func:`process_device`.
-    """
-    processes.join()
-    processes.open_group(device)
-    start(seed, threads)
-
-
-def process_device() -> torch.device:
-    """Return this process's device: the GPU that torchrun's LOCAL_RANK counts, or the CPU where there is none.
+def choose_device() -> torch.device:
+    """Return the GPU where there is one, else the CPU; of torchrun's processes each has the GPU of its LOCAL_RANK.
 
     Raises:
         UserError: if torchrun has started more processes on this machine than it has GPUs.
@@ -94,6 +87,8 @@ def process_device() -> torch.device:
     processes.join()
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    if processes.count() == 1:
+        return torch.device("cuda")
     index, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if index >= gpus:
         _report_mistakes()
@@ -104,9 +99,9 @@ def process_device() -> torch.device:
     return torch.device("cuda", index)
 
 
-def choose_device() -> torch.device:
-    """Return the GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def finish() -> None:
+    """End a run: leave the group of torchrun's processes."""
+    processes.close_group()
 
 
 def run_cases(evaluator: Engine) -> None:

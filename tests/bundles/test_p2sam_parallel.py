@@ -174,7 +174,7 @@ def test_merged_shards_are_the_whole(whole, evaluate, tmp_path, capsys):
 
 def test_two_processes_write_the_same_bytes(whole, cohort, tiny_options, tmp_path):
     options = {"bundle_root": BUNDLE, **tiny_options, "datalist": cohort, "output_dir": tmp_path / "out", **FAST}
-    done = torchrun(("inference", "evaluate", "multi_gpu"), options)
+    done = torchrun(("inference", "evaluate"), options)
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "out", whole)
     assert done.stdout.count("p2sam on cohort") == 1
@@ -190,7 +190,7 @@ def test_a_mistake_in_one_process_is_told_once_and_ends_all(tiny_options, tmp_pa
     blocked = tmp_path / "masks" / "phantom_visit2.nii.gz"
     (blocked / "folder").mkdir(parents=True)
     options = {"bundle_root": BUNDLE, **tiny_options, "output_dir": tmp_path, **FAST}
-    done = torchrun(("inference", "multi_gpu"), options)
+    done = torchrun(("inference",), options)
     assert done.returncode != 0
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(told) == 1, done.stderr
@@ -198,9 +198,3 @@ def test_a_mistake_in_one_process_is_told_once_and_ends_all(tiny_options, tmp_pa
     assert "monai_ext/handlers" not in done.stderr, "no traceback of ours"
     assert not (tmp_path / "prompts.csv").exists()
     assert len(list((tmp_path / "phantom").iterdir())) == 7
-
-
-def test_without_torchrun_the_overlay_is_one_process(run_bundle, whole, cohort, tmp_path):
-    options = {"datalist": str(cohort), "output_dir": str(tmp_path), **FAST}
-    run_bundle("p2sam", "inference", "evaluate", "multi_gpu", **options)
-    assert_same(tmp_path, whole)

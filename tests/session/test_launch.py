@@ -38,7 +38,7 @@ def test_torchrun_without_its_overlay_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(processes, "join", lambda: None)
-    with pytest.raises(UserError, match=r"started 2 processes.*add configs/multi_gpu.yaml"):
+    with pytest.raises(UserError, match=r"started 2 processes.*add the bundle's configs/train_multi_gpu.yaml"):
         session.start()
 
 
@@ -55,15 +55,17 @@ def test_a_mistake_is_told_by_the_first_process_that_fails(monkeypatch, capsys):
 def test_each_process_has_its_own_gpu(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert session.process_device() == torch.device("cpu")
+    assert session.choose_device() == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert session.choose_device() == torch.device("cuda"), "one process takes torch's own choice"
+    monkeypatch.setattr(processes, "_job", processes.Job(torch.distributed.HashStore(), 1, 2))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert session.process_device() == torch.device("cuda", 1)
+    assert session.choose_device() == torch.device("cuda", 1)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="--nproc_per_node 2"):
-        session.process_device()
+        session.choose_device()
 
 
 def test_start_refuses_the_command_line(config, monkeypatch):

@@ -1,0 +1,112 @@
+"""The parts of a config that every bundle has, as functions that configs name by ``_target_``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.data import DataLoader
+from monai.transforms import Compose, Invertd, LoadImaged
+from monai.utils import ensure_tuple
+
+from monai_ext.data.case_reader import CaseReader
+from monai_ext.data.pairs import collate_case
+from monai_ext.data.studies import Studies, result_options
+from monai_ext.handlers.finished_cases import FinishedCases
+from monai_ext.handlers.mask_writer import MaskWriter
+from monai_ext.handlers.overlay import OverlayWriter
+from monai_ext.handlers.progress import CaseProgress
+from monai_ext.handlers.prompt_table import PromptTable, Reporter
+from monai_ext.transforms.intensity import Intensityd
+from monai_ext.transforms.labels import MergeLabelsd
+from monai_ext.transforms.request import Requestd
+from monai_ext.transforms.sam_input import SamInputd
+
+
+def case_preprocessing(
+    image_size: int,
+    intensity: Any = None,
+    slice_axis: str | None = None,
+    masks: Sequence[str] | str = (),
+    served: Studies | None = None,
+    with_label: bool = False,
+    further: Sequence[Callable[..., Any]] = (),
+) -> Compose:
+    """Return what brings the files of a case to the input frame: [C, H, W, D], image values in [0, 255].
+
+    Args:
+        image_size: pixels of the longer side of a slice.
+        intensity: grey values; see :class:`~monai_ext.transforms.intensity.Intensityd`.
+        slice_axis: see :class:`~monai_ext.transforms.sam_input.SamInputd`.
+        masks: entries of the case, besides ``image``, that name masks of the same grid and are brought along.
+        served: finds the reference of a MONAI Label request; see :class:`~monai_ext.transforms.request.Requestd`.
+        with_label: load ``label`` as it is stored, for metrics.
+        further: transforms that come last.
+    """
+    names = list(ensure_tuple(masks))
+    steps: list[Any] = [_load("image")]
+    steps += [_load(names, mask=True)] if names else []
+    steps += [Requestd("image", served, result_options)] if served is not None else []
+    steps += [
+        Intensityd("image", intensity=intensity),
+        SamInputd(["image", *names], image_size, mode=["bilinear", *["nearest"] * len(names)], slice_axis=slice_axis),
+    ]
+    steps += [_load("label", mask=True)] if with_label else []
+    return Compose([*steps, *further])
+
+
+def _load(keys: Sequence[str] | str, mask: bool = False) -> LoadImaged:
+    reader: Any = CaseReader(label=mask)  # MONAI takes an object, whatever its annotation says
+    return LoadImaged(keys, reader=reader, ensure_channel_first=True)
+
+
+def mask_preprocessing(image_size: int, slice_axis: str | None = None, key: str = "label") -> Compose:
+    """Return what brings a mask alone to the input frame, [1, H, W, D]; see :func:`case_preprocessing`."""
+    return Compose(
+        [
+            _load(key, mask=True),
+            SamInputd(key, image_size, mode="nearest", slice_axis=slice_axis),
+        ]
+    )
+
+
+def mask_postprocessing(
+    preprocessing: Compose, labels: Mapping[str, int], overlap: bool = False, with_request: bool = False
+) -> Compose:
+    """Return what makes an integer mask on the grid of the image's file of logits [L, H, W, D] in the input frame.
+
+    Args:
+        preprocessing: of the image, which is inverted.
+        labels: name -> value in the mask, in the order of the channels.
+        overlap: keep one channel a label; see :class:`~monai_ext.transforms.labels.MergeLabelsd`.
+        with_request: heed the labels that a MONAI Label request names.
+    """
+    back = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
+    image_key = "image" if with_request else None
+    return Compose([back, MergeLabelsd("pred", list(labels.values()), overlap=overlap, image_key=image_key)])
+
+
+def case_loader(dataset: Any) -> DataLoader:
+    """Return a loader of one case after the other, with its entries as they are."""
+    return DataLoader(dataset, batch_size=1, collate_fn=collate_case)
+
+
+def case_outputs(
+    output_dir: str | Path, labels: Mapping[str, int], finished: FinishedCases, reporter: Reporter | None = None
+) -> list[Any]:
+    """Return the handlers that write what every run leaves: masks, overlays, for some ``prompts.csv``, and progress.
+
+    Args:
+        output_dir: folder of the run's outputs.
+        labels: name -> value in the masks.
+        finished: is told of each file and row.
+        reporter: an inferer that says what it chose; None: there is no ``prompts.csv``.
+    """
+    table = None if reporter is None else PromptTable(output_dir, reporter, finished)
+    return [
+        *([] if table is None else [table]),
+        MaskWriter(output_dir, labels, finished),
+        OverlayWriter(output_dir, labels, report=table, finished=finished),
+        CaseProgress(),
+    ]
