@@ -76,14 +76,15 @@ def _cluster_means(tokens: Tensor, n_parts: int, seed: int, n_init: int) -> Tens
     tokens = tokens.detach().float()
     if n_parts == 1:
         return tokens.mean(dim=0, keepdim=True)
-    members = _cluster(tokens.cpu().numpy(), n_parts, seed, n_init)
+    members = cluster(tokens.cpu().numpy(), n_parts, seed, n_init)
     if len(np.unique(members)) < n_parts:
         return None
     labels = torch.from_numpy(members).to(tokens.device)
     return torch.stack([tokens[labels == part].mean(dim=0) for part in range(n_parts)])
 
 
-def _cluster(tokens: np.ndarray, n_parts: int, seed: int, n_init: int) -> np.ndarray:
+def cluster(tokens: np.ndarray, n_parts: int, seed: int = 0, n_init: int = 10) -> np.ndarray:
+    """Number the cluster of each token by k-means++: ``[n, C]`` -> ``[n]``; see :func:`part_features`."""
     kmeans = KMeans(n_parts, init="k-means++", n_init=n_init, random_state=seed)
     # scikit-learn warns where tokens repeat and clusters stay empty: the caller sees that from the labels
     with _thread_pools().limit(limits=1), warnings.catch_warnings():
