@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from monai_ext.prompts.ties import mark_largest
+from monai_ext.prompts.ties import first_largest
 
 
 def cell_positions(size: tuple[int, int], stride: int, grid: tuple[int, int]) -> Tensor:
@@ -51,9 +51,9 @@ def propagate_labels(
     Returns:
         ``[m, N]`` float32; all 0 for a target without a source nearby.
     """
-    similarity = F.normalize(source.float(), dim=1) @ F.normalize(target.float(), dim=1).T
-    similarity = similarity.masked_fill(~near, float("-inf"))
-    chosen = mark_largest(similarity, min(top_k, len(source)))
-    logits = similarity.masked_fill(~chosen, float("-inf")) / temperature
-    weights = torch.nan_to_num(logits.softmax(dim=0))  # no source at all: all are -inf
-    return weights.T @ labels.float()
+    similarity = F.normalize(target.float(), dim=1) @ F.normalize(source.float(), dim=1).T
+    similarity = similarity.masked_fill(~near.T, float("-inf"))
+    chosen = first_largest(similarity, min(top_k, len(source)))
+    logits = similarity.gather(1, chosen) / temperature
+    weights = torch.nan_to_num(logits.softmax(dim=1))  # no source at all: all are -inf
+    return torch.einsum("mk,mkn->mn", weights, labels.float()[chosen])

@@ -77,22 +77,25 @@ def likeliest_label(logits: Tensor) -> Tensor:
     return (first_maximum(logits, dim=0, tolerance=LOGIT_TOLERANCE) + 1).where((logits > 0).any(dim=0), 0)
 
 
-def mark_largest(values: Tensor, count: int, dim: int = 0, tolerance: float = TOLERANCE) -> Tensor:
-    """Mark the ``count`` largest values along an axis.
+def first_largest(values: Tensor, count: int, tolerance: float = TOLERANCE) -> Tensor:
+    """Find the ``count`` largest values of each row.
 
-    Values within ``tolerance`` of the last of them count as equal: those above come first, then these in reading order.
+    Values within ``tolerance`` of the last of them count as equal: those above are all taken, then these in reading
+    order.
 
     Args:
-        values: of any shape, without NaN.
-        count: how many to mark, at most the length of ``dim``.
-        dim: axis to search along.
+        values: ``[m, n]``, without NaN.
+        count: how many to find, at most n.
         tolerance: in the unit of the values.
 
     Returns:
-        bool, of the shape of ``values``, with ``count`` marks along ``dim``.
+        ``[m, count]`` indices, ascending.
     """
-    last = values.topk(count, dim=dim).values.narrow(dim, count - 1, 1)
-    above = values > last + tolerance
-    equal = ~above & (values >= last - tolerance)
-    left = count - above.sum(dim=dim, keepdim=True)
-    return above | (equal & (equal.cumsum(dim=dim, dtype=torch.int32) <= left))
+    last = values.topk(count, dim=1).values[:, -1:]
+    taken = values >= last - tolerance
+    crowded = taken.sum(dim=1) > count
+    above = values[crowded] > last[crowded] + tolerance
+    equal = taken[crowded] & ~above
+    left = count - above.sum(dim=1, keepdim=True)
+    taken[crowded] = above | (equal & (equal.cumsum(dim=1) <= left))
+    return taken.nonzero()[:, 1].view(len(values), count)

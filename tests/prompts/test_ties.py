@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from monai_ext.prompts.ties import (
     LOGIT_TOLERANCE,
     TOLERANCE,
+    first_largest,
     first_maximum,
     first_minimum,
     from_largest,
     likeliest_label,
-    mark_largest,
 )
 
 ROUNDING = TOLERANCE / 4
@@ -57,10 +57,11 @@ def test_groups_of_equal_values_keep_reading_order(values) -> None:
 
 @given(values=near_ties, count=st.integers(1, 12))
 @settings(deadline=None)
-def test_the_largest_are_marked(values, count) -> None:
+def test_as_many_of_the_largest_as_asked_for(values, count) -> None:
     count = min(count, len(values))
-    marks = mark_largest(torch.tensor(values, dtype=torch.float64), count)
-    assert marks.nonzero()[:, 0].tolist() == sorted(slow_from_largest(values)[:count])
+    rows = torch.tensor([values, values[::-1]], dtype=torch.float64)
+    expected = [sorted(slow_from_largest(row)[:count]) for row in rows.tolist()]
+    assert first_largest(rows, count).tolist() == expected
 
 
 def test_rounding_does_not_decide() -> None:
@@ -68,7 +69,7 @@ def test_rounding_does_not_decide() -> None:
     noise = torch.rand(200, 5, generator=torch.Generator().manual_seed(0)) * ROUNDING
     assert set(first_maximum(exact + noise).tolist()) == {1}
     assert {tuple(from_largest(row).tolist()) for row in exact + noise} == {(1, 2, 4, 3, 0)}
-    assert {tuple(row) for row in mark_largest(exact + noise, 2, dim=1).tolist()} == {(False, True, True, False, False)}
+    assert {tuple(row) for row in first_largest(exact + noise, 2).tolist()} == {(1, 2)}
 
 
 def test_what_is_larger_by_more_wins() -> None:
@@ -83,9 +84,7 @@ def test_any_axis_and_infinite_values() -> None:
     assert int(first_maximum(torch.full((3,), -math.inf))) == 0
     assert int(first_minimum(torch.tensor([math.inf, 3.0, 3.0]))) == 1
     assert from_largest(torch.tensor([-math.inf, 1.0, -math.inf, math.inf])).tolist() == [3, 1, 0, 2]
-    marks = mark_largest(values, 2)
-    assert marks.sum(dim=0).tolist() == [2, 2]
-    assert marks[:, 1].tolist() == [True, True, False]
+    assert first_largest(values.T, 2).tolist() == [[0, 1], [0, 1]]
 
 
 @pytest.mark.parametrize("noise", [0.0, LOGIT_TOLERANCE / 2, -LOGIT_TOLERANCE / 2])
