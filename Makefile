@@ -14,11 +14,12 @@ STAMP  := $(VENV)/.installed
 LABEL_STAMP := $(LABEL_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test label-install label-demo test-label lint typecheck bench clean
+.PHONY: help install demo test test-processors label-install label-demo test-label lint typecheck bench clean
 
 help:
 	@echo "make demo       run P2SAM on a phantom patient, into $(DEMO)"
 	@echo "make test       run the tests"
+	@echo "make test-processors  the tests that can differ, as on older processors"
 	@echo "make label-demo a MONAI Label server on the phantom patient, its mask compared, into $(LABEL_DEMO)"
 	@echo "make test-label the tests of MONAI Label, with real servers"
 	@echo "make lint       ruff: rules and formatting"
@@ -48,6 +49,19 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --ignore tests/label $(ARGS)
+
+# Each line is an older processor to torch, oneDNN, MKL and OpenBLAS; the first test run is without a limit.
+AVX512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=avx512 MKL_ENABLE_INSTRUCTIONS=AVX512 OPENBLAS_CORETYPE=SkylakeX
+AVX2   := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
+SSE4   := ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem
+HAS_AVX512 := $(shell grep -qsw avx512bw /proc/cpuinfo && echo yes)
+CAN_DIFFER ?= tests/prompts tests/networks tests/inferers tests/engines
+
+test-processors: $(STAMP)
+	@for threads in 1 2; do for limit in "" $(if $(HAS_AVX512),"$(AVX512)") "$(AVX2)" "$(SSE4)"; do \
+	  echo "== threads: $$threads $$limit"; \
+	  env OMP_NUM_THREADS=$$threads $$limit $(BIN)/python -m pytest $(CAN_DIFFER) $(ARGS) || exit 1; \
+	done; done
 
 # MONAI Label has an environment of its own: it needs older NumPy and pydicom than we do, and Python 3.11. Without sam2,
 # one of its optional models, which takes most of its install; setup.cfg lists its other dependencies.

@@ -30,6 +30,7 @@ from monai_ext.networks.dual_branch_unet import BranchOutputs, DualBranchUNet
 from monai_ext.networks.precision import PRECISIONS
 from monai_ext.networks.sam import PromptableSam
 from monai_ext.prompts.prompt import Prompt
+from monai_ext.prompts.ties import likeliest_label
 from monai_ext.transforms.augment import ScribbleAugment
 
 VARIANTS = ("pce", "dmpls", "sam_sp", "full")
@@ -224,7 +225,7 @@ def segment_slices(network: nn.Module, planes: np.ndarray, dataset: ScribbleData
         logits = network(image[None].to(device))[..., :height, :width]
         if (height, width) != plane.shape:
             logits = nn.functional.interpolate(logits, plane.shape, mode="bilinear", align_corners=False)
-        result[k] = logits[0].argmax(0).cpu().numpy()
+        result[k] = likeliest_label(logits[0, 1:] - logits[0, :1]).cpu().numpy()
     return result
 
 

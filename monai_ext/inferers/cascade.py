@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from monai_ext.networks.sam import Embeddings, PromptableSam
 from monai_ext.prompts.boxes import tight_box
 from monai_ext.prompts.prompt import Prompt
+from monai_ext.prompts.ties import first_maximum
 
 
 def guided_cascade(
@@ -62,6 +63,6 @@ def original_box(logits: Tensor, size: tuple[int, int]) -> Tensor | None:
 
 
 def _best(logits: Tensor, quality: Tensor) -> Tensor:
-    """Keep the mask of the highest predicted IoU: [K, M, h, w] and [K, M] -> [K, 1, h, w]."""
+    """Keep the mask of the highest predicted IoU, of equal ones the first: [K, M, h, w], [K, M] -> [K, 1, h, w]."""
     rows = torch.arange(len(logits), device=logits.device)
-    return logits[rows, quality.argmax(dim=1)][:, None]
+    return logits[rows, first_maximum(quality, dim=1)][:, None]

@@ -30,6 +30,7 @@ from monai_ext.prompts.parts import foreground_features
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.retrieval import retrieve_masks
 from monai_ext.prompts.shares import touched_cells
+from monai_ext.prompts.ties import from_largest
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class ReferencePatches:
 class MatcherInferer(FollowUpInferer):
     """Segment by matched patches, many sampled prompts and a score of their masks (Matcher).
 
-    The candidates' distances are exact; masks with the same cells are computed once. Ties in score: the first prompt.
+    The candidates' distances are exact; masks with the same cells are computed once. Of equal scores
+    (:mod:`monai_ext.prompts.ties`) the first prompt.
 
     Args:
         labels: name -> value of the structures.
@@ -142,8 +144,7 @@ class MatcherInferer(FollowUpInferer):
         scores = mask_scores(
             distances, masks.flatten(1).cpu(), matched.flatten().cpu(), self.alpha, self.beta, self.exponent
         )
-        order = scores.argsort(descending=True, stable=True)
-        chosen = [int(k) for k in order[: self.merged] if bool(scores[k].isfinite())]
+        chosen = [int(k) for k in from_largest(scores)[: self.merged] if bool(scores[k].isfinite())]
         if not chosen:
             return SliceResult(None, "no_foreground", {})
         best = prompts[chosen[0]]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from monai_ext.inferers.reference import Reference
 from monai_ext.networks.sam import Embeddings, PromptableSam
 from monai_ext.prompts.masks import valid_cells
+from monai_ext.prompts.ties import TOLERANCE
 
 
 def mean_feature(network: PromptableSam, embeddings: Embeddings) -> Tensor:
@@ -60,7 +61,10 @@ def reference_distances(
 def nearest_reference(
     network: PromptableSam, image: Tensor, references: Sequence[Reference], matches: Sequence[Sequence[int | None]]
 ) -> int:
-    """Return the number of the nearest reference by :func:`reference_distances`; of equally near ones the latest."""
+    """Return the number of the nearest reference by :func:`reference_distances`.
+
+    Of equally near ones (:mod:`monai_ext.prompts.ties`) the latest, not the first: it is nearer in time.
+    """
     distances = reference_distances(network, image, references, matches)
-    lowest = min(distances)
-    return max(number for number, distance in enumerate(distances) if distance == lowest)
+    limit = min(distances) + TOLERANCE
+    return max(number for number, distance in enumerate(distances) if distance <= limit)

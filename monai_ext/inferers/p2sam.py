@@ -64,6 +64,7 @@ from monai_ext.prompts.points import (
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.ranges import RANGES, Counts, parse_counts
 from monai_ext.prompts.retrieval import DISTANCES, Cost, Distance, retrieve_masks
+from monai_ext.prompts.ties import LOGIT_TOLERANCE, first_maximum
 
 MODES = ("paper", "official")
 NEGATIVES = ("background", "lowest")
@@ -486,13 +487,18 @@ def _owners(clicks: Sequence[Click], names: list[str], results: Sequence[SliceRe
     """Sort clicks by the structure they are meant for: the named one, or the likeliest at that pixel."""
     owners: dict[int, list[Click]] = {}
     for click in clicks:
-        at = [
-            float("-inf")
-            if r.logits is None
-            else float(r.logits[_pixel(click.y, r.logits, 0), _pixel(click.x, r.logits, 1)])
-            for r in results
-        ]
-        number = at.index(max(at)) if click.structure is None else names.index(click.structure)
+        if click.structure is None:
+            at = torch.tensor(
+                [
+                    float("-inf")
+                    if r.logits is None
+                    else float(r.logits[_pixel(click.y, r.logits, 0), _pixel(click.x, r.logits, 1)])
+                    for r in results
+                ]
+            )
+            number = int(first_maximum(at, tolerance=LOGIT_TOLERANCE))
+        else:
+            number = names.index(click.structure)
         owners.setdefault(number, []).append(click)
     return owners
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.networks.sam import Embeddings, PromptableSam
-from monai_ext.prompts.prototypes import lead, prototype, prototype_scores
+from monai_ext.prompts.prototypes import SCALE, lead, prototype, prototype_scores
 from monai_ext.prompts.shares import covered_share
+from monai_ext.prompts.ties import TOLERANCE
 
 
 def class_shares(network: PromptableSam, label: Tensor, values: Sequence[int]) -> Tensor:
@@ -31,7 +32,11 @@ def class_shares(network: PromptableSam, label: Tensor, values: Sequence[int]) -
 
 
 def classes_to_results(
-    network: PromptableSam, scores: Tensor, size: tuple[int, int], present: Sequence[bool]
+    network: PromptableSam,
+    scores: Tensor,
+    size: tuple[int, int],
+    present: Sequence[bool],
+    tolerance: float = TOLERANCE,
 ) -> list[SliceResult]:
     """Upsample scores of the present classes and give each structure its lead over all others.
 
@@ -40,9 +45,10 @@ def classes_to_results(
         scores: [N, g, g], background first where there is any, then the structures that are present.
         size: (H, W) of the image in the input frame.
         present: whether each structure of the call is among the scores, in order.
+        tolerance: scores that differ by no more count as equal.
     """
     upsampled = network.to_image(scores[:, None], size)[:, 0]
-    ahead = lead(upsampled) if len(upsampled) > 1 else torch.full_like(upsampled, -BACKGROUND)
+    ahead = lead(upsampled, tolerance) if len(upsampled) > 1 else torch.full_like(upsampled, -BACKGROUND)
     remaining = iter(ahead[len(scores) - sum(present) :])
     results = []
     for here in present:
@@ -74,7 +80,7 @@ class PanetInferer(FollowUpInferer):
         embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
         prototypes = torch.stack([mean for mean in means if mean is not None])
         scores = prototype_scores(prototypes, embeddings.features[0])
-        return classes_to_results(network, scores, embeddings.size, present)
+        return classes_to_results(network, scores, embeddings.size, present, SCALE * TOLERANCE)
 
     def _prototypes(
         self, network: PromptableSam, embeddings: Embeddings, label: Tensor, values: Sequence[int]

@@ -1,6 +1,7 @@
 """Which slice of the reference serves which slice of the target.
 
-* ``position``: the reference slice nearest in scanner coordinates. Slices that the reference does not reach have none.
+* ``position``: the reference slice nearest in scanner coordinates, of two equally near ones the first. Slices that the
+  reference does not reach have none.
 * ``relative``: the slice at the same relative height of the volume, for visits whose coordinates do not agree.
 * ``oracle_centre``: the authors' rule for 4D-Lung, which aligns the centres of the two structures. It knows which
   slices of the target hold the structure: oracle knowledge, only for repeating the paper.
@@ -13,16 +14,20 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.data import MetaTensor
 
 from monai_ext.data.checks import boxes_overlap, grids_overlap
 from monai_ext.data.images import read_geometry, read_label
 from monai_ext.errors import UserError
+from monai_ext.prompts.ties import first_minimum
 from monai_ext.transforms.sam_input import slice_positions, to_display
 
 RULES = ("position", "relative", "oracle_centre")
 LARGEST_TILT = 20.0
 """Degrees between the slices of two visits above which positions are no longer comparable slice by slice."""
+SAME_DISTANCE_MM = 1e-3
+"""Slices whose distances differ by no more are equally near; headers hold positions to about 1e-4 mm."""
 
 
 def match_slices(
@@ -88,8 +93,9 @@ def _by_position(target: MetaTensor, reference: MetaTensor) -> list[int | None]:
     reach = max(_thickness(reference), _thickness(target)) / 2 * 1.001
     matches: list[int | None] = []
     for height in centres @ reference_normal:
-        nearest = int(np.abs(heights - height).argmin())
-        matches.append(nearest if abs(heights[nearest] - height) <= reach else None)
+        distances = np.abs(heights - height)
+        nearest = int(first_minimum(torch.from_numpy(distances), tolerance=SAME_DISTANCE_MM))
+        matches.append(nearest if distances[nearest] <= reach else None)
     if all(match is None for match in matches):
         raise UserError(
             f"no slice of {_file(target)} lies within the slices of its reference {_file(reference)}: match slices by "

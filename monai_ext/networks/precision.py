@@ -18,16 +18,18 @@ from monai_ext.networks.packed_linear import is_packing_exact
 PRECISIONS = ("float32", "bfloat16")
 
 
-def choose_precision(precision: str | None, device: torch.device | str = "cpu") -> str:
+def choose_precision(precision: str | None, device: torch.device | str = "cpu", variant: str = "compact") -> str:
     """Return the precision that a run's encoder takes, and say so where it is not the one asked for.
 
     Args:
         precision: ``float32``, ``bfloat16``, or None for float32.
         device: where the encoder runs.
+        variant: of SAM, see :func:`monai_ext.networks.sam.build_sam`.
 
     Returns:
         ``float32`` or ``bfloat16``; float32 where the machine would only emulate bfloat16, with a line on stderr. One
-        says, too, where a CPU lacks what makes SAM fast.
+        says, too, where SAM's ViT runs on a CPU without oneDNN. A CPU that offers one of the two ways to its float32
+        products needs no such line: one with AMX has no ``is_onednn_exact`` and is as fast with MKL.
 
     Raises:
         UserError: for another precision.
@@ -36,7 +38,7 @@ def choose_precision(precision: str | None, device: torch.device | str = "cpu") 
     if chosen not in PRECISIONS:
         raise UserError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}.")
     device = torch.device(device)
-    if device.type == "cpu" and not (is_onednn_exact() and is_packing_exact()):
+    if device.type == "cpu" and str(variant).startswith("vit") and not (is_packing_exact() or is_onednn_exact()):
         print(
             "note: oneDNN's float32 products are not at hand here: SAM runs slower, with the same result",
             file=sys.stderr,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ON_THE_EDGE = 1e-3
+"""Pixels by which a centre may lie beyond the edge of a box and is still on it: a box of another image is rounded."""
+
 
 def tight_box(mask: Tensor) -> Tensor | None:
     """Bound a mask by the centres of its outermost pixels, as the authors' last decoder pass does.
@@ -50,6 +53,6 @@ def _inside(box: Tensor, rows: Tensor, columns: Tensor, least: float, margin: fl
     x0, y0, x1, y1 = box.tolist()
     inside = []
     for low, high, centres in ((y0, y1, rows), (x0, x1, columns)):
-        room = max(margin * (high - low), least)
+        room = max(margin * (high - low), least) + ON_THE_EDGE
         inside.append((centres >= low - room) & (centres <= high + room))
     return inside[0][:, None] & inside[1][None, :]

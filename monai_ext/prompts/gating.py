@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from monai_ext.prompts.ties import TOLERANCE, first_maximum, from_largest
+
 
 def similarity_maps(target: Tensor, foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and greatest similarity of each target cell to the foreground, and its mean to the background (Eqs. 1, 2).
@@ -32,7 +34,8 @@ def similarity_maps(target: Tensor, foreground: Tensor, background: Tensor) -> t
 def select_points(mean_positive: Tensor, max_positive: Tensor, mean_negative: Tensor) -> Tensor:
     """Select cells that resemble the foreground more than the background (positive-negative alignment, Eq. 3).
 
-    As many as S_p sums up to, rounded down: at least one where any cell is left.
+    As many as S_p sums up to, rounded down: at least one where any cell is left. Of equal cells
+    (:mod:`monai_ext.prompts.ties`) the first; a map that is flat but for rounding selects nothing.
 
     Args:
         mean_positive: ``[m]`` S+_mean.
@@ -44,8 +47,8 @@ def select_points(mean_positive: Tensor, max_positive: Tensor, mean_negative: Te
     """
     mixture = _unit_range(mean_positive * max_positive)
     kept = torch.where(mixture > _unit_range(mean_negative), mixture, torch.zeros_like(mixture))
-    count = min(max(int(kept.double().sum()), 1), int((kept > 0).sum()))
-    return kept.argsort(descending=True, stable=True)[:count]
+    count = min(max(int(kept.double().sum() + TOLERANCE), 1), int((kept > 0).sum()))
+    return from_largest(kept.masked_fill(kept == 0, float("-inf")))[:count]
 
 
 def clusters_by_coverage(covers: Tensor) -> Tensor:
@@ -106,7 +109,7 @@ def self_consistent(features: Tensor, shares: Tensor, points: Tensor, clusters: 
         {\sum_i I(y_p)(i) \cdot \mathrm{dist}(l, p)}
 
     dist is the distance from point l to the nearest point of cluster p, in cells, but at least 1: to its own cluster it
-    would be 0, and every point would be consistent.
+    would be 0, and every point would be consistent. Of equally similar clusters the first.
 
     Args:
         features: ``[C, g, g]`` of the target.
@@ -125,7 +128,7 @@ def self_consistent(features: Tensor, shares: Tensor, points: Tensor, clusters: 
     apart = torch.cdist(place, place)
     nearest = torch.stack([apart[:, clusters == p].amin(dim=1) for p in range(len(shares))], dim=1)
     similarity = total / nearest.clamp(min=1).to(total)
-    return similarity.argmax(dim=1) == clusters
+    return first_maximum(similarity, dim=1) == clusters
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -134,4 +137,4 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 def _unit_range(values: Tensor) -> Tensor:
     low, high = values.min(), values.max()
-    return (values - low) / (high - low) if bool(high > low) else torch.zeros_like(values)
+    return (values - low) / (high - low) if bool(high > low + TOLERANCE) else torch.zeros_like(values)

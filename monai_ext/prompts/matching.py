@@ -12,8 +12,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from monai_ext.prompts.parts import part_features
+from monai_ext.prompts.parts import cluster
 from monai_ext.prompts.retrieval import cost_matrix
+from monai_ext.prompts.ties import TOLERANCE
+
+JITTER = 0.01
+"""Pixels by which points are moved to be clustered: on a grid many clusterings are equally good."""
 
 
 def match_both_ways(reference: Tensor, inside: Tensor, target: Tensor) -> Tensor:
@@ -21,7 +25,8 @@ def match_both_ways(reference: Tensor, inside: Tensor, target: Tensor) -> Tensor
 
     Forward, each foreground patch of the reference is assigned a patch of the target of its own, of greatest total
     cosine similarity (Hungarian method). Backward, each patch so found is assigned one of all the reference's patches.
-    It is kept where that lies in the foreground.
+    It is kept where that lies in the foreground. Similarities are counted in whole steps of
+    :data:`~monai_ext.prompts.ties.TOLERANCE`, so that sums of equal ones are equal; of equal sums SciPy's choice.
 
     Args:
         reference: ``[n, C]`` features of the reference.
@@ -31,20 +36,28 @@ def match_both_ways(reference: Tensor, inside: Tensor, target: Tensor) -> Tensor
     Returns:
         Indices of the matched target patches, ascending; empty where nothing comes home.
     """
-    _, forward = linear_sum_assignment(cost_matrix(reference[inside], target))
+    _, forward = linear_sum_assignment(_steps(reference[inside], target))
     found = torch.from_numpy(np.sort(forward)).to(target.device)
-    rows, backward = linear_sum_assignment(cost_matrix(target[found], reference))
+    rows, backward = linear_sum_assignment(_steps(target[found], reference))
     home = inside[torch.from_numpy(backward).to(inside.device)]
     return found[torch.from_numpy(rows).to(found.device)][home.to(found.device)]
+
+
+def _steps(a: Tensor, b: Tensor) -> np.ndarray:
+    """Cost of each pair in whole steps: sums of whole numbers are exact."""
+    return np.round(cost_matrix(a, b) / TOLERANCE)
 
 
 def cluster_centres(points: Tensor, count: int, seed: int = 0) -> Tensor:
     """Cluster point coordinates by k-means++ (robust prompt sampler, §3.2).
 
+    Points of a grid can be clustered in many equally good ways: each is moved by up to :data:`JITTER`, the same for the
+    same seed, and one way is the best. Centres are those of the points before.
+
     Args:
         points: ``[n, 2]``.
         count: number of centres; with no more distinct points than that, the points themselves are returned.
-        seed: of k-means++.
+        seed: of k-means++ and of the jitter.
 
     Returns:
         ``[k, 2]`` float32, k at most ``count``, sorted by coordinates.
@@ -52,7 +65,9 @@ def cluster_centres(points: Tensor, count: int, seed: int = 0) -> Tensor:
     distinct = torch.unique(points.float(), dim=0)
     if len(distinct) <= count:
         return distinct
-    centres = part_features(points, count, seed)
+    jitter = np.random.default_rng(seed).uniform(-JITTER, JITTER, tuple(points.shape))
+    members = torch.from_numpy(cluster(points.cpu().numpy() + jitter, count, seed)).to(points.device)
+    centres = torch.stack([points[members == part].float().mean(dim=0) for part in range(count)])
     return torch.unique(centres, dim=0)
 
 

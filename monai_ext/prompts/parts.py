@@ -12,6 +12,9 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
+from torch.nn import functional as F
+
+from monai_ext.prompts.ties import TOLERANCE
 
 
 def foreground_features(features: Tensor, mask: Tensor) -> Tensor:
@@ -62,7 +65,8 @@ def part_sets(tokens: Tensor, counts: Sequence[int], seed: int = 0, n_init: int 
 
     Returns:
         Number of parts -> ``[number, C]``. Counts above the number of distinct tokens are left out, as in the
-        authors' code; with no tokens at all nothing is left.
+        authors' code; with no tokens at all nothing is left. Tokens that differ by rounding
+        (:data:`~monai_ext.prompts.ties.TOLERANCE` of their mean length) are not distinct.
     """
     sets = {count: _cluster_means(tokens, count, seed, n_init) for count in counts}
     return {count: parts for count, parts in sets.items() if parts is not None}
@@ -76,14 +80,17 @@ def _cluster_means(tokens: Tensor, n_parts: int, seed: int, n_init: int) -> Tens
     tokens = tokens.detach().float()
     if n_parts == 1:
         return tokens.mean(dim=0, keepdim=True)
-    members = _cluster(tokens.cpu().numpy(), n_parts, seed, n_init)
+    members = cluster(tokens.cpu().numpy(), n_parts, seed, n_init)
     if len(np.unique(members)) < n_parts:
         return None
     labels = torch.from_numpy(members).to(tokens.device)
-    return torch.stack([tokens[labels == part].mean(dim=0) for part in range(n_parts)])
+    parts = torch.stack([tokens[labels == part].mean(dim=0) for part in range(n_parts)])
+    least = TOLERANCE * tokens.norm(dim=1).mean()  # tokens that are equal but for rounding are not divided
+    return None if bool((F.pdist(parts) <= least).any()) else parts
 
 
-def _cluster(tokens: np.ndarray, n_parts: int, seed: int, n_init: int) -> np.ndarray:
+def cluster(tokens: np.ndarray, n_parts: int, seed: int = 0, n_init: int = 10) -> np.ndarray:
+    """Number the cluster of each token by k-means++: ``[n, C]`` -> ``[n]``; see :func:`part_features`."""
     kmeans = KMeans(n_parts, init="k-means++", n_init=n_init, random_state=seed)
     # scikit-learn warns where tokens repeat and clusters stay empty: the caller sees that from the labels
     with _thread_pools().limit(limits=1), warnings.catch_warnings():

@@ -1,7 +1,8 @@
 """Point prompts where a target looks like a part of the reference (P²SAM §3.2, Eq. 2).
 
 All points are ``(x, y)`` in input-frame pixels with pixel centres at integers, as segment_anything expects
-them (its prompt encoder adds 0.5). Equal similarities: the first cell or pixel, row by row, is taken.
+them (its prompt encoder adds 0.5). Of equal similarities (:mod:`monai_ext.prompts.ties`) the first cell or pixel, row
+by row, is taken.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from monai_ext.prompts.ties import TOLERANCE, first_maximum
 
 
 def cosine_maps(parts: Tensor, features: Tensor) -> Tensor:
@@ -153,11 +156,11 @@ def _spread(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sample standard deviation, for division: of a constant map 1."""
     mean = values.mean()
     deviation = ((values - mean).square().sum() / max(values.numel() - 1, 1)).sqrt()
-    return mean, torch.where(deviation > 1e-6, deviation, 1.0)
+    return mean, torch.where(deviation > TOLERANCE, deviation, 1.0)
 
 
 def _argmax_xy(maps: Tensor) -> Tensor:
-    index = maps.flatten(1).argmax(dim=1)
+    index = first_maximum(maps.flatten(1))
     columns = maps.shape[2]
     return torch.stack([index % columns, index // columns], dim=1).float()
 

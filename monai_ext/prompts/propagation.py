@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from monai_ext.prompts.ties import first_largest
+
 
 def cell_positions(size: tuple[int, int], stride: int, grid: tuple[int, int]) -> Tensor:
     """Centres of the cells as shares of the image, so that images of different shape lie over each other.
@@ -35,7 +37,8 @@ def propagate_labels(
     .. math:: L_T(j) = \sum_{i \in N_k(j)}
         \frac{e^{\cos(s_i, t_j) / \tau}}{\sum_{l \in N_k(j)} e^{\cos(s_l, t_j) / \tau}} \, L_S(i)
 
-    with the ``top_k`` most similar sources N_k(j) among those that are near. Of equally similar ones torch's choice.
+    with the ``top_k`` most similar sources N_k(j) among those that are near; of equally similar ones
+    (:mod:`monai_ext.prompts.ties`) the first.
 
     Args:
         source: ``[n, C]`` features of annotated cells.
@@ -48,7 +51,9 @@ def propagate_labels(
     Returns:
         ``[m, N]`` float32; all 0 for a target without a source nearby.
     """
-    similarity = F.normalize(source.float(), dim=1) @ F.normalize(target.float(), dim=1).T
-    best, chosen = similarity.masked_fill(~near, float("-inf")).topk(min(top_k, len(source)), dim=0)
-    weights = torch.nan_to_num((best / temperature).softmax(dim=0))  # no source at all: all are -inf
-    return torch.einsum("km,kmn->mn", weights, labels.float()[chosen])
+    similarity = F.normalize(target.float(), dim=1) @ F.normalize(source.float(), dim=1).T
+    similarity = similarity.masked_fill(~near.T, float("-inf"))
+    chosen = first_largest(similarity, min(top_k, len(source)))
+    logits = similarity.gather(1, chosen) / temperature
+    weights = torch.nan_to_num(logits.softmax(dim=1))  # no source at all: all are -inf
+    return torch.einsum("mk,mkn->mn", weights, labels.float()[chosen])

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from monai_ext.prompts.ties import TOLERANCE, first_maximum
+
 SCALE = 20.0
 """The factor alpha of PANet's softmax over cosine similarities (Eq. 3), fixed there to 20."""
 
@@ -44,11 +46,14 @@ def prototype_scores(prototypes: Tensor, features: Tensor, scale: float = SCALE)
     return scale * (F.normalize(prototypes.float(), dim=1) @ cells).unflatten(1, features.shape[1:])
 
 
-def lead(scores: Tensor) -> Tensor:
-    """How far each class is ahead of the best other one: above 0 exactly where it is the argmax.
+def lead(scores: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """How far each class is ahead of the best other one: above 0 exactly where it has the largest score.
+
+    Of classes within ``tolerance`` of the largest the first is ahead, by no less than that, and the others are behind.
 
     Args:
         scores: ``[N, H, W]``, N at least 2.
+        tolerance: in the unit of the scores; see :mod:`monai_ext.prompts.ties`.
 
     Returns:
         ``[N, H, W]``.
@@ -59,4 +64,7 @@ def lead(scores: Tensor) -> Tensor:
     if len(scores) < 2:
         raise ValueError("one class alone has nothing to be ahead of")
     first, second = scores.topk(2, dim=0).values
-    return torch.where(scores == first, first - second, scores - first)
+    ahead = torch.where(scores == first, first - second, scores - first)
+    classes = torch.arange(len(scores), device=scores.device).view(-1, *[1] * (scores.ndim - 1))
+    winner = classes == first_maximum(scores, dim=0, tolerance=tolerance)
+    return torch.where(winner, ahead.clamp(min=tolerance), ahead.clamp(max=-tolerance))

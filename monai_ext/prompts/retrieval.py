@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from monai_ext.prompts.distances import assignment_cost, common_parts, jensen_shannon
 from monai_ext.prompts.parts import foreground_features
+from monai_ext.prompts.ties import TOLERANCE, first_minimum
 
 Cost = Literal["cosine", "sqeuclidean"]
 Distance = Literal["wasserstein", "hungarian", "jensen_shannon"]
@@ -37,9 +39,8 @@ class Retrieval:
         index: the chosen candidate, or None where all are empty (``no_foreground``).
         distances: one a candidate: its distance, ``inf`` where it is empty, None where pruning showed that it
             is neither the best nor the runner-up.
-        margin: distance of the nearest *different* candidate minus that of the chosen one, exact with and
-            without pruning; None where there is no different one. Candidates with the same tokens are no
-            rivals.
+        margin: second-smallest distance minus the smallest, of *different* candidates, exact with and without
+            pruning; None where there is no different one. Candidates with the same tokens are no rivals.
     """
 
     index: int | None
@@ -118,6 +119,9 @@ def retrieve(
 ) -> Retrieval:
     """Choose the candidate nearest to the reference (Eq. 3); of equally near ones the first.
 
+    Equally near are distances within :data:`~monai_ext.prompts.ties.TOLERANCE` of the smallest, for ``sqeuclidean``
+    times the mean squared length of the reference's tokens.
+
     Pruning goes through the candidates by their lower bound and stops where it passes the second-smallest
     distance so far (not the smallest, so that the margin is exact too): same choice, same margin, less work.
 
@@ -143,7 +147,7 @@ def retrieve(
         for owner in dict.fromkeys(owners.values())
         if (tokens := candidates[owner]) is not None
     }
-    return _nearest(costs, owners, len(candidates), prune)
+    return _nearest(costs, owners, len(candidates), prune, _tolerance(reference_tokens, cost))
 
 
 def retrieve_masks(
@@ -179,15 +183,21 @@ def retrieve_masks(
     owners = _first_with_same_key([row.tobytes() for row in members], [not row.any() for row in members])
     if distance != "wasserstein":
         tokens = {owner: foreground_features(features, masks[owner]) for owner in dict.fromkeys(owners.values())}
-        return _choose(_other_distances(distance, reference_tokens, tokens, cost, seed), owners, len(masks))
+        tolerance = TOLERANCE if distance == "jensen_shannon" else _tolerance(reference_tokens, cost)
+        return _choose(_other_distances(distance, reference_tokens, tokens, cost, seed), owners, len(masks), tolerance)
     shared = cost_matrix(reference_tokens, foreground_features(features, union), cost)
     costs = {owner: shared[:, members[owner]] for owner in dict.fromkeys(owners.values())}
-    return _nearest(costs, owners, len(masks), prune)
+    return _nearest(costs, owners, len(masks), prune, _tolerance(reference_tokens, cost))
 
 
 def _require_tokens(reference_tokens: Tensor) -> None:
     if len(reference_tokens) == 0:
         raise ValueError("the reference has no foreground tokens to compare with")
+
+
+def _tolerance(reference_tokens: Tensor, cost: Cost) -> float:
+    """Distances that differ by no more count as equal: in the unit of the cost."""
+    return TOLERANCE * (float(reference_tokens.square().sum(dim=1).mean()) if cost == "sqeuclidean" else 1.0)
 
 
 def _contents(tokens: Tensor) -> bytes:
@@ -204,17 +214,19 @@ def _first_with_same_key(keys: Sequence[Hashable], empty: Sequence[bool]) -> dic
     }
 
 
-def _nearest(costs: Mapping[int, np.ndarray], owners: Mapping[int, int], count: int, prune: bool) -> Retrieval:
+def _nearest(
+    costs: Mapping[int, np.ndarray], owners: Mapping[int, int], count: int, prune: bool, tolerance: float
+) -> Retrieval:
     bounds = {index: lower_bound(cost) for index, cost in costs.items()}
     found: dict[int, float] = {}
     runner_up = math.inf
     for index in sorted(costs, key=lambda index: (bounds[index], index)):
-        # the slack is for rounding alone: a bound can equal the distance, and so may two distances
-        if prune and bounds[index] > runner_up * (1 + 1e-9) + 1e-12:
+        # what is left out is then further away than all that count as equally near
+        if prune and bounds[index] > runner_up + tolerance:
             break
         found[index] = _transport(costs[index])
         runner_up = sorted(found.values())[1] if len(found) > 1 else math.inf
-    return _choose(found, owners, count)
+    return _choose(found, owners, count, tolerance)
 
 
 def _other_distances(
@@ -230,12 +242,13 @@ def _other_distances(
     }
 
 
-def _choose(found: Mapping[int, float], owners: Mapping[int, int], count: int) -> Retrieval:
+def _choose(found: Mapping[int, float], owners: Mapping[int, int], count: int, tolerance: float) -> Retrieval:
     """Take the nearest of the candidates whose distance is known; one that is not known is not the runner-up."""
     distances = [found.get(owners[i]) if i in owners else math.inf for i in range(count)]
     if not found:
         return Retrieval(None, distances, None)
-    best = min(found, key=lambda index: (found[index], index))
+    numbers = sorted(found)
+    best = numbers[int(first_minimum(torch.tensor([found[k] for k in numbers]), tolerance=tolerance))]
     nearest = sorted(found.values())
     return Retrieval(best, distances, nearest[1] - nearest[0] if len(found) > 1 else None)
 

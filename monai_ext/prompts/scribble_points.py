@@ -17,6 +17,7 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.prompts.prompt import Prompt
+from monai_ext.prompts.ties import first_maximum
 
 SAMPLINGS = ("random", "even", "skeleton")
 NEGATIVES = ("all", "one_class")
@@ -104,7 +105,8 @@ def scribble_prompts(
 def combine_masks(probabilities: Tensor, present: Sequence[int], paint_order: Sequence[int] | None = None) -> Tensor:
     """Merge one mask a class into class indices.
 
-    A pixel gets the class of the largest probability, and background where none reaches 0.5. With ``paint_order``, the
+    A pixel gets the class of the largest probability, of equal ones (:mod:`monai_ext.prompts.ties`) the first, and
+    background where none reaches 0.5. With ``paint_order``, the
     authors' rule, the masks are painted one over the other.
 
     Args:
@@ -123,6 +125,5 @@ def combine_masks(probabilities: Tensor, present: Sequence[int], paint_order: Se
             if c in present:
                 result[probabilities[list(present).index(c)] >= 0.5] = c
         return result
-    largest, channel = probabilities.max(dim=0)
     values = torch.tensor(list(present), dtype=torch.uint8, device=probabilities.device)
-    return values[channel].where(largest >= 0.5, result)
+    return values[first_maximum(probabilities, dim=0)].where((probabilities >= 0.5).any(dim=0), result)

@@ -12,14 +12,15 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from monai_ext.errors import UserError
+from monai_ext.prompts.ties import likeliest_label
 from monai_ext.transforms.request import REQUEST
 
 
 class MergeLabelsd(MapTransform):
     """Merge the logits of labels that were predicted one by one into an integer mask.
 
-    A voxel gets the label of its largest logit, and background where no logit is above 0 (of equal logits,
-    the label named first). MetaTensors keep their meta and applied operations.
+    A voxel gets the label of its largest logit, and background where no logit is above 0; of equal logits
+    (:mod:`monai_ext.prompts.ties`) the label named first. MetaTensors keep their meta and applied operations.
 
     Args:
         keys: logits [L, *spatial], one channel a label.
@@ -77,6 +78,5 @@ class MergeLabelsd(MapTransform):
         return merged
 
     def _largest(self, logits: Tensor, label_values: list[int]) -> Tensor:
-        largest, channel = logits.max(dim=0, keepdim=True)
-        values = torch.tensor(label_values, dtype=torch.int32, device=logits.device)
-        return values[channel].where(largest > 0, 0)
+        values = torch.tensor([0, *label_values], dtype=torch.int32, device=logits.device)
+        return values[likeliest_label(logits)][None]

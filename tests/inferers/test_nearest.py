@@ -75,6 +75,15 @@ def test_of_equally_near_ones_the_latest(network, images):
     assert nearest_reference(network, target, references, [[None] * 3] * 3) == 2
 
 
+def test_rounding_does_not_choose_among_equally_near_ones(network, images):
+    target, other, _, _ = images
+    noise = [1e-4 * torch.randn(other.shape, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    references = [as_reference(other + n) for n in noise]  # grey values from 0 to 255
+    distances = reference_distances(network, target, references, [[0, 1, 2]] * 3)
+    assert len(set(distances)) > 1
+    assert nearest_reference(network, target, references, [[0, 1, 2]] * 3) == 2
+
+
 def test_each_slice_of_the_target_is_encoded_once(network, images, monkeypatch):
     encoded = []
     monkeypatch.setattr(type(network), "encode", count(encoded, type(network).encode))

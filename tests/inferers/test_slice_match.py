@@ -37,7 +37,7 @@ def slow_position(target, reference, spacing, reference_spacing) -> list[int | N
     matches = []
     for z in heights:
         distance = [abs(z - r) for r in reference_heights]
-        nearest = distance.index(min(distance))
+        nearest = next(k for k, d in enumerate(distance) if d <= min(distance) + 1e-3)
         matches.append(nearest if distance[nearest] <= max(spacing, reference_spacing) / 2 + 1e-2 else None)
     return matches
 
@@ -61,6 +61,12 @@ def test_position_takes_the_nearest_slice_in_the_scanner(target, reference, expe
     assert matches == expected
     spacings = target.get("spacing", 5.0), reference.get("spacing", 5.0)
     assert matches == slow_position(volume(**target), volume(**reference), *spacings)
+
+
+@pytest.mark.parametrize("noise", [-1e-4, 0.0, 1e-4])
+def test_half_way_between_two_slices_the_first_is_taken_whatever_the_rounding(noise):
+    assert match_slices(volume(4, origin=2.5 + noise), volume(6)) == [0, 1, 2, 3]
+    assert match_slices(volume(4, origin=2.5 + noise, spacing=5.0), volume(6, upside_down=True)) == [0, 1, 2, 3]
 
 
 def test_position_bears_a_mild_tilt():

@@ -195,13 +195,33 @@ def test_of_several_threads_the_last_one_puts_the_setting_back(probe_anew) -> No
     assert setting.fp32_precision == before
 
 
+def as_amx_multiplies(a: Tensor, b: Tensor) -> Tensor:
+    return a.bfloat16().float() @ b.bfloat16().float()
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 def test_a_processor_that_would_round_keeps_float32(probe_anew, monkeypatch) -> None:
-    double = Tensor.double
-    monkeypatch.setattr(Tensor, "double", lambda t: double(t.bfloat16()))  # as far apart as AMX would be
+    monkeypatch.setattr(fast_encoder, "_allowed_to_round", as_amx_multiplies)
     assert not is_onednn_exact()
     before = torch.backends.mkldnn.matmul.fp32_precision
     with onednn_matmul():
         assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_a_processor_that_would_not_round_takes_onednn(probe_anew, monkeypatch) -> None:
+    monkeypatch.setattr(fast_encoder, "_allowed_to_round", torch.matmul)
+    assert is_onednn_exact()
+    with onednn_matmul():
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+
+
+def test_this_processor_multiplies_in_float32(probe_anew) -> None:
+    """Whatever it offers: AMX would be 3e-3 off."""
+    a, b = (torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(k)) for k in range(2))
+    with onednn_matmul():
+        product = a @ b
+    torch.testing.assert_close(product.double(), a.double() @ b.double(), atol=1e-4, rtol=0)
 
 
 def test_without_onednn_nothing_is_set(probe_anew, monkeypatch) -> None:

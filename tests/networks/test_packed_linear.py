@@ -31,6 +31,13 @@ def without_operators(monkeypatch):
     monkeypatch.setattr(packed_linear, "is_packing_exact", lambda: False)
 
 
+@pytest.fixture
+def probe_anew():
+    packed_linear.packs_bfloat16.cache_clear()
+    yield
+    packed_linear.packs_bfloat16.cache_clear()
+
+
 def test_this_machine_packs_wherever_torch_has_onednn_on_x86() -> None:
     if torch.backends.mkldnn.is_available() and torch.cpu._is_avx2_supported():
         assert is_packing_exact()
@@ -136,6 +143,23 @@ def test_autocast_gives_what_the_layer_gives_under_autocast() -> None:
     assert found.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
     torch.testing.assert_close(linear(plain, x), plain(x), atol=1e-5, rtol=1e-5)  # and float32 again afterwards
+
+
+@torch.no_grad()
+def test_a_processor_without_packed_bfloat16_multiplies_as_autocast_does(probe_anew, monkeypatch) -> None:
+    plain, x, order = layer(), tokens(9), packed_linear._in_order
+
+    def float32_alone(weight: torch.Tensor, count: int) -> torch.Tensor:
+        if weight.dtype == torch.bfloat16:
+            raise RuntimeError("mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx512bw, avx512vl")
+        return order(weight, count)
+
+    monkeypatch.setattr(packed_linear, "_in_order", float32_alone)
+    assert not packed_linear.packs_bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = linear(plain, x), plain(x)
+    assert torch.equal(found, expected)
+    assert plain not in packed_linear._PACKED
 
 
 class Doubled(nn.Linear):

@@ -23,12 +23,24 @@ def test_float32_is_the_default(asked, capsys) -> None:
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["is_onednn_exact", "is_packing_exact"])
-def test_a_cpu_without_fast_products_is_told(missing, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(precision, missing, lambda: False)
-    assert choose_precision(None) == "float32"
+WITHOUT_ONEDNN = ("is_onednn_exact", "is_packing_exact")
+
+
+def test_a_vit_on_a_cpu_without_fast_products_is_told(monkeypatch, capsys) -> None:
+    for missing in WITHOUT_ONEDNN:
+        monkeypatch.setattr(precision, missing, lambda: False)
+    assert choose_precision(None, "cpu", "vit_b") == "float32"
     assert capsys.readouterr().err.startswith("note: oneDNN's float32 products are not at hand here: SAM runs slower")
-    assert choose_precision(None, "cuda") == "float32"
+    assert choose_precision(None, "cuda", "vit_b") == "float32"
+    assert choose_precision(None, "cpu", "compact") == choose_precision(None) == "float32"
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", WITHOUT_ONEDNN)
+def test_one_way_to_fast_products_is_enough(missing, monkeypatch, capsys) -> None:
+    """A processor with AMX has no exact oneDNN products, and is as fast."""
+    monkeypatch.setattr(precision, missing, lambda: False)
+    assert choose_precision(None, "cpu", "vit_h") == "float32"
     assert not capsys.readouterr().err
 
 

@@ -43,6 +43,14 @@ def test_cells_and_pixels_in_a_box_grown_by_its_sides(box, margin):
     assert pixels.flatten().tolist() == slow_inside(box, [(x, y) for y in range(48) for x in range(64)], room)
 
 
+@pytest.mark.parametrize("noise", [-1e-4, 1e-4])
+def test_the_edge_belongs_to_the_box_whatever_its_rounding(noise):
+    box = torch.tensor([11.5, 11.5, 27.5, 27.5])  # with a cell around it: from the first to the fifth centre
+    exact = cells_in_box(box, 8, (6, 8))
+    assert exact.any(dim=0).tolist() == [True] * 5 + [False] * 3
+    assert torch.equal(cells_in_box(box + noise, 8, (6, 8)), exact)
+
+
 def test_a_box_on_the_grid_always_holds_a_cell():
     for x in range(64):
         assert cells_in_box(torch.tensor([x, 47, x, 47]).float(), 8, (6, 8)).any()

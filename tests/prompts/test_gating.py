@@ -43,6 +43,26 @@ def test_as_many_points_as_the_filtered_map_sums_up_to(seed):
     assert select_points(*(torch.tensor(x) for x in (mean, greatest, negative))).tolist() == expected
 
 
+def test_of_equal_cells_the_first_are_selected_whatever_the_rounding():
+    greatest = torch.tensor([0.0, 0.5, 1.0, 0.5, 0.5, 0.5])  # squared, that sums up to two cells
+    for seed in range(20):
+        noise = 1e-6 * torch.rand(6, generator=torch.Generator().manual_seed(seed))
+        assert select_points(greatest + noise, greatest, torch.zeros(6)).tolist() == [2, 1]
+
+
+def test_a_map_that_is_flat_but_for_rounding_selects_nothing():
+    noise = 1e-7 * torch.rand(9, generator=torch.Generator().manual_seed(0))
+    assert select_points(0.7 + noise, torch.full((9,), 0.7), torch.zeros(9)).tolist() == []
+
+
+def test_of_equally_similar_clusters_the_first_keeps_its_points():
+    shares = torch.ones(2, 3, 3)
+    for seed in range(20):
+        features = 1 + 1e-6 * torch.rand(4, 3, 3, generator=torch.Generator().manual_seed(seed))
+        noisy = shares * (1 - 1e-6 * torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(99 + seed)))
+        assert self_consistent(features, noisy, torch.tensor([0, 1]), torch.tensor([0, 1])).tolist() == [True, False]
+
+
 def test_a_flat_map_selects_nothing():
     assert select_points(torch.ones(4), torch.ones(4), torch.ones(4)).tolist() == []
 

@@ -50,6 +50,29 @@ def test_centres_of_separate_groups_are_their_means():
     torch.testing.assert_close(cluster_centres(torch.cat(groups), 3), expected)
 
 
+@pytest.mark.parametrize("rows", [4, 5])
+def test_centres_of_a_grid_do_not_depend_on_rounding(rows):
+    """A grid has many equally good clusterings."""
+    grid = torch.cartesian_prod(torch.arange(6.0), torch.arange(float(rows))) * 8 + 3.5
+    found = set()
+    for seed in range(20):
+        noise = 1e-5 * torch.randn(grid.shape, generator=torch.Generator().manual_seed(seed))
+        centres = cluster_centres(grid + noise, 8)
+        found.add(tuple(sorted((round(x, 1), round(y, 1)) for x, y in centres.tolist())))
+    assert len(found) == 1
+
+
+def test_patches_that_look_alike_are_matched_the_same_whatever_the_rounding():
+    target = torch.eye(3)[[0, 1, 1, 2, 1, 0]]
+    reference = torch.eye(3)[[0, 1, 2, 1]]
+    inside = torch.tensor([True, True, False, False])
+    found = set()
+    for seed in range(20):
+        noise = 1e-7 * torch.randn(10, 3, generator=torch.Generator().manual_seed(seed))
+        found.add(tuple(match_both_ways(reference + noise[:4], inside, target + noise[4:]).tolist()))
+    assert len(found) == 1
+
+
 def test_few_points_are_their_own_centres():
     points = torch.tensor([[3.0, 1.0], [2.0, 5.0], [3.0, 1.0]])
     assert cluster_centres(points, 8).tolist() == [[2.0, 5.0], [3.0, 1.0]]

@@ -74,6 +74,16 @@ def test_repeated_tokens_count_once_and_without_noise(distinct, copies) -> None:
     assert all(parts.isfinite().all() for parts in sets.values())
 
 
+@pytest.mark.parametrize("length", [1e-2, 1.0, 50.0])
+def test_tokens_that_differ_by_rounding_are_not_distinct(length) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 16, generator=generator).repeat(6, 1)
+    noisy = length * tokens * (1 + 1e-6 * torch.randn(18, 16, generator=generator))
+    assert sorted(part_sets(noisy, [1, 2, 3, 4, 5])) == [1, 2, 3]
+    apart = length * tokens * (1 + 1e-2 * torch.randn(18, 16, generator=generator))
+    assert sorted(part_sets(apart, [1, 2, 3, 4, 5])) == [1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize(("tokens", "n_parts"), [(torch.randn(2, 4), 3), (torch.ones(9, 4), 2)])
 def test_too_few_distinct_tokens_are_refused(tokens, n_parts) -> None:
     with pytest.raises(ValueError, match=rf"{len(tokens)} tokens cannot be divided into {n_parts} parts"):

@@ -17,6 +17,7 @@ from monai_ext.prompts.points import (
     official_target_attention,
     target_attention,
 )
+from monai_ext.prompts.ties import TOLERANCE
 
 
 def random_maps(n: int, grid: int, seed: int = 0) -> torch.Tensor:
@@ -24,12 +25,9 @@ def random_maps(n: int, grid: int, seed: int = 0) -> torch.Tensor:
 
 
 def first_maximum(image: list[list[float]]) -> tuple[int, int]:
-    best = (0, 0)
-    for i, row in enumerate(image):
-        for j, value in enumerate(row):
-            if value > image[best[1]][best[0]]:
-                best = (j, i)
-    return best
+    """(x, y) of the first value, row by row, that is the largest or equal to it."""
+    largest = max(value for row in image for value in row)
+    return next((j, i) for i, row in enumerate(image) for j, value in enumerate(row) if value >= largest - TOLERANCE)
 
 
 def test_maps_are_the_cosines_of_equation_2() -> None:
@@ -91,6 +89,24 @@ def test_first_of_equal_cells_is_taken() -> None:
     assert argmax_points(maps, 1).tolist() == [[2, 1]]
 
 
+def test_rounding_does_not_choose_among_equal_cells() -> None:
+    maps = torch.zeros(50, 3, 3)
+    maps[:, 1, 2] = maps[:, 2, 0] = 0.8
+    maps += torch.rand(50, 3, 3, generator=torch.Generator().manual_seed(0)) * TOLERANCE / 4
+    assert {tuple(point) for point in argmax_points(maps, 1).tolist()} == {(2, 1)}
+    assert {tuple(lowest_point(-m[None], 1)[0].tolist()) for m in maps} == {(2, 1)}
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, -1), (-1, 0), (-1, -1)])
+def test_a_peak_in_a_corner_gives_the_first_pixel_of_its_plateau(corner) -> None:
+    """Beyond the centre of the outermost cell upsampling repeats the edge, but for rounding."""
+    maps = torch.full((1, 6, 6), 0.1)
+    maps[(0, *corner)] = 0.7
+    x, y = official_points(maps, 48, (48, 48), (480, 480))[0].tolist()
+    # the last cell's value is in pixels 22 and 23 of 24, so from 45 to 47 of 48, so from 455 on of 480
+    assert (x, y) == tuple(0 if side == 0 else pytest.approx(455 * 48 / 480) for side in corner[::-1])
+
+
 def test_nowhere_to_place_a_point_is_refused() -> None:
     with pytest.raises(ValueError, match="no cell is valid"):
         argmax_points(random_maps(1, 3), 4, torch.zeros(3, 3, dtype=torch.bool))
@@ -107,9 +123,10 @@ def test_lowest_point_is_the_minimum_of_the_average() -> None:
 
 
 def peaked_maps(n: int, seed: int) -> torch.Tensor:
-    # low at the border: repeated edges would make equal maxima there, and rounding would choose among them
-    maps = random_maps(n, 6, seed) - 2
-    maps[:, 1:-1, 1:-1] += 2
+    # the first map is lowered at its border; the others may peak there, where upsampling repeats the edge: ties
+    maps = random_maps(n, 6, seed)
+    maps[0] -= 2
+    maps[0, 1:-1, 1:-1] += 2
     return maps
 
 

@@ -25,6 +25,17 @@ def test_labels_are_the_softmax_mean_of_the_most_similar_nearby():
         np.testing.assert_allclose(found[j], expected, atol=1e-5)
 
 
+def test_of_equally_similar_sources_the_first_serve_whatever_the_rounding():
+    """One source is the most similar, four are equal: of these the first."""
+    source = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    labels, target = torch.eye(5), torch.tensor([[1.0, 0.1]])
+    for seed in range(20):
+        noise = 1e-6 * torch.randn(5, 2, generator=torch.Generator().manual_seed(seed))
+        found = propagate_labels(source + noise, labels, target, torch.ones(5, 1, dtype=torch.bool), top_k=3)
+        assert (found[0] > 0).tolist() == [True, True, True, False, False]
+        assert float(found.sum()) == pytest.approx(1, abs=1e-6)
+
+
 def test_positions_are_shares_of_the_image():
     found = cell_positions((20, 40), 8, (5, 5)).reshape(5, 5, 2)
     assert found[1, 3].tolist() == pytest.approx([12 / 20, 28 / 40])

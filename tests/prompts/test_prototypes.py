@@ -35,5 +35,12 @@ def test_lead_is_positive_for_the_argmax_alone():
         others = torch.stack([scores[k] for k in range(3) if k != n]).amax(dim=0)
         torch.testing.assert_close(ahead[n], scores[n] - others)
     assert torch.equal(ahead.argmax(dim=0), scores.argmax(dim=0))
+    assert torch.equal(ahead > 0, torch.arange(3)[:, None, None] == scores.argmax(dim=0))
     with pytest.raises(ValueError, match="one class alone"):
         lead(scores[:1])
+
+
+def test_of_equal_classes_the_first_leads_whatever_the_rounding():
+    noise = 1e-6 * torch.randn(3, 20, 20, generator=torch.Generator().manual_seed(0))
+    scores = noise + torch.tensor([0.1, 0.7, 0.7])[:, None, None]
+    assert torch.equal(lead(scores) > 0, torch.tensor([False, True, False])[:, None, None].expand(3, 20, 20))

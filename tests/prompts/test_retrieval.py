@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment, linprog
 
 from monai_ext.prompts import retrieval
 from monai_ext.prompts.retrieval import cost_matrix, lower_bound, retrieve, retrieve_masks, wasserstein
+from monai_ext.prompts.ties import TOLERANCE
 
 COSTS = ("cosine", "sqeuclidean")
 
@@ -143,6 +144,26 @@ def test_first_of_equally_near_candidates_is_chosen(prune) -> None:
     assert found.margin == 0
 
 
+@pytest.mark.parametrize("prune", [True, False])
+@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("length", [1.0, 30.0])
+def test_rounding_does_not_choose_among_equally_near_candidates(prune, cost, length) -> None:
+    reference = length * torch.tensor([[1.0, 0.0, 0.0]])
+    for seed in range(20):
+        noise = 1e-6 * torch.randn(3, 1, 3, generator=torch.Generator().manual_seed(seed))
+        far, left, right = length * (torch.tensor([[[-1.0, 0, 0]], [[0.0, 1, 0]], [[0.0, 0, 1]]]) + noise)
+        found = retrieve(reference, [far, left, right], cost, prune=prune)
+        assert found.index == 1
+        assert 0 <= found.margin < 1e-5 * length**2
+
+
+def test_what_is_nearer_by_more_than_the_tolerance_is_chosen() -> None:
+    reference = torch.tensor([[1.0, 0.0]])
+    angles = torch.tensor([1.0, 1.0 - 3 * TOLERANCE])
+    found = retrieve(reference, [torch.stack([a.cos(), a.sin()])[None] for a in angles])
+    assert found.index == 1
+
+
 @pytest.mark.parametrize("keys", [None, ["a", "b", "b", "a"]])
 def test_identical_candidates_are_computed_once_and_are_no_rivals(monkeypatch, keys) -> None:
     solved = []
@@ -192,7 +213,9 @@ def test_pruning_changes_neither_choice_nor_margin(case, cost) -> None:
     for quick, slow in zip(pruned.distances, full.distances, strict=True):
         assert quick == slow or (quick is None and slow > full.distance + full.margin - 1e-12)
     if full.index is not None:
-        assert full.distances.index(min(full.distances)) == full.index
+        tolerance = TOLERANCE * (float((reference**2).sum(1).mean()) if cost == "sqeuclidean" else 1)
+        nearest = [i for i, d in enumerate(full.distances) if d <= min(full.distances) + tolerance]
+        assert full.index == nearest[0]
 
 
 @given(case=retrieval_cases(), cost=st.sampled_from(COSTS))

@@ -30,6 +30,12 @@ def test_largest_positive_logit_wins(logits):
     assert np.array_equal(mask, merged_slowly(logits, values))
 
 
+def test_rounding_does_not_choose_among_equal_labels():
+    noise = 1e-4 * torch.rand(2, 40, generator=torch.Generator().manual_seed(0))
+    mask = MergeLabelsd(keys="pred", values=[7, 3])({"pred": 2 + noise})["pred"]
+    assert set(mask.flatten().tolist()) == {7}
+
+
 def test_overlapping_labels_stay_apart():
     logits = torch.tensor([[1.0, 2.0, -1.0, 0.0], [3.0, -2.0, -1.0, 0.5]])
     both = MergeLabelsd(keys="pred", values=[1, 2], overlap=True)({"pred": logits})["pred"]
