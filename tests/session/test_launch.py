@@ -86,16 +86,18 @@ def test_words_of_yaml_reach_the_config(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     path = tmp_path / "config.yaml"
     path.write_text(
-        "imports: ['$import monai_ext.session as session']\nearly_stop: true\ntrain: {rounds: 2, stop: '@early_stop'}\n"
-        "seen: '$(@train#stop, @train#rounds)'\ninitialize: ['$session.start()']\nrun: ['@seen']\n"
+        "imports: ['$import monai_ext.session as session']\n"
+        "seed: 0\nearly_stop: true\ntrain: {rounds: 2, stop: '@early_stop'}\n"
+        "seen: '$(@seed, @train#stop, @train#rounds)'\ninitialize: ['$session.start(@seed)']\nrun: ['@seen']\n"
     )
-    given = {"early_stop": "false", "train#rounds": 3.0}
+    given = {"seed": 100.0, "early_stop": "false", "train#rounds": 3.0}
     words = [f"--{name}={value}" for name, value in given.items()]
     monkeypatch.setattr(sys, "argv", [MONAI, "run", "--config_file", str(path), *words])
     workflow = ConfigWorkflow(str(path), logging_file=False, **given)
     try:
         workflow.initialize()
-        assert workflow.run() == [(False, 3)]
+        assert workflow.run() == [(100, False, 3)]
+        assert type(workflow.parser["seed"]) is int
         assert workflow.parser["early_stop"] is False
     finally:
         set_determinism(None)
