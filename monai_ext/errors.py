@@ -40,13 +40,17 @@ def _excepthook(kind: type[BaseException], error: BaseException, traceback: Trac
 
 
 def answer_user_errors() -> None:
-    """In a MONAI Label server, answer a request that a :class:`UserError` ends with status 422 and its sentence.
+    """Show a :class:`UserError` as one sentence, whichever program builds a bundle's network.
 
-    The server itself would say "Internal Server Error". Other errors stay what they are, and so does any other process.
-    Called while the server starts; starlette builds its handlers again at the next request.
+    A MONAI Label server answers a request that it ends with status 422 and the sentence; by itself it would say
+    "Internal Server Error". Called while the server starts; starlette builds its handlers again at the next request. In
+    any other process (``python -m monai.bundle ckpt_export`` never comes to ``initialize``) see
+    :func:`report_user_errors`.
     """
     server = sys.modules.get("monailabel.app")
     if server is None:
+        if sys.excepthook is sys.__excepthook__:
+            report_user_errors()
         return
     from starlette.responses import JSONResponse
 

@@ -22,6 +22,7 @@ from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import WeightRecord, has_record, record_training
 from monai_ext.errors import UserError
 from monai_ext.networks.lora import merged_state
+from monai_ext.networks.state_dict import count_not_finite
 
 
 class Stateful(Protocol):
@@ -152,7 +153,7 @@ class ExportWeights:
         precision: of the numbers, ``float16`` or ``float32``, which is twice as large.
 
     Raises:
-        UserError: for another precision.
+        UserError: for another precision; at the end, for weights that are not finite, or not in this precision.
     """
 
     def __init__(
@@ -174,10 +175,15 @@ class ExportWeights:
             return
         with atomic_path(path) as temporary:
             buffer = io.BytesIO()
-            torch.save({name: self._plain(value) for name, value in merged_state(self.network).items()}, buffer)
+            torch.save({name: self._plain(name, value) for name, value in merged_state(self.network).items()}, buffer)
             temporary.write_bytes(buffer.getvalue())
         record_training(path, self.record, self.folder)
 
-    def _plain(self, value: Tensor) -> Tensor:
+    def _plain(self, name: str, value: Tensor) -> Tensor:
         value = value.detach().cpu().contiguous()
-        return value.to(self.dtype) if value.is_floating_point() else value
+        plain = value.to(self.dtype) if value.is_floating_point() else value
+        if count_not_finite(value):
+            raise UserError(f"the training has diverged, {name} holds NaN or infinite numbers: lower --learning_rate.")
+        if count_not_finite(plain):
+            raise UserError(f"{name} is too large for float16: start again with --export_precision float32.")
+        return plain

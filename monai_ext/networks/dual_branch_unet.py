@@ -234,6 +234,10 @@ class DualBranchUNet(nn.Module):
         """K + 1."""
         return self.main_head.out_channels
 
+    def __prepare_scriptable__(self) -> DualBranchUNet:
+        """Answer torch.jit.script, which does not know what this network is written in."""
+        raise UserError("this network is exported by tracing: add --use_trace True to ckpt_export.")
+
     def forward(self, image: Tensor) -> Tensor:
         """Segment: [B, 1, H, W] in [0, 1] -> logits [B, K + 1, H, W]."""
         features = self._encode(image)

@@ -329,12 +329,25 @@ class PromptableSam(nn.Module):
         full = F.interpolate(logits, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
         return full[..., : size[0], : size[1]]
 
+    def __prepare_scriptable__(self) -> PromptableSam:
+        """Answer torch.jit.script."""
+        raise _not_exportable()
+
     def forward(self, images: Tensor) -> Tensor:
         """Segment without a prompt: [B, 1 or 3, H, W] in [0, 255] -> logits [B, 1, H, W]."""
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise _not_exportable()
         embeddings = self.encode(images)
         nothing = embeddings.features.new_zeros(len(embeddings), 0, 2)
         logits, _ = self.decode_batch(embeddings.features, nothing, nothing[..., 0])
         return self.to_image(logits, embeddings.size)
+
+
+def _not_exportable() -> UserError:
+    return UserError(
+        "a promptable network cannot be exported (ckpt_export, onnx_export, trt_export): alone it would segment "
+        "without prompts; run the bundle, which encodes an image once and decodes its prompts."
+    )
 
 
 def _of_members(given: Tensor | None, members: list[int]) -> Tensor | None:

@@ -38,8 +38,10 @@ def start(seed: int = 0, threads: int | None = None, device: str | torch.device 
         processes.join()
         processes.open_group(device)
     _report_mistakes()
-    for name, value in check_options(sys.argv).items():
+    read = check_options(sys.argv)
+    for name, value in read.items():
         _correct(name, value)
+    seed, threads = read.get("seed", seed), read.get("threads", threads)  # MONAI has resolved these two already
     if not _is_whole(seed) or not 0 <= int(seed) < 2**32:
         raise UserError(f"--seed is {seed}: give a whole number from 0 to 4294967295.")
     if threads is not None and (not _is_whole(threads) or int(threads) < 1):
@@ -64,7 +66,7 @@ def _is_whole(number: Any) -> bool:
 def _correct(name: str, value: Any) -> None:
     """Replace a value in the config whose ``$`` expression is making this call.
 
-    Setting an entry of MONAI's parser would make it forget what it has resolved, so both places that hold the value are
+    Setting an entry of MONAI's parser would make it forget what it has resolved, so all places that hold the value are
     changed.
     """
     parser = running_parser()
@@ -76,6 +78,8 @@ def _correct(name: str, value: Any) -> None:
     item = parser.ref_resolver.get_item(name)
     if item is not None:
         item.update_config(value)
+    if name in parser.ref_resolver.resolved_content:
+        parser.ref_resolver.resolved_content[name] = value
 
 
 def choose_device() -> torch.device:

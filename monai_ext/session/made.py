@@ -17,11 +17,11 @@ _contents: list[Path] = []  # removed with all that is in them
 def make_folder(path: str | os.PathLike) -> Path:
     """Make a folder where there is none, and try whether it takes a file; see :func:`ensure_writable_folder`."""
     folder = Path(path).expanduser().absolute()
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = [one for one in (folder, *folder.parents) if not os.path.exists(one)]  # also of names that are too long
     try:
         return ensure_writable_folder(folder)
     finally:
-        _folders.extend(one for one in missing if one.is_dir())
+        _folders.extend(one for one in missing if os.path.isdir(one))
 
 
 @contextmanager

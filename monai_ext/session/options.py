@@ -217,13 +217,11 @@ def describe_options(files: Any) -> str:
 
 
 def _declared(path: Path) -> list[tuple[str, str, str]]:
-    """Read (name, value, comment) of the options of one file: plain entries before its second heading ``# ----``."""
+    """Read (name, value, comment) of the options of one file: plain entries up to the heading after them."""
     content = ConfigParser.load_config_file(path)
     found: list[tuple[str, str, str]] = []
-    headings = 0
     for line in path.read_text(encoding="utf-8").splitlines():
-        headings += line.startswith("# ---")
-        if headings > 1:
+        if found and line.startswith("# ---"):
             break
         entry = re.match(r"(\w+):(.*)", line)
         more = re.match(r" +# *(.*)", line)

@@ -33,7 +33,7 @@ def find_checkpoint(
         UserError: for a missing file, or one whose sha256 is not that of its record.
     """
 
-    answer_user_errors()  # the first of this package that runs in a MONAI Label server
+    answer_user_errors()  # the first of this package that runs in a MONAI Label server and in ckpt_export
 
     def find() -> Path:
         return _find_checkpoint(checkpoint, variant, Path(bundle_root), datalist)
@@ -93,7 +93,7 @@ def find_segmentor(checkpoint: str | None, bundle_root: str | os.PathLike, train
     Raises:
         UserError: for a missing file, or one whose sha256 is not that of its record.
     """
-    answer_user_errors()  # the first of this package that runs in a MONAI Label server
+    answer_user_errors()  # the first of this package that runs in a MONAI Label server and in ckpt_export
     models = Path(bundle_root) / "models"
     path = Path(str(checkpoint or "model"))
     if not path.is_file():

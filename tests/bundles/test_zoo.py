@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from monai.bundle import verify_metadata, verify_net_in_out
+import torch
+from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
+
+from monai_ext.errors import UserError
+from monai_ext.networks.dual_branch_unet import build_segmentor
 
 BUNDLES = sorted(path for path in (Path(__file__).parents[2] / "bundles").iterdir() if path.is_dir())
 SCHEMA = {
@@ -69,3 +73,37 @@ def test_the_network_gives_what_its_metadata_says(bundle):
         device="cpu",
         bundle_root=str(bundle),
     )
+
+
+def export(bundle: str, path: Path, **options: object) -> None:
+    folder = next(path for path in BUNDLES if path.name == bundle)
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(path),
+        config_file=str(folder / "configs" / "inference.yaml"),
+        meta_file=str(folder / "configs" / "metadata.json"),
+        ckpt_file=str(folder / "models" / "model.pt"),
+        bundle_root=str(folder),
+        **options,
+    )
+
+
+def test_the_segmentor_is_exported_by_tracing(tmp_path):
+    export("sam_sp", tmp_path / "model.ts", use_trace=True)
+    exported = torch.jit.load(tmp_path / "model.ts").eval()
+    folder = next(path for path in BUNDLES if path.name == "sam_sp")
+    network = build_segmentor(4, "sam_sp", folder / "models" / "model.pt")
+    for shape in ((1, 1, 256, 256), (3, 1, 64, 96)):
+        image = torch.rand(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(exported(image), network(image))
+    with pytest.raises(UserError, match="add --use_trace True"):
+        export("sam_sp", tmp_path / "scripted.ts")
+    assert not (tmp_path / "scripted.ts").exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"use_trace": True, "input_shape": [1, 3, 256, 256]}])
+def test_a_promptable_network_is_not_exported(tmp_path, options):
+    with pytest.raises(UserError, match="alone it would segment without prompts"):
+        export("p2sam", tmp_path / "model.ts", **options)
+    assert list(tmp_path.iterdir()) == []

@@ -27,6 +27,17 @@ def test_unknown_label_names_those_there_are(datalist):
         session.select_labels(datalist, ["LV", "LA"])
 
 
+@pytest.mark.parametrize("names", [5, [5], [["LV"]], True])
+def test_labels_that_are_no_names_are_refused(datalist, names):
+    with pytest.raises(UserError, match="is not in the data list: it has RV, MYO, LV"):
+        session.select_labels(datalist, names)
+
+
+def test_a_data_list_that_is_no_path_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--datalist is 5: give the path of one JSON file"):
+        session.find_datalist(5, tmp_path)
+
+
 def test_no_label_at_all_is_refused(datalist):
     with pytest.raises(UserError, match="--labels is empty"):
         session.select_labels(datalist, [])

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
 from monai.data import DataLoader
 from monai.engines.evaluator import Evaluator
 from monai.utils import set_determinism
@@ -73,6 +74,44 @@ def test_start_refuses_the_command_line(config, monkeypatch):
     monkeypatch.setattr(sys, "argv", [MONAI, "run", "--config_file", config, "--sead", "3"])
     with pytest.raises(UserError, match="--sead"):
         session.start()
+
+
+@pytest.mark.parametrize(("seed", "threads"), [(-1, None), (2**32, None), (1.5, None), ("x", None), (0, 0), (0, "x")])
+def test_impossible_seeds_and_threads_are_refused(monkeypatch, seed, threads):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    with pytest.raises(UserError, match="--threads is" if seed == 0 else "--seed is"):
+        session.start(seed, threads)
+
+
+def test_words_of_yaml_reach_the_config(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "imports: ['$import monai_ext.session as session']\n"
+        "seed: 0\nearly_stop: true\ntrain: {rounds: 2, stop: '@early_stop'}\n"
+        "seen: '$(@seed, @train#stop, @train#rounds)'\ninitialize: ['$session.start(@seed)']\nrun: ['@seen']\n"
+    )
+    given = {"seed": 100.0, "early_stop": "false", "train#rounds": 3.0}
+    words = [f"--{name}={value}" for name, value in given.items()]
+    monkeypatch.setattr(sys, "argv", [MONAI, "run", "--config_file", str(path), *words])
+    workflow = ConfigWorkflow(str(path), logging_file=False, **given)
+    try:
+        workflow.initialize()
+        assert workflow.run() == [(100, False, 3)]
+        assert type(workflow.parser["seed"]) is int
+        assert workflow.parser["early_stop"] is False
+    finally:
+        set_determinism(None)
+
+
+def test_a_mistake_removes_what_was_made(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    launch._report_mistakes()
+    session.make_folder(tmp_path / "a" / "out")
+    sys.excepthook(UserError, UserError("wrong"), None)
+    assert capsys.readouterr().err == "error: wrong\n"
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("cases", [[1, 2], []])

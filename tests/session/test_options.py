@@ -94,3 +94,107 @@ def test_run_workflow_has_arguments_of_its_own(config):
 )
 def test_other_command_lines_are_left_alone(argv):
     session.check_options(argv)
+
+
+COMPONENTS = """
+seed: 0                       # of everything
+threads: null                 # of torch
+early_stop: true
+n_pos: [1, 3]                 # fewest and most
+                              # points
+device: "$1 + 1"
+data_root: "@threads"
+# ---- what is made of them ----
+inferer: {_target_: monai_ext.inferers.p2sam.P2SamInferer, n_pos: "@n_pos", seed: "@seed"}
+network_def: {_target_: monai_ext.networks.sam.build_sam, variant: compact}
+train:
+  optimizer: {_target_: torch.optim.AdamW, lr: 0.1}
+  loader: {_target_: DataLoader, batch_size: 1}
+  evaluator: {_target_: SupervisedEvaluator, val_handlers: [{_target_: StatsHandler, name: x}]}
+run: ["$None"]
+"""
+
+
+@pytest.fixture
+def components(tmp_path) -> str:
+    (tmp_path / "components.yaml").write_text(COMPONENTS)
+    return str(tmp_path / "components.yaml")
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("inferer#n_poss", "did you mean --inferer#n_pos?"),
+        ("inferer::distnace", "did you mean --inferer::distance?"),
+        ("infererr#n_pos", "did you mean --inferer#n_pos?"),
+        ("train#optimizer#weight_decai", "did you mean --train#optimizer#weight_decay?"),
+        ("train#evaluator#ampp", "did you mean --train#evaluator#amp?"),
+        ("train#evaluator#val_handlers#0#nam", "did you mean --train#evaluator#val_handlers#0#name?"),
+        ("train#optimiser#lr", "did you mean --train#optimizer#lr?"),
+        ("inferer#qqq", "P2SamInferer takes labels, load_reference"),
+    ],
+)
+def test_an_argument_that_a_component_does_not_have_is_refused(components, option, hint):
+    with pytest.raises(UserError) as error:
+        session.check_options([MONAI, "run", "--config_file", components, f"--{option}", "1"])
+    assert str(error.value).startswith(f"unknown option --{option}, {hint}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--inferer#slice_match", "relative"],
+        ["--inferer#_disabled_", "true"],
+        ["--network_def#image_size", "64"],  # **compact
+        ["--train#loader#num_workers", "2"],  # **kwargs
+        ["--train#optimizer#fused", "true"],
+        ["--train#evaluator#amp", "$1 > 0"],
+    ],
+)
+def test_arguments_that_a_component_has_pass(components, words):
+    session.check_options([MONAI, "run", "--config_file", components, *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--seed", "1.5"], "--seed is 1.5: a whole number is expected, such as 0."),
+        (["--seed=true"], "--seed is true: a whole number is expected"),
+        (["--seed"], "--seed is True: a whole number is expected"),
+        (["--seed", "None"], "--seed None is ignored by MONAI: write --seed null."),
+        (["--inferer#seed", "1.5"], "--inferer#seed is 1.5: a whole number is expected"),
+        (["--n_pos#0", "x"], "--n_pos#0 is x: a whole number is expected"),
+        (["--train#evaluator#amp", "5"], "--train#evaluator#amp is 5: true or false is expected"),
+        (["--train#optimizer#lr", "x"], None),  # a float or a tensor: torch's own
+    ],
+)
+def test_values_are_of_the_kind_of_the_default(components, words, sentence):
+    if sentence is None:
+        session.check_options([MONAI, "run", "--config_file", components, *words])
+        return
+    with pytest.raises(UserError) as error:
+        session.check_options([MONAI, "run", "--config_file", components, *words])
+    assert str(error.value).startswith(sentence)
+
+
+def test_words_of_yaml_are_handed_back(components):
+    words = ["--early_stop", "false", "--threads", "null", "--seed", "1e2", "--data_root", "here", "--device", "cpu"]
+    found = session.check_options([MONAI, "run", "--config_file", components, *words, "--train#evaluator#amp", "true"])
+    assert found == {"early_stop": False, "threads": None, "seed": 100, "train::evaluator::amp": True}
+
+
+def test_an_option_that_overlays_declare_otherwise_takes_anything(config, tmp_path):
+    (tmp_path / "overlay.yaml").write_text("seed: null\nn_pos: {window: [1, 2]}\n")
+    files = f"['{config}','{tmp_path / 'overlay.yaml'}']"
+    session.check_options([MONAI, "run", "--config_file", files, "--seed", "x", "--n_pos", "none"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--", "--help"]])
+def test_help_lists_the_options_with_their_comments(components, capsys, words):
+    with pytest.raises(SystemExit) as end:
+        session.check_options([MONAI, "run", "--config_file", components, *words])
+    assert end.value.code == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["--seed", "0", "of", "everything"] in lines
+    assert ["--n_pos", "[1,", "3]", "fewest", "and", "most", "points"] in lines
+    assert not any(line[:1] in (["--inferer"], ["--train"], ["--run"]) for line in lines)
