@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from monai_ext.data.images import PathLike, atomic_path
+from monai_ext.data.text import read_text
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 
@@ -96,7 +97,9 @@ def read_record(checkpoint: PathLike) -> WeightRecord | None:
     if not path.is_file():
         return None
     try:
-        return WeightRecord.model_validate_json(path.read_bytes())
+        return WeightRecord.model_validate_json(read_text(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save the record of these weights as UTF-8") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
