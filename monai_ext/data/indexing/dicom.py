@@ -19,8 +19,9 @@ from monai_ext.data.dicom.geometry import find_problems
 from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.segmentation import Segmentation, read_segmentation
 from monai_ext.data.dicom.series import NOT_DICOM, SeriesList, group_headers
+from monai_ext.data.folders import natural
 from monai_ext.data.images import ensure_writable_folder
-from monai_ext.data.indexing.frame import Index, Options, natural
+from monai_ext.data.indexing.frame import Index, Options
 from monai_ext.data.indexing.structures import patterns_of
 from monai_ext.errors import UserError
 
