@@ -99,7 +99,9 @@ def read_record(checkpoint: PathLike) -> WeightRecord | None:
     try:
         return WeightRecord.model_validate_json(read_text(path))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save the record of these weights as UTF-8") from error
+        raise UserError(
+            f"{path}: the file: not UTF-8 (byte {error.start}); correct the record of these weights"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
