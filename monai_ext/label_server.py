@@ -32,6 +32,7 @@ from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, atomic_path, 
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.phantoms import write_phantom_patient
 from monai_ext.data.studies import DATALIST, FINAL
+from monai_ext.data.text import read_json
 from monai_ext.errors import UserError, report_user_errors
 
 ADDRESS = "127.0.0.1"
@@ -93,7 +94,7 @@ def _app(app: Path, bundle: Path, cases: DataList) -> Path:
     shutil.copytree(bundle / "configs", served / "configs")
     for name in ("models", "docs", "LICENSE"):
         (served / name).symlink_to(bundle / name)
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata = read_json(bundle / "configs" / "metadata.json")
     formats = metadata["network_data_format"]
     named = {str(value): name for name, value in cases.labels.items()}
     formats["outputs"]["pred"]["channel_def"] = {"0": "background", **named}

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from monai_ext.data.text import read_text
 from monai_ext.errors import UserError
 
 _LAST_NUMBER = re.compile(r"([0-9]+)[^0-9]*$")
@@ -238,7 +239,7 @@ def load_card(name: str) -> Card:
     if name not in card_names():
         raise UserError(f"there is no data set card {name!r}; the cards are: {', '.join(card_names())}")
     try:
-        card = Card.model_validate_json(path.read_bytes())
+        card = Card.model_validate_json(read_text(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the card"

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictInt, ValidationError
 
 from monai_ext.data.images import PathLike
+from monai_ext.data.text import read_text
 from monai_ext.errors import UserError
 
 MAX_BYTES = 50 * 2**20
@@ -197,7 +198,7 @@ def read_json(path: Path) -> object:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path}: a data list has at most {MAX_BYTES >> 20} MB; is this the right file?")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: the data list is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except FileNotFoundError as error:

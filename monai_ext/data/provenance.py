@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from monai_ext.data.images import PathLike, atomic_path
+from monai_ext.data.text import read_text
 from monai_ext.data.training_settings import SETTINGS_FILE, read_settings
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
@@ -101,7 +102,11 @@ def read_record(checkpoint: PathLike) -> WeightRecord | None:
     if not path.is_file():
         return None
     try:
-        return WeightRecord.model_validate_json(path.read_bytes())
+        return WeightRecord.model_validate_json(read_text(path))
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: the file: not UTF-8 (byte {error.start}); correct the record of these weights"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"

@@ -7,7 +7,6 @@ studies; its cases are the studies, matched by file.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from monai_ext.data.images import is_frame, read_label
 from monai_ext.data.manifest import Case, DataList, load_datalist
 from monai_ext.data.pairs import VisitLike, pair_with_reference
+from monai_ext.data.text import read_json
 from monai_ext.errors import UserError
 
 DATALIST = "datalist.json"
@@ -177,7 +177,7 @@ class Studies:
         path = self._served / DATASTORE
         if not path.is_file():
             return {}
-        return dict(json.loads(path.read_text(encoding="utf-8"))["objects"])
+        return dict(read_json(path)["objects"])
 
     def _chosen(self, found: dict[str, Any]) -> dict[str, Any]:
         if self.names is not None:

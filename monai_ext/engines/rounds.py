@@ -27,6 +27,7 @@ from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import WeightRecord, record_training
 from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.data.scribble_slices import CutCase, ScribbleDataset, read_classes, write_classes
+from monai_ext.data.text import read_json
 from monai_ext.engines.segmentor import PromptedSlices, SamTuning, SegmentorTraining, segment_slices
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
@@ -111,7 +112,7 @@ class AlternatingRounds:
         return self.output_dir / f"round_{number}"
 
     def _agreement(self, number: int) -> float:
-        return float(json.loads((self._folder(number) / "agreement.json").read_text())["agreement"])
+        return float(read_json(self._folder(number) / "agreement.json")["agreement"])
 
     def _dense_labels(self) -> dict[str, np.ndarray]:
         for case in self.dataset.data:

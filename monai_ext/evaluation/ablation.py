@@ -28,6 +28,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_ext.configuration import deciding_config
+from monai_ext.data.text import read_json
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import DRAWS
 from monai_ext.evaluation.compare import Difference, compare
@@ -328,7 +329,7 @@ def _literal(option: str, text: str, kind: type) -> Any:
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    return dict(read_json(folder / "summary.json"))
 
 
 def _labels(summary: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monai_ext.data.text import read_json
 from monai_ext.evaluation.case_metrics import VoxelCounts
 from monai_ext.evaluation.formats import CaseDetail, CaseKey
 from monai_ext.evaluation.outputs import write_outputs
@@ -80,7 +81,7 @@ def record_path(output_dir: Path, case: str) -> Path:
 def read_case_record(output_dir: Path, case: str) -> CaseRecord | None:
     """Read the record of a case; None where there is none that can be used."""
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        content = json.loads(record_path(output_dir, case).read_text(encoding="utf-8"))
+        content = read_json(record_path(output_dir, case))
         tables = {str(name): Table(list(one["columns"]), list(one["rows"])) for name, one in content["tables"].items()}
         record = CaseRecord(content["case"], content["key"], tables, dict(content["files"]))
         below = all(not Path(name).is_absolute() and ".." not in Path(name).parts for name in record.files)

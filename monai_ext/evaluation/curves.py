@@ -9,7 +9,6 @@ of a case in the stream, and each case has one step in a run. Written are ``curv
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_ext.data.images import atomic_path
+from monai_ext.data.text import read_table
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import DRAWS, cohort_warning
 from monai_ext.evaluation.pairing import MACRO, better_direction
@@ -157,11 +157,7 @@ def read_interaction(path: str | Path) -> list[StepRow]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; name the interaction.csv of an evaluation")
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *lines = [tuple(line) for line in csv.reader(file, strict=True)] or [()]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a table of text ({error}); name the interaction.csv of an evaluation") from error
+    header, *lines = [tuple(line) for line in read_table(path, "name the interaction.csv of an evaluation")] or [()]
     if header != COLUMNS:
         raise UserError(f"{path}: not an interaction.csv, whose columns are {','.join(COLUMNS)}; name another file")
     return [_step_row(path, number, line) for number, line in enumerate(lines, start=2)]

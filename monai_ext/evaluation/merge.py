@@ -22,6 +22,7 @@ from tqdm import tqdm
 from monai_ext.configuration import first_difference
 from monai_ext.data.images import atomic_path, ensure_writable_folder
 from monai_ext.data.shards import Shard, parse_shard
+from monai_ext.data.text import read_json
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.case_record import (
     FOLDER,
@@ -109,7 +110,7 @@ def read_shard(folder: Path) -> ShardRun:
     """
     path = folder / SHARD_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         shard = parse_shard(content["shard"])
         whole = {key: content[key] for key in ("list", "settings", "summary")}
         if shard is None or not isinstance(content["cases"], dict) or not isinstance(whole["list"], list):

@@ -27,6 +27,7 @@ from monai_ext.data.cards import find_card
 from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import OFFICIAL_WEIGHTS
 from monai_ext.data.provenance import read_record as read_weight_record
+from monai_ext.data.text import read_json
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of, source_sha256
 
@@ -135,7 +136,7 @@ def read_record(path: PathLike) -> dict[str, Any]:
     path = Path(path)
     path = path / RUN_FILE if path.is_dir() else path
     try:
-        record = json.loads(path.read_bytes())
+        record = read_json(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; name the {RUN_FILE} of a run") from error
     except OSError as error:
@@ -324,7 +325,7 @@ def _data(datalist: PathLike | None, data_root: PathLike | None, bases: Mapping[
     path = Path(datalist).expanduser()
     data["datalist"] = fingerprint(path, bases)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a data list ({error}); check --datalist") from error
     if isinstance(content, dict):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import multiprocessing
 import re
 import sys
@@ -27,6 +26,7 @@ from monai_ext.data.doctor import examine, warn_and_stop
 from monai_ext.data.images import ensure_writable_folder
 from monai_ext.data.manifest import Case, DataList, Visit, load_datalist
 from monai_ext.data.pairs import pair_with_reference
+from monai_ext.data.text import read_json
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import refuse_seed
 from monai_ext.evaluation.case_metrics import refuse_tolerance
@@ -217,7 +217,7 @@ def _select_targets(datalist: DataList, reference_visit: str | None) -> dict[str
 
 def _all_names(datalist: str) -> list[str]:
     """Return the names of all cases of a list that has been checked, whatever was selected of it."""
-    content = json.loads(Path(datalist).expanduser().read_text(encoding="utf-8-sig"))
+    content = read_json(Path(datalist).expanduser())
     return [case["case"] for case in content["cases"]]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monai_ext.data.images import atomic_path
+from monai_ext.data.text import read_table
 from monai_ext.errors import UserError
 
 STATUSES = ("ok", "pred_empty", "ref_empty", "both_empty", "missing", "failed")
@@ -60,14 +61,8 @@ def read_rows(path: str | Path) -> list[Row]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; name the metrics.csv of an evaluation")
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = tuple(next(reader, ()))
-            lines = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a table of text ({error}); name the metrics.csv of an evaluation") from error
-    if header != COLUMNS:
+    header, *lines = read_table(path, "name the metrics.csv of an evaluation") or [[]]
+    if tuple(header) != COLUMNS:
         raise UserError(f"{path}: not a metrics.csv, whose columns are {','.join(COLUMNS)}; name another file")
     rows = [_row(path, number, line) for number, line in enumerate(lines, start=2)]
     _refuse_repeated(path, rows)

@@ -15,6 +15,7 @@ import numpy as np
 from monai_ext.data.images import atomic_path
 from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.data.scribble_slices import CutCase
+from monai_ext.data.text import read_table
 from monai_ext.handlers.overlay import DPI, Scene, draw
 from monai_ext.metrics.dice import dice
 
@@ -73,8 +74,8 @@ class PseudoLabelDice:
         truth, path = np.asarray(case.load("label")), folder / TABLE
         rows: list[dict[str, str]] = []
         if path.is_file():
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if row["case"] != case.case]
+            header, *lines = read_table(path, "remove it and start the training again") or [[]]
+            rows = [row for line in lines if (row := dict(zip(header, line, strict=True)))["case"] != case.case]
         for c, name in enumerate(self.names, start=1):
             value = dice(truth == c, found.labels == c)
             rows.append({"case": case.case, "label": name, "dice": "" if math.isnan(value) else f"{value:.6f}"})

@@ -57,7 +57,10 @@ class NoPromptInferer(FollowUpInferer):
         absent = SliceResult(None, "reference_absent", {})
         if not any(present):
             return [absent] * len(present)
-        logits = network(target.image[None].to(network.pixel_mean.device))[0, 0]
+        embeddings = target.encode(network)
+        nothing = embeddings.features.new_zeros(1, 0, 2)
+        decoded, _ = network.decode_batch(embeddings.features, nothing, nothing[..., 0])
+        logits = network.to_image(decoded, embeddings.size)[0, 0]
         found = SliceResult(logits, "ok" if bool((logits > 0).any()) else "no_foreground", {})
         return [found if here else absent for here in present]
 
@@ -115,7 +118,7 @@ class OracleClickInferer(FollowUpInferer):
     ) -> list[SliceResult]:
         """Click on every structure that the true mask of this slice holds."""
         truth = plain(extra["oracle_label"])[:, :, target.index]
-        embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
+        embeddings = target.encode(network)
         results = []
         for channel, value in enumerate(self.labels.values()):
             mask = (truth == value).cpu().numpy()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_ext.errors import UserError
+from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.losses.promptable import PromptableLoss
@@ -84,7 +85,6 @@ class FinetunePriorInferer(FollowUpInferer):
         """Segment every structure with the copy that was tuned to it; see :class:`FollowUpInferer`."""
         if self._loaded is not self.load_reference.loaded:
             self._loaded, self._networks = self.load_reference.loaded, {}
-        image = target.image[None].to(network.pixel_mean.device)
         shared = None
         results = []
         for value in self.labels.values():
@@ -95,9 +95,9 @@ class FinetunePriorInferer(FollowUpInferer):
                 self._networks[value] = self.tune(network, self._loaded, value)
             own = self._networks[value]
             if self.tuned == "all":
-                embeddings = own.encode(image)
+                embeddings = target.encode(own)
             else:
-                embeddings = shared = network.encode(image) if shared is None else shared
+                embeddings = shared = target.encode(network) if shared is None else shared
             logits = own.to_image(_without_prompt(own, embeddings.features)[0], embeddings.size)[0, 0]
             results.append(SliceResult(logits, "ok" if bool((logits > 0).any()) else "no_foreground", {}))
         return results
@@ -106,7 +106,7 @@ class FinetunePriorInferer(FollowUpInferer):
         """Return a copy of ``network`` tuned to one structure of the references; parts not trained are shared."""
         held = [(r, k) for r in references for k in range(r.label.shape[-1]) if bool((r.label[..., k] == value).any())]
         own = _copy(network, self.tuned)
-        images = [r.image.as_tensor()[None, ..., k].to(network.pixel_mean.device) for r, k in held]
+        images = [(r.image.as_tensor()[..., k], r.frame) for r, k in held]
         shares = torch.stack([_on_decoder_grid(r.label[0, ..., k] == value, network) for r, k in held])
         shares = shares.to(network.pixel_mean.device)
         features = None if self.tuned == "all" else torch.cat([r.embed(network, k).features for r, k in held])
@@ -120,7 +120,7 @@ class FinetunePriorInferer(FollowUpInferer):
                 seen = (
                     features[drawn]
                     if features is not None
-                    else torch.cat([own.encode(images[i]).features for i in drawn])
+                    else torch.cat([encode_slice(own, *images[i]).features for i in drawn])
                 )
                 logits, quality = _without_prompt(own, seen)
                 masks = shares[drawn]

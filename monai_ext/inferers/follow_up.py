@@ -6,6 +6,7 @@ A method overrides one verb, :meth:`FollowUpInferer.segment_slice`. No label of 
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from monai_ext.errors import UserError
+from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.nearest import nearest_reference
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import check_rule, match_slices
 from monai_ext.networks.sam import Embeddings, PromptableSam
 from monai_ext.transforms.request import REQUEST
-from monai_ext.transforms.sam_input import input_points, plane_size
+from monai_ext.transforms.sam_input import choose_extent, frame_extent, frame_size, input_points, plane_size
+
+logger = logging.getLogger(__name__)
 
 BACKGROUND = -20.0
 """Logit of pixels for which no mask was decoded."""
@@ -55,12 +59,18 @@ class TargetSlice:
         original_size: (h0, w0) of the slice before resampling.
         index: along D.
         clicks: of a user, on this slice.
+        frame: rows and columns of the frame that the slice lies in; None: its own.
     """
 
     image: Tensor
     original_size: tuple[int, int]
     index: int
     clicks: tuple[Click, ...] = ()
+    frame: tuple[int, int] | None = None
+
+    def encode(self, network: PromptableSam) -> Embeddings:
+        """Encode the slice in its patient's frame, see :func:`monai_ext.inferers.encoding.encode_slice`."""
+        return encode_slice(network, self.image, self.frame)
 
 
 @dataclass(frozen=True)
@@ -174,13 +184,15 @@ class FollowUpInferer(Inferer):
             or [],
             request.get("modality", _first(modality)),
             self.labels,
+            frame_extent(image),
         )
+        _report_scales(image, references)
         oracle = _range(oracle_slices)
         matches = [match_slices(image, r.image, self.slice_match, r.held_slices(), oracle) for r in references]
         names = _names(reference, len(references))
         choice = request.get("reference_choice", _first(reference_choice))
         if choice == "nearest" and len(references) > 1:
-            chosen = nearest_reference(network, image.as_tensor(), references, matches)
+            chosen = nearest_reference(network, image.as_tensor(), references, matches, frame_size(image))
             references, matches, names = [references[chosen]], [matches[chosen]], names[chosen : chosen + 1]
         self.rows = []
         planes = image.as_tensor()
@@ -188,7 +200,7 @@ class FollowUpInferer(Inferer):
         logits = torch.full((len(self.labels), height, width, depth), BACKGROUND)
         for k in range(depth):
             matched = [MatchedSlice(r, m[k]) for r, m in zip(references, matches, strict=True) if m[k] is not None]  # type: ignore[arg-type]
-            target = TargetSlice(planes[..., k], plane_size(image), k, clicks.get(k, ()))
+            target = TargetSlice(planes[..., k], plane_size(image), k, clicks.get(k, ()), frame_size(image))
             for channel, result in enumerate(self._results(network, target, matched, extra)):
                 if result.logits is not None:
                     logits[channel, :, :, k] = result.logits.float().cpu()
@@ -259,7 +271,7 @@ def segment_present(
     absent = SliceResult(None, "reference_absent", {})
     if all(one is None for one in known):
         return [absent] * len(known)
-    embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
+    embeddings = target.encode(network)
     return [absent if one is None else segment(embeddings, one) for one in known]
 
 
@@ -267,6 +279,20 @@ def _single_case(inputs: Tensor) -> MetaTensor:
     if inputs.ndim != 5 or inputs.shape[0] != 1 or not isinstance(inputs, MetaTensor):
         raise ValueError(f"inputs must be one case, a MetaTensor [1, C, H, W, D], not {tuple(inputs.shape)}")
     return cast(MetaTensor, inputs[0])
+
+
+def _report_scales(image: MetaTensor, references: Sequence[Reference]) -> None:
+    """Say so where a reference has another scale than the target, which was prepared without knowing it."""
+    own = frame_extent(image)
+    for reference in references:
+        other = frame_extent(reference.image)
+        if own is not None and choose_extent(own, other) != own:
+            logger.warning(
+                "%s covers less in plane than its reference %s, and they are compared at different scales: name the "
+                "reference in the data list, so that both get one",
+                image.meta.get("filename_or_obj", "the image"),
+                reference.file,
+            )
 
 
 def _first(value: Any) -> Any:

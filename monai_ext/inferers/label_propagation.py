@@ -60,7 +60,7 @@ class LabelPropagationInferer(FollowUpInferer):
         present = [any(bool((m.label == v).any()) for m in matched) for v in values]
         if not any(present):
             return [SliceResult(None, "reference_absent", {}) for _ in values]
-        embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
+        embeddings = target.encode(network)
         grid, device = (network.grid, network.grid), embeddings.features.device
         extent = torch.tensor(embeddings.size) / max(embeddings.size)
         features, shares, places = [], [], []

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.reference import Reference
 from monai_ext.networks.sam import Embeddings, PromptableSam
 from monai_ext.prompts.masks import valid_cells
@@ -23,7 +24,11 @@ def mean_feature(network: PromptableSam, embeddings: Embeddings) -> Tensor:
 
 
 def reference_distances(
-    network: PromptableSam, image: Tensor, references: Sequence[Reference], matches: Sequence[Sequence[int | None]]
+    network: PromptableSam,
+    image: Tensor,
+    references: Sequence[Reference],
+    matches: Sequence[Sequence[int | None]],
+    frame: tuple[int, int] | None = None,
 ) -> list[float]:
     r"""Distance of a target to each reference.
 
@@ -38,11 +43,11 @@ def reference_distances(
         references: candidates.
         matches: of each, for each slice of the target, its slice or None; see
             :func:`monai_ext.inferers.slice_match.match_slices`.
+        frame: rows and columns of the frame that the slices lie in; None: their own.
 
     Returns:
         One distance in [0, 2] a reference, infinite where no slice has a match.
     """
-    device = network.pixel_mean.device
     own: dict[int, Tensor] = {}
     distances = []
     for reference, match in zip(references, matches, strict=True):
@@ -51,7 +56,7 @@ def reference_distances(
             if index is None:
                 continue
             if k not in own:
-                own[k] = mean_feature(network, network.encode(image[None, ..., k].to(device)))
+                own[k] = mean_feature(network, encode_slice(network, image[..., k], frame))
             theirs = mean_feature(network, reference.embed(network, index))
             found.append(1 - float(F.cosine_similarity(own[k], theirs, dim=0)))
         distances.append(sum(found) / len(found) if found else float("inf"))
@@ -59,12 +64,16 @@ def reference_distances(
 
 
 def nearest_reference(
-    network: PromptableSam, image: Tensor, references: Sequence[Reference], matches: Sequence[Sequence[int | None]]
+    network: PromptableSam,
+    image: Tensor,
+    references: Sequence[Reference],
+    matches: Sequence[Sequence[int | None]],
+    frame: tuple[int, int] | None = None,
 ) -> int:
     """Return the number of the nearest reference by :func:`reference_distances`.
 
     Of equally near ones (:mod:`monai_ext.prompts.ties`) the latest, not the first: it is nearer in time.
     """
-    distances = reference_distances(network, image, references, matches)
+    distances = reference_distances(network, image, references, matches, frame)
     limit = min(distances) + TOLERANCE
     return max(number for number, distance in enumerate(distances) if distance <= limit)

@@ -226,7 +226,7 @@ class P2SamInferer(FollowUpInferer):
         absent = "reference_absent" if matched else "outside_reference"
         if not any(parts) and not target.clicks:
             return [SliceResult(None, absent, {}) for _ in parts]
-        embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
+        embeddings = target.encode(network)
         if self.previous_box and self._before is None and matched:
             self._before = self._frame(matched[-1].reference)
         boxes = [self._box(target, value) for value in self.labels.values()]

@@ -77,7 +77,7 @@ class PanetInferer(FollowUpInferer):
             return [SliceResult(None, "reference_absent", {}) for _ in values]
         shots = [self._prototypes(network, m.reference.embed(network, m.index), m.label, values) for m in matched]
         means = [_mean([shot[k] for shot in shots]) for k in range(1 + len(values))]
-        embeddings = network.encode(target.image[None].to(network.pixel_mean.device))
+        embeddings = target.encode(network)
         prototypes = torch.stack([mean for mean in means if mean is not None])
         scores = prototype_scores(prototypes, embeddings.features[0])
         return classes_to_results(network, scores, embeddings.size, present, SCALE * TOLERANCE)

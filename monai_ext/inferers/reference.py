@@ -13,7 +13,9 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from monai_ext.errors import UserError
+from monai_ext.inferers.encoding import encode_slice
 from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.transforms.sam_input import FRAME_EXTENT, Extent, choose_extent, frame_extent, frame_size
 
 Paths = str | os.PathLike | Sequence[str]
 
@@ -34,14 +36,23 @@ class Reference:
     def embed(self, network: PromptableSam, index: int) -> Embeddings:
         """Encode slice ``index``, once: for one network, whose weights stay as they are."""
         if index not in self._embeddings:
-            device = network.pixel_mean.device
-            self._embeddings[index] = network.encode(self.image.as_tensor()[None, ..., index].to(device))
+            self._embeddings[index] = encode_slice(network, self.image.as_tensor()[..., index], self.frame)
         return self._embeddings[index]
 
     def held_slices(self) -> tuple[int, int]:
         """Return the first and last slice that hold any structure."""
         held = np.flatnonzero(np.asarray(self.label[0]).any(axis=(0, 1)))
         return int(held[0]), int(held[-1])
+
+    def has_scale(self, extent: Extent | None) -> bool:
+        """Tell whether loading it for a frame of so many mm would give the same image again."""
+        own = self.image.meta.get("plane_extent")
+        return own is None or choose_extent(own, extent) == frame_extent(self.image)
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Rows and columns of the frame that the slices lie in."""
+        return frame_size(self.image)
 
     @property
     def file(self) -> str:
@@ -52,10 +63,11 @@ class Reference:
 class ReferenceLoader:
     """Loads a patient's references through the transforms of the targets and keeps those of the last call.
 
-    One that serves the next target, too, is neither loaded nor encoded again.
+    One that serves the next target, too, at the same scale, is neither loaded nor encoded again.
 
     Args:
-        transform: of {"image": path, "label": path} to the input frame: image [C, H, W, D], label [1, H, W, D].
+        transform: of {"image": path, "label": path, "modality": text, "frame_extent": mm or None} to the input frame:
+            image [C, H, W, D], label [1, H, W, D].
         labels: name -> value of the structures asked for.
 
     ``loaded`` holds the references of the last call: another list object means other references.
@@ -68,7 +80,12 @@ class ReferenceLoader:
         self.loaded: list[Reference] = []
 
     def __call__(
-        self, images: Paths, labels: Paths, modality: str | None = None, names: dict[str, int] | None = None
+        self,
+        images: Paths,
+        labels: Paths,
+        modality: str | None = None,
+        names: dict[str, int] | None = None,
+        extent: Extent | None = None,
     ) -> list[Reference]:
         """Return the references of one patient.
 
@@ -77,6 +94,8 @@ class ReferenceLoader:
             labels: as many paths.
             modality: of the patient's images, for their intensity window.
             names: name -> value of the structures asked for, where they are not those of the constructor.
+            extent: mm that the target's input frame covers: a smaller reference gets its scale, see
+                :class:`monai_ext.transforms.frame_extent.FrameExtentd`. None: the target has no mm.
 
         A file that was written anew is read anew.
 
@@ -89,22 +108,23 @@ class ReferenceLoader:
                 f"{len(paths[0])} reference images but {len(paths[1])} reference labels: give each its own."
             )
         key = (*paths, modality, [_written(path) for group in paths for path in group])
-        if key != self._key:
+        if key != self._key or not all(reference.has_scale(extent) for reference in self.loaded):
             self._key = None
             wanted = [(i, m, modality, _written(i), _written(m)) for i, m in zip(*paths, strict=True)]
-            held = {one: self._held.get(one) or self.load(*one[:3]) for one in wanted}
+            kept = {one: reference for one, reference in self._held.items() if reference.has_scale(extent)}
+            held = {one: kept.get(one) or self.load(*one[:3], extent) for one in wanted}
             self._held, self.loaded = held, [held[one] for one in wanted]
             self._refuse_empty(paths[1], self.labels if names is None else names)
             self._key = key
         return self.loaded
 
-    def load(self, image: str, label: str, modality: str | None = None) -> Reference:
+    def load(self, image: str, label: str, modality: str | None = None, extent: Extent | None = None) -> Reference:
         """Load one image with a mask, which need not be an annotation, and keep nothing of it.
 
         Raises:
             UserError: if they are of different grids.
         """
-        item = self.transform({"image": image, "label": label, "modality": modality})
+        item = self.transform({"image": image, "label": label, "modality": modality, FRAME_EXTENT: extent})
         if item["image"].shape[1:] != item["label"].shape[1:]:
             raise UserError(f"reference label {label} has another grid than its image {image}: resample the label.")
         return Reference(item["image"], plain(item["label"]).round().long())

@@ -7,8 +7,9 @@ The only module that imports `segment_anything`. :class:`PromptableSam` fulfils 
 * :meth:`~PromptableSam.decode`: embeddings and prompts -> low-resolution logits and predicted IoU
 * :meth:`~PromptableSam.to_image`: low-resolution logits -> the input frame
 
-The *input frame* is what :class:`monai_ext.transforms.sam_input.SamInputd` makes: [C, H, W] in [0, 255] with
-max(H, W) = ``image_size``. Normalisation and padding to a square happen in here, after SAM (Kirillov et al. 2023).
+The *input frame* is what :class:`monai_ext.transforms.sam_input.SamInputd` makes: [C, H, W] in [0, 255],
+max(H, W) at most ``image_size``. Normalisation and padding to a square happen in here, after SAM (Kirillov et al.
+2023).
 """
 
 from __future__ import annotations

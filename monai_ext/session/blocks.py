@@ -11,6 +11,7 @@ from monai.transforms import Compose, Invertd, LoadImaged
 from monai.utils import ensure_tuple
 
 from monai_ext.data.case_reader import CaseReader
+from monai_ext.data.images import read_geometry
 from monai_ext.data.pairs import collate_case
 from monai_ext.data.studies import Studies, result_options
 from monai_ext.handlers.finished_cases import FinishedCases
@@ -18,6 +19,7 @@ from monai_ext.handlers.mask_writer import MaskWriter
 from monai_ext.handlers.overlay import OverlayWriter
 from monai_ext.handlers.progress import CaseProgress
 from monai_ext.handlers.prompt_table import PromptTable, Reporter
+from monai_ext.transforms.frame_extent import FrameExtentd
 from monai_ext.transforms.intensity import Intensityd
 from monai_ext.transforms.labels import MergeLabelsd
 from monai_ext.transforms.request import Requestd
@@ -50,6 +52,7 @@ def case_preprocessing(
     steps += [Requestd("image", served, result_options)] if served is not None else []
     steps += [
         Intensityd("image", intensity=intensity),
+        FrameExtentd("image", read_geometry, slice_axis),
         SamInputd(["image", *names], image_size, mode=["bilinear", *["nearest"] * len(names)], slice_axis=slice_axis),
     ]
     steps += [_load("label", mask=True)] if with_label else []

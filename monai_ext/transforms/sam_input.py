@@ -1,7 +1,8 @@
 """From the grid of a file to the frame the promptable network sees, and back.
 
 A volume ``[C, X, Y, Z]`` in any stored orientation, or a frame ``[C, W, H]``, becomes ``[C, H, W, D]``: D
-upright slices of H x W pixels that are square in mm, the longer side ``image_size`` pixels long. Three
+upright slices of H x W pixels that are square in mm, the longer side ``image_size`` pixels long (less where
+another image of the patient covers more: :data:`FRAME_EXTENT`). Three
 patient frames are possible, named after the axis closest to the slice normal (:data:`DISPLAY_DIRECTIONS`).
 They have one handedness, and a stack whose normal lies between right and back, as the heart's short axis
 does, looks the same whether it counts as sagittal or as coronal. Pixel grids are aligned by their field of
@@ -39,6 +40,20 @@ the left, slices from patient left to right.
 
 SAME_SPACING = 0.01
 """Relative difference below which two spacings count as one when the slice axis is looked for."""
+
+FRAME_EXTENT = "frame_extent"
+"""Item, and key of the meta: mm (along H, along W) that the input frame of a patient covers; none of a video."""
+
+ROUNDING = 1e-9
+"""Relative difference below which two shares of a pixel count as equal."""
+
+SAME_EXTENT = 0.01
+"""Relative difference up to which two images cover the same: less than one cell of the encoder's grid."""
+
+Extent = tuple[float, float]
+"""mm along H and along W."""
+
+_OF_THE_FRAME = ("plane_size", "slice_axis", "frame_size", "plane_extent", FRAME_EXTENT)  # keys of the meta
 
 _DIRECTION = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 
@@ -195,16 +210,63 @@ def plane_size(image: MetaTensor) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def input_plane_size(size: Sequence[int], spacing: Sequence[float], image_size: int) -> tuple[int, int]:
+def plane_extent(shape: Sequence[int], affine: np.ndarray, slice_axis: str | None = None) -> Extent:
+    """Return the field of view of a volume's slices.
+
+    Args:
+        shape: stored shape (X, Y, Z).
+        affine: 4x4, stored index -> RAS mm.
+        slice_axis: as in :func:`find_layout`.
+
+    Raises:
+        UserError: the affine is not usable.
+    """
+    rows, columns, _ = find_layout(shape, affine, slice_axis).order
+    spacing = nib.affines.voxel_sizes(affine)
+    return float(spacing[rows] * shape[rows]), float(spacing[columns] * shape[columns])
+
+
+def choose_extent(own: Extent, wanted: Extent | None) -> Extent:
+    """Return what the input frame of an image covers: the image alone, or what all of its patient's cover together.
+
+    Args:
+        own: :func:`plane_extent` of the image.
+        wanted: that of the largest image that it is compared with; None: it stands alone. What is larger by up to
+            :data:`SAME_EXTENT` changes nothing.
+    """
+    height, width = (float(side) for side in own)
+    if wanted is None:
+        return height, width
+    common = max(height, float(wanted[0])), max(width, float(wanted[1]))
+    same = common[0] <= height * (1 + SAME_EXTENT) and common[1] <= width * (1 + SAME_EXTENT)
+    return (height, width) if same else common
+
+
+def frame_extent(image: MetaTensor) -> Extent | None:
+    """Return the mm that the input frame of an image covers; None for a frame of a video."""
+    extent = image.meta.get(FRAME_EXTENT)
+    return None if extent is None else (float(extent[0]), float(extent[1]))
+
+
+def frame_size(image: MetaTensor) -> tuple[int, int]:
+    """Return the rows and columns of the input frame that the slices of an image lie in: H and W, or more."""
+    height, width = image.meta.get("frame_size", image.shape[-3:-1])
+    return int(height), int(width)
+
+
+def input_plane_size(
+    size: Sequence[int], spacing: Sequence[float], image_size: int, longest: float | None = None
+) -> tuple[int, int]:
     """Return the (H, W) of square pixels that cover a plane, the longer side ``image_size`` pixels long.
 
     Args:
         size: pixels (h0, w0) of the plane as stored.
         spacing: mm (or any one unit) a pixel along h and w.
         image_size: pixels of the longer side.
+        longest: mm that ``image_size`` pixels cover, where that is more than the plane's longer side.
     """
     extent = [size[0] * spacing[0], size[1] * spacing[1]]
-    pixel = max(extent) / image_size
+    pixel = (max(extent) if longest is None else longest) / image_size
     height, width = (max(1, int(side / pixel + 0.5)) for side in extent)
     return height, width
 
@@ -230,6 +292,86 @@ def resize_planes(image: Tensor, size: tuple[int, int], mode: str, antialias: bo
     return resized.permute(1, 2, 3, 0)
 
 
+def resize_labels(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample the planes of a label by nearest neighbours, small structures by the share of each pixel they cover.
+
+    Where planes are reduced, nearest neighbours take a structure of one or two pixels or miss it, as its position falls
+    on the grid. So a structure that covers no more than one new pixel of its plane, or that would be missed, takes the
+    new pixels with at least half of the largest share instead. All other structures stay as nearest neighbours have
+    them, but for pixels that such a small one takes.
+
+    Args:
+        label: [C, H, W, D] whole numbers, 0 background.
+        size: new (H, W), grids aligned by field of view.
+    """
+    resized = resize_planes(label, size, "nearest", antialias=False)
+    if size[0] >= label.shape[1] and size[1] >= label.shape[2]:
+        return resized
+    resized = resized.clone()
+    pixel = label.shape[1] * label.shape[2] / (size[0] * size[1])  # of the new grid, in pixels of the old
+    for c, k in label.flatten(1, 2).any(dim=1).nonzero().tolist():
+        before, after = label[c, :, :, k], resized[c, :, :, k]
+        counts, kept = _count_values(before), _count_values(after)
+        small = {value for value, count in counts.items() if value and (count <= pixel or value not in kept)}
+        if small:
+            resized[c, :, :, k] = _with_small(before, after, counts, small)
+    return resized
+
+
+def _count_values(plane: Tensor) -> dict[int, int]:
+    lowest = int(plane.min())
+    counts = torch.bincount((plane - lowest).flatten().long()).tolist()
+    return {lowest + number: count for number, count in enumerate(counts) if count}
+
+
+def _with_small(plane: Tensor, nearest: Tensor, counts: dict[int, int], small: set[int]) -> Tensor:
+    """Draw the small structures of a plane [H, W] by area on what nearest neighbours made of it, [h, w].
+
+    Small structures keep off each other's pixels; one that is left without any takes the free one nearest to it.
+    A structure that lost its last pixel to them counts as small, too.
+    """
+    size = (nearest.shape[0], nearest.shape[1])
+    shares = {value: _covered_shares(plane == value, size) for value in counts}
+    others = [value for value in counts if value not in small]
+    drawn, taken = nearest.clone(), torch.zeros(nearest.shape, dtype=torch.bool)
+    freed = torch.isin(nearest, torch.tensor(sorted(small), dtype=nearest.dtype))
+    if others:
+        largest = torch.stack([shares[value] for value in others]).argmax(dim=0)
+        drawn = torch.where(freed, torch.tensor(others, dtype=drawn.dtype)[largest], drawn)
+    for value in sorted(small, key=lambda value: (-counts[value], value)):
+        chosen = _largest_shares(shares[value], taken)
+        drawn[chosen] = value
+        taken |= chosen
+    lost = {value for value in others if value and not bool((drawn == value).any())}
+    return _with_small(plane, nearest, counts, small | lost) if lost else drawn
+
+
+def _largest_shares(shares: Tensor, taken: Tensor) -> Tensor:
+    """Pixels [h, w] that are free and have at least half of the largest share; else the free one nearest to that."""
+    free = shares.masked_fill(taken, 0)
+    if bool(free.any()):
+        return (free > 0) & (2 * free >= free.max() * (1 - ROUNDING))
+    row, column = divmod(int(shares.argmax()), shares.shape[1])
+    rows, columns = torch.meshgrid(*(torch.arange(side) for side in shares.shape), indexing="ij")
+    away = ((rows - row) ** 2 + (columns - column) ** 2).masked_fill(taken, sum(shares.shape) ** 2)
+    chosen = torch.zeros_like(taken)
+    chosen.view(-1)[away.argmin()] = not bool(taken.all())
+    return chosen
+
+
+def _covered_shares(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Share of each new pixel that a mask [H, W] covers, [*size] float64."""
+    rows, columns = (_overlaps(old, new) for old, new in zip(mask.shape, size, strict=True))
+    return rows @ mask.double() @ columns.T
+
+
+def _overlaps(old: int, new: int) -> Tensor:
+    """Share of each new pixel that lies in each old one, [new, old] float64, along one axis."""
+    step = old / new
+    low, at = torch.arange(new, dtype=torch.float64)[:, None] * step, torch.arange(old, dtype=torch.float64)
+    return ((at + 1).minimum(low + step) - at.maximum(low)).clamp(min=0) / step
+
+
 def _scale_index(old: Sequence[int], new: Sequence[int]) -> np.ndarray:
     """Matrix 4x4 that takes an index on the resampled planes to the index before, by field of view."""
     matrix = np.eye(4)
@@ -248,9 +390,16 @@ class SamInputd(MapTransform, InvertibleTransform):
     pixels that are square in mm (bilinear, with antialiasing where pixels get larger), the longer side
     ``image_size``. Frames have square pixels. Nothing is padded: the network pads.
 
+    A patient's images get one scale: where the item :data:`FRAME_EXTENT` names more mm than the volume's slices
+    cover, the frame covers these, and the slices are the upper left part of it
+    (:class:`monai_ext.transforms.frame_extent.FrameExtentd`, :func:`frame_size`).
+
+    A label (mode "nearest") keeps every structure that a slice holds: one that covers no more than a pixel of the
+    input frame, or that nearest neighbours would miss, is taken by area (:func:`resize_labels`).
+
     Physical positions are maintained: ``affine`` of the result takes [h, w, d] to RAS mm. ``meta`` also gets
     ``plane_size`` = (h0, w0), the pixels of a slice before resampling, and ``slice_axis`` ("R", "A", "S"; ""
-    for a frame).
+    for a frame), ``frame_size``, and of a volume ``plane_extent`` and ``frame_extent`` in mm.
 
     The inverse, through :class:`monai.transforms.Invertd`, takes any channel count: logits [L, H, W, D] are
     sampled at the stored pixel centres (bilinear without antialiasing, as segment_anything's
@@ -292,7 +441,7 @@ class SamInputd(MapTransform, InvertibleTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key, mode in self.key_iterator(d, self.mode):
-            d[key] = self._to_input_frame(d[key], mode)
+            d[key] = self._to_input_frame(d[key], mode, d.get(FRAME_EXTENT))
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -301,7 +450,7 @@ class SamInputd(MapTransform, InvertibleTransform):
             d[key] = self._to_stored_grid(d[key])
         return d
 
-    def _to_input_frame(self, image: Tensor, mode: str) -> MetaTensor:
+    def _to_input_frame(self, image: Tensor, mode: str, wanted: Extent | None) -> MetaTensor:
         image = image if isinstance(image, MetaTensor) else MetaTensor(image)
         if image.ndim not in (3, 4):
             raise UserError(f"{_file(image)}: expected [C, X, Y, Z] or [C, W, H], got shape {tuple(image.shape)}")
@@ -316,13 +465,21 @@ class SamInputd(MapTransform, InvertibleTransform):
         upright = upright.flip([axis + 1 for axis in range(3) if layout.flips[axis]])
         old_size = (upright.shape[1], upright.shape[2])
         spacing = np.ones(3) if is_frame else nib.affines.voxel_sizes(affine)[list(layout.order)]
-        new_size = input_plane_size(old_size, spacing[:2].tolist(), self.image_size)
-        planes = resize_planes(upright, new_size, mode, antialias=True)
+        own = (old_size[0] * spacing[0], old_size[1] * spacing[1])
+        extent = choose_extent(own, None if is_frame else wanted)
+        new_size = input_plane_size(old_size, spacing[:2].tolist(), self.image_size, max(extent))
+        if mode == "nearest":
+            planes = resize_labels(upright, new_size)
+        else:
+            planes = resize_planes(upright, new_size, mode, antialias=True)
 
         out = MetaTensor(planes, meta=deepcopy(image.meta), applied_operations=deepcopy(image.applied_operations))
         out.affine = torch.as_tensor(affine @ layout.to_stored_index(shape) @ _scale_index(old_size, new_size))
         out.meta["plane_size"] = old_size
         out.meta["slice_axis"] = layout.slice_axis
+        out.meta["frame_size"] = input_plane_size((1, 1), extent, self.image_size)
+        if not is_frame:
+            out.meta["plane_extent"], out.meta[FRAME_EXTENT] = choose_extent(own, None), extent
         return self.push_transform(
             out,
             orig_size=tuple(image.shape[1:]),
@@ -352,7 +509,7 @@ class SamInputd(MapTransform, InvertibleTransform):
         if int(applied["is_frame"]):
             volume = volume[..., 0]
 
-        meta = {name: value for name, value in image.meta.items() if name not in ("affine", "plane_size", "slice_axis")}
+        meta = {name: value for name, value in image.meta.items() if name not in ("affine", *_OF_THE_FRAME)}
         out = MetaTensor(
             volume.contiguous(),
             affine=torch.as_tensor(applied["stored_affine"]),

@@ -56,3 +56,14 @@ def test_absent_file_is_named(tmp_path):
 def test_a_case_without_patient_is_its_own_cluster(make_row):
     assert make_row("p1", "RV", 0.5, patient="").cluster == "p1"
     assert make_row("p1", "RV", 0.5, patient="P").cluster == "P"
+
+
+def test_a_table_that_excel_saved_is_read(make_row, tmp_path):
+    path = tmp_path / "metrics.csv"
+    write_rows(path, [make_row("p1", "RV", 0.5)])
+    expected, content = read_rows(path), path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
+    assert read_rows(path) == expected
+    path.write_bytes(content.replace(b",", b";"))
+    with pytest.raises(UserError, match=r"metrics\.csv: its columns are separated by semicolons; save it with commas"):
+        read_rows(path)

@@ -137,3 +137,23 @@ def test_a_slice_is_encoded_once_for_what_is_known_and_not_at_all_for_nothing(ti
     assert len(encoded) == 1
     assert [r.status for r in segment_present(network, target, [None, None], segment)] == ["reference_absent"] * 2
     assert len(encoded) == 1
+
+
+def test_the_frame_of_the_patient_reaches_slices_and_references(loader, make_image):
+    target = make_image(7, (*SIZE, 1))
+    target.meta.update(plane_extent=(40.0, 64.0), frame_extent=(80.0, 100.0), frame_size=(51, 64))
+    inferer, asked = Echo(LABELS, loader), []
+    transform = loader.transform
+    loader.transform = lambda item: asked.append(item["frame_extent"]) or transform(item)
+    inferer(target[None], None, "a", "a")
+    assert inferer.calls[0][0].frame == (51, 64)
+    assert asked == [(80.0, 100.0)]
+
+
+def test_it_is_said_where_scales_differ_all_the_same(loader, make_image, references, caplog):
+    """The reference is the inferer's own, so that the target was prepared without knowing of it."""
+    target, reference = make_image(7, (*SIZE, 1)), references["a"][0]
+    target.meta.update(plane_extent=(40.0, 64.0), frame_extent=(40.0, 64.0))
+    reference.meta.update(plane_extent=(60.0, 90.0), frame_extent=(60.0, 90.0))
+    Echo(LABELS, loader, reference_image="a", reference_label="a")(target[None], None)
+    assert "image7.nii.gz covers less in plane than its reference image0.nii.gz" in caplog.text

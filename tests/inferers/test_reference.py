@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from monai_ext.errors import UserError
+from monai_ext.inferers.reference import ReferenceLoader
 
 SIZE = (40, 64)
 LABELS = {"lesion": 1, "organ": 2}
@@ -110,3 +112,45 @@ def test_label_resampled_to_floats_is_whole_again(make_image, make_loader):
     label = np.full((*SIZE, 1), 0.9999999)
     (reference,) = make_loader({"a": (make_image(1, (*SIZE, 1)), label)}, {"lesion": 1})("a", "a")
     assert (reference.label == 1).all()
+
+
+def of_mm(image, own, used):
+    """The image as SamInputd leaves it: what it covers, and what its frame covers."""
+    image.meta.update(plane_extent=own, frame_extent=used, frame_size=(50, 80))
+    return image
+
+
+def test_a_reference_is_loaded_anew_only_where_its_scale_changes(make_image, make_loader):
+    made = {"a": (of_mm(make_image(1, (*SIZE, 1)), (40.0, 64.0), (40.0, 64.0)), np.ones((*SIZE, 1), np.int64))}
+    loader = make_loader(made, {"lesion": 1})
+    first = loader("a", "a", extent=(40.0, 64.0))
+    assert loader("a", "a", extent=(40.3, 64.5)) is first, "the same to 1 %"
+    assert loader("a", "a", extent=(20.0, 30.0)) is first, "a target that covers less takes the reference's scale"
+    assert loader("a", "a") is first
+    loader("a", "a", extent=(50.0, 80.0))
+    assert len(loader.transform.loaded) == 2
+
+
+def test_the_transform_is_told_what_the_frame_covers(make_image):
+    asked = []
+
+    def transform(item):
+        asked.append(item["frame_extent"])
+        return {"image": make_image(1, (*SIZE, 1)), "label": torch.ones(1, *SIZE, 1)}
+
+    loader = ReferenceLoader(transform, {"lesion": 1})
+    loader("a", "a", extent=(50.0, 80.0))
+    loader.load("b", "b")
+    assert asked == [(50.0, 80.0), None]
+
+
+@torch.no_grad()
+def test_slices_are_encoded_in_their_frame(make_image, make_loader, tiny_network, monkeypatch):
+    network, encoded = tiny_network(0), []
+    encode = network.encode
+    monkeypatch.setattr(network, "encode", lambda images: encoded.append(images.shape) or encode(images))
+    image = of_mm(make_image(1, (30, 40, 1)), (30.0, 40.0), (50.0, 60.0))
+    image.meta["frame_size"] = (50, 60)
+    (reference,) = make_loader({"a": (image, np.ones((30, 40, 1), np.int64))}, {"lesion": 1})("a", "a")
+    assert reference.embed(network, 0).size == (30, 40)
+    assert encoded == [(1, 1, 50, 60)]

@@ -12,13 +12,21 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 
 from monai_ext.errors import UserError
+from monai_ext.prompts.masks import paper_tokens
 from monai_ext.transforms.intensity import Intensityd
 from monai_ext.transforms.sam_input import (
+    FRAME_EXTENT,
     SamInputd,
+    choose_extent,
     choose_slice_axis,
     display_spacing,
     find_layout,
+    frame_extent,
+    frame_size,
+    plane_extent,
     plane_size,
+    resize_labels,
+    resize_planes,
     slice_positions,
     to_display,
 )
@@ -325,3 +333,152 @@ def test_broken_affine_names_the_file():
 def test_unknown_option_is_refused(options):
     with pytest.raises(UserError):
         SamInputd(**{"keys": "image", "image_size": 8, **options})
+
+
+# -------------------------------------------------------------------------------------- small structures of a label
+
+TINY = [[(0, 0)], [(0, 0), (0, 1)], [(0, 0), (1, 0)], [(0, 0), (1, 1)], [(0, 0), (0, 1), (1, 0), (1, 1)]]
+STRIDE, CELLS = 4, 3
+
+
+def reduced(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return resize_labels(torch.as_tensor(plane)[None, ..., None], size)[0, ..., 0].numpy()
+
+
+@pytest.mark.parametrize("pixels", TINY)
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_the_cells_of_a_tiny_structure_are_those_that_it_covers_on_the_stored_grid(pixels, factor):
+    """Slow reference: the recovery of ``paper_tokens``, half of the largest coverage, on stored pixels."""
+    side, cell = STRIDE * CELLS, STRIDE * factor
+    for row, column in product(range(2 * cell), repeat=2):
+        plane = np.zeros((side * factor, side * factor), np.int64)
+        for i, j in pixels:
+            plane[row + i, column + j] = 7
+        covered = (plane == 7).reshape(CELLS, cell, CELLS, cell).sum(axis=(1, 3))
+        label = reduced(plane, (side, side))
+        cells, recovered = paper_tokens(torch.as_tensor(label == 7), STRIDE, (CELLS, CELLS))
+        assert recovered
+        assert np.array_equal(cells.numpy(), 2 * covered >= covered.max()), (row, column)
+
+
+@pytest.mark.parametrize("size", [(23, 31), (30, 33), (50, 31), (7, 9)])
+@pytest.mark.parametrize("pixels", TINY[:3])
+def test_a_tiny_structure_is_on_every_slice_that_holds_it(size, pixels):
+    for row, column in product(range(8, 14), repeat=2):
+        plane = np.zeros((40, 44), np.int64)
+        for i, j in pixels:
+            plane[row + i, column + j] = 2
+        rows, columns = np.nonzero(reduced(plane, size))
+        assert 1 <= len(rows) <= 6
+        assert abs((rows.mean() + 0.5) * 40 / size[0] - row - 0.5) <= 1 + 20 / size[0]
+        assert abs((columns.mean() + 0.5) * 44 / size[1] - column - 0.5) <= 1 + 22 / size[1]
+
+
+@pytest.mark.parametrize("size", [(20, 20), (31, 27), (40, 40), (50, 55)])
+@pytest.mark.parametrize("radius", [3, 6, 11.5])
+def test_other_structures_are_those_of_nearest_neighbours(size, radius):
+    rows, columns = np.mgrid[:40, :40]
+    plane = np.zeros((40, 40), np.float32)
+    plane[(rows - 18) ** 2 + (columns - 21) ** 2 < radius**2] = 1
+    plane[30:, 5:9] = 3
+    nearest = resize_planes(torch.as_tensor(plane)[None, ..., None], size, "nearest", antialias=False)
+    assert np.array_equal(reduced(plane, size), nearest[0, ..., 0].numpy())
+    plane[2, 2:4] = 5  # and a tiny one changes them nowhere else
+    changed = reduced(plane, size) != nearest[0, ..., 0].numpy()
+    assert set(np.unique(reduced(plane, size))) == {0, 1, 3, 5}
+    assert not changed[5 * size[0] // 40 :].any()
+
+
+@pytest.mark.parametrize(("row", "column"), list(product(range(3), repeat=2)))
+def test_neighbours_of_one_pixel_are_all_kept(row, column):
+    plane = np.zeros((12, 12), np.int64)
+    plane[4 + row, 4 + column : 7 + column] = [1, 2, 3]
+    plane[5 + row, 4 + column] = 4
+    label = reduced(plane, (4, 4))
+    assert set(np.unique(label)) == {0, 1, 2, 3, 4}
+    plane[plane == 0] = 9  # within another structure, as a lesion in an organ
+    assert set(np.unique(reduced(plane, (4, 4)))) == {1, 2, 3, 4, 9}
+
+
+def test_what_a_small_structure_frees_is_filled_by_its_surroundings():
+    """Three pixels in one new pixel, one in the next, where nearest neighbours look."""
+    plane = np.full((8, 8), 6, np.int64)
+    plane[2:4, 3] = plane[2, 2] = 1
+    plane[3, 5] = 1
+    assert resize_planes(torch.as_tensor(plane)[None, ..., None], (4, 4), "nearest", antialias=False)[0, 1, 2, 0] == 1
+    label = reduced(plane, (4, 4))
+    assert label[1].tolist() == [6, 1, 6, 6]
+
+
+def test_slices_and_channels_are_judged_one_by_one():
+    label = torch.zeros(2, 8, 8, 3)
+    label[0, 2, 2, 1] = label[1, 5, 4, 2] = 3
+    label[0, :4, :4, 2] = 3
+    found = resize_labels(label, (4, 4))
+    assert found.dtype == label.dtype
+    assert (found == 3).sum(dim=(1, 2)).tolist() == [[0, 1, 4], [0, 0, 1]]
+
+
+# ------------------------------------------------------------------------------------------ one scale for a patient
+
+
+def frame_of(shape, spacing, wanted=None, image_size=64, **options) -> MetaTensor:
+    item = {"image": volume(np.random.default_rng(0).random(shape, np.float32), np.diag([*spacing, 1.0]))}
+    return SamInputd("image", image_size, **options)(item | ({} if wanted is None else {FRAME_EXTENT: wanted}))["image"]
+
+
+def test_extents_are_those_of_rows_and_columns():
+    assert plane_extent((40, 30, 9), np.diag([1.5, 2, 8, 1])) == (60, 60)
+    assert plane_extent((40, 20, 9), np.diag([1.5, 2, 8, 1])) == (40, 60)  # rows run along y
+    assert plane_extent((40, 20, 9), np.diag([1.5, 2, 8, 1]), "R") == (72, 40)
+
+
+@pytest.mark.parametrize("wanted", [None, (10.0, 20.0), (40.0, 60.0), (40.39, 60.59)])
+def test_an_image_that_covers_most_fills_its_frame_as_alone(wanted):
+    alone, image = frame_of((40, 20, 3), (1.5, 2, 8)), frame_of((40, 20, 3), (1.5, 2, 8), wanted)
+    assert torch.equal(image.as_tensor(), alone.as_tensor())
+    assert torch.equal(image.affine, alone.affine)
+    assert frame_size(image) == tuple(image.shape[1:3]) == (43, 64)
+    assert frame_extent(image) == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "size", "frame"),
+    [
+        ((80.0, 120.0), (21, 32), (43, 64)),  # twice as large along both
+        ((120.0, 60.0), (21, 32), (64, 32)),  # a tall one beside a wide one
+        ((60.0, 60.0), (43, 64), (64, 64)),
+        ((30.0, 75.0), (34, 51), (34, 64)),
+    ],
+)
+def test_an_image_that_covers_less_is_a_part_of_the_frame_at_its_scale(wanted, size, frame):
+    image = frame_of((40, 20, 3), (1.5, 2, 8), wanted)
+    assert (tuple(image.shape[1:3]), frame_size(image)) == (size, frame)
+    pixel = max(max(wanted[0], 40), max(wanted[1], 60)) / 64
+    assert np.allclose(nib.affines.voxel_sizes(np.asarray(image.affine))[:2], pixel, rtol=0.03)
+    assert_same_points(corners(image.affine.numpy(), image.shape[1:]), corners(np.diag([1.5, 2, 8, 1]), (40, 20, 3)))
+
+
+def test_a_part_of_the_frame_returns_to_its_own_grid():
+    label = asymmetric_label((30, 24, 5))
+    transform = Compose([SamInputd(keys="image", image_size=128)])
+    item = transform({"image": volume(label, CANONICAL), FRAME_EXTENT: (60.0, 61.0)})
+    item["pred"] = MetaTensor(item["image"].as_tensor().clone())
+    back = Invertd(keys="pred", transform=transform, orig_keys="image", nearest_interp=False)(item)["pred"]
+    assert back.shape == (1, 30, 24, 5)
+    assert np.array_equal(back.affine, CANONICAL)
+    assert FRAME_EXTENT not in back.meta
+    assert dice(back[0].numpy() > 0.5, label > 0.5) > 0.97
+
+
+def test_frames_of_a_video_have_no_mm():
+    item = {"image": MetaTensor(torch.rand(3, 40, 30), affine=torch.eye(4)), FRAME_EXTENT: (500.0, 500.0)}
+    image = SamInputd("image", 64)(item)["image"]
+    assert (tuple(image.shape), frame_size(image), frame_extent(image)) == ((3, 48, 64, 1), (48, 64), None)
+
+
+def test_the_larger_extent_is_chosen_along_each_axis():
+    assert choose_extent((100, 90), None) == (100, 90)
+    assert choose_extent((100, 90), (101, 90.9)) == (100, 90)
+    assert choose_extent((100, 90), (101.1, 50)) == (101.1, 90)
+    assert choose_extent((100, 90), (50, 200)) == (100, 200)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import filecmp
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from monai_ext.data.dicom.geometry import find_problems, series_affine, sorted_slices
 from monai_ext.data.dicom.headers import SeriesHeaders, SliceHeader
 from monai_ext.data.dicom.reading import NOT_DICOM, looks_like_dicom, naming_damage, read_dataset, require_extra
+from monai_ext.data.folders import walk
 from monai_ext.data.images import MAX_VOXELS, PathLike
 from monai_ext.errors import UserError
 
@@ -219,19 +219,13 @@ def _header(path: Path, dataset: Dataset) -> SliceHeader:
 
 
 def _folders(root: Path) -> Iterator[list[Path]]:
-    """The files of each folder below, sorted by name; links are followed, but not in circles."""
+    """The files of each folder below, sorted by name."""
     if root.is_file():
         yield [root]
         return
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder; give the folder of the DICOM files")
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real not in seen:
-            yield [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
-        seen.add(real)
+    yield from (files for _, files in walk(root, once=True))
 
 
 def _kept(

@@ -25,8 +25,8 @@ examples:
 
 own data:
   folder   images/ and labels/ (or masks/) with files of the same name; nnU-Net's imagesTr/labelsTr with
-           dataset.json; or one folder of NAME_image, NAME_label (and NAME_scribble) files. Images without a label
-           are kept.
+           dataset.json; NAME_image beside NAME_label (and NAME_scribble); or PATIENT/VISIT/ with an image and its
+           mask, whatever the image is called. Images without a label are kept.
   bids     sub-*/[ses-*/]anat/*.nii.gz, labels as *_dseg or *_mask below derivatives/; sessions are the visits, ordered
            by their dates (sessions.tsv, scans.tsv), else by the numbers in their names, else by what these mean (pre,
            post) or their alphabet, which a note says; --sessions pre,post gives the order.

@@ -9,8 +9,9 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from monai_ext.data.folders import files_below, natural
 from monai_ext.data.indexing.folder import name_labels
-from monai_ext.data.indexing.frame import CaseEntry, Index, Options, files_below, natural, stem
+from monai_ext.data.indexing.frame import CaseEntry, Index, Options, stem
 from monai_ext.data.indexing.sessions import is_known, order_sessions, read_table
 from monai_ext.errors import UserError
 
@@ -34,14 +35,15 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
     """
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder; give the root of the BIDS data set")
-    images = [path for path in root.glob("sub-*/**/anat/*.nii*") if _chosen(path, root, options.image_pattern)]
+    anatomical, derived = _volumes(root)
+    images = [path for path in anatomical if _chosen(path, root, options.image_pattern)]
     images = sorted(
         (path for path in images if not _is_label(path) and not stem(path).endswith(NO_IMAGES)),
         key=lambda path: natural(path.name),
     )
     if not images:
         raise UserError(f"{root}: there is no sub-*/[ses-*/]anat/*.nii.gz; give the root of the BIDS data set")
-    maps = [path for path in _labels(root) if _chosen(path, root, options.label_pattern)]
+    maps = [path for path in (*derived, *anatomical) if _is_label(path) and _chosen(path, root, options.label_pattern)]
     index = Index({"dataset": root.name, "modality": options.modality or "MR", "labels": {}, "cases": []})
     groups, order = _groups(root), order_sessions(root, _sessions(images), options.sessions)
     contrasts = {entities(image)["suffix"] for image in images}
@@ -89,10 +91,11 @@ def _is_label(path: Path) -> bool:
     return stem(path).split("_")[-1] in LABEL_SUFFIXES
 
 
-def _labels(root: Path) -> list[Path]:
-    """Return the label maps below derivatives/, and those beside the images."""
-    derived = files_below(root / "derivatives") if (root / "derivatives").is_dir() else []
-    return [path for path in (*derived, *sorted(root.glob("sub-*/**/anat/*.nii*"))) if _is_label(path)]
+def _volumes(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the volumes in the folders anat/ of all subjects, and those below derivatives/."""
+    volumes = [(path, path.relative_to(root).parts) for path in files_below(root)]
+    anatomical = [path for path, parts in volumes if parts[0].startswith("sub-") and parts[-2] == "anat"]
+    return anatomical, [path for path, parts in volumes if parts[0] == "derivatives"]
 
 
 def _serves(label: Path, image: Path, known: set[str]) -> bool:

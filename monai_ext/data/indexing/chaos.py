@@ -17,8 +17,9 @@ from monai_ext.data.dicom.geometry import find_problems, sorted_slices
 from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.reading import looks_like_dicom, require_extra
 from monai_ext.data.dicom.series import read_header
+from monai_ext.data.folders import folders_below, natural
 from monai_ext.data.images import ensure_writable_folder, read_label
-from monai_ext.data.indexing.frame import Index, Options, natural, nothing_found, start_list
+from monai_ext.data.indexing.frame import Index, Options, nothing_found, start_list
 from monai_ext.errors import UserError
 
 SEQUENCES = {"chaos_t1": ("T1DUAL", "DICOM_anon/InPhase"), "chaos_t2": ("T2SPIR", "DICOM_anon")}
@@ -45,7 +46,7 @@ def index_chaos(root: Path, files: Path, card: Card, options: Options) -> Index:
     """
     require_extra()
     sequence, below = SEQUENCES[card.name]
-    folders = sorted((path for path in root.rglob(sequence) if path.is_dir()), key=lambda path: natural(str(path)))
+    folders = folders_below(root, sequence) if root.is_dir() else []
     if not folders:
         raise nothing_found(root, card)
     index = Index(start_list(card))

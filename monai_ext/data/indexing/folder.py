@@ -1,8 +1,7 @@
-"""People's own folders: images/ and labels/, nnU-Net's imagesTr/ and labelsTr/, or NAME_image beside NAME_label."""
+"""People's own folders: images/ and labels/, nnU-Net's, NAME_image beside NAME_label, or patient/visit/."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,24 +10,16 @@ from typing import Any
 from tqdm import tqdm
 
 from monai_ext.data.dicom.reading import has_preamble
-from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, is_frame
-from monai_ext.data.indexing.frame import (
-    CaseEntry,
-    Index,
-    Options,
-    files_below,
-    label_values,
-    parse_visit_or_date,
-    stem,
-)
+from monai_ext.data.folders import files_below
+from monai_ext.data.images import is_frame
+from monai_ext.data.indexing.arrangement import IMAGE_FOLDERS, LABEL_FOLDERS, SCRIBBLE_FOLDERS, SUFFIXES, Found, arrange
+from monai_ext.data.indexing.frame import CaseEntry, Index, Options, label_values, parse_visit_or_date, stem
 from monai_ext.data.indexing.pictures import MaskCleaner
+from monai_ext.data.indexing.visits import patients_and_visits
+from monai_ext.data.text import read_json
 from monai_ext.errors import UserError
 
-SUFFIXES = VOLUME_SUFFIXES + FRAME_SUFFIXES
 TEST = "test/"  # in front of the names of nnU-Net's imagesTs and labelsTs
-IMAGE_FOLDERS = ("images", "image", "imagesTr", "img", "imgs")
-LABEL_FOLDERS = ("labels", "label", "labelsTr", "masks", "mask", "annotations", "segmentations", "gt")
-SCRIBBLE_FOLDERS = ("scribbles", "scribble")
 LABEL_ENDINGS = ("_label", "_labels", "_mask", "_seg", "_segmentation", "_gt", "_manual")
 ENDINGS = ("", *LABEL_ENDINGS, "_scribble")
 IMAGE_ENDINGS = ("_image", "_img")
@@ -45,21 +36,27 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
 
     Images and labels are matched by their path below their folder, without suffix; a label's name may end in
     ``_mask``, ``_seg`` or the like, an image's in ``_image`` or in nnU-Net's channel ``_0000`` (of which the first
-    counts). Images without a label are kept. Label values come from ``--labels``, from nnU-Net's ``dataset.json``, or
-    from the label maps.
+    counts). Without a folder of images, see :func:`monai_ext.data.indexing.arrangement.arrange`; folders with one image
+    each are visits of the patients above (:mod:`monai_ext.data.indexing.visits`). Images without a label are kept.
+    Label values come from ``--labels``, from nnU-Net's ``dataset.json``, or from the label maps.
 
     Raises:
         UserError: there are no images, or the labels' values cannot be told.
     """
-    images, labels, scribbles = find_files(root, options)
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder; correct its name")
+    found = find_files(root, options)
+    images, labels, scribbles = found.images, found.labels, found.scribbles
     if not images:
         if _holds_dicom(root):
             raise UserError(f"{root}: these are DICOM files; index them with dicom in place of folder")
         raise UserError(
-            f"{root}: there is neither a folder images/ nor files NAME_image (or NAME) and NAME_label; arrange it so"
+            f"{root}: there is neither a folder images/ nor files NAME_image (or NAME) and NAME_label, nor folders "
+            "PATIENT/VISIT/ with an image and its mask; arrange it so"
             + (", or correct --image_pattern" if options.image_pattern is not None else "")
         )
     index = Index({"dataset": root.name, "modality": None, "labels": {}, "cases": []})
+    index.skipped += found.skipped
     index.skipped += [
         (
             str(path),
@@ -70,13 +67,16 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
         for path in files_below(root, UNREADABLE)
     ]
     channels = _first_channels(images, index)
+    visits, told = patients_and_visits(found.folders.values()) if options.patient_pattern is None else ({}, [])
     has_tests = any(name.startswith(TEST) for name in channels)
     for name in channels:
         case = name.removeprefix(TEST).replace("/", "_")
         entry: CaseEntry = {"case": case, "image": str(images[channels[name]])}
-        entry |= patient_of(entry["case"], options.patient_pattern)
-        for key, found in (("label", labels), ("scribble", scribbles)):
-            match = _match(name, found)
+        entry |= patient_of(entry["case"], options.patient_pattern) | visits.get(
+            found.folders.get(channels[name], ""), {}
+        )
+        for key, files_found in (("label", labels), ("scribble", scribbles)):
+            match = _match(name, files_found)
             entry[key] = str(match) if match is not None else None
         if has_tests:
             entry["split"] = "test" if name.startswith(TEST) else "train"
@@ -91,7 +91,10 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
     described = _nnunet(root)
     index.datalist |= {key: value for key, value in described.items() if value is not None}
     name_labels(index, files, options)
-    if options.patient_pattern is None:
+    index.notes += told
+    if visits:
+        index.notes.append("patients and visits are folders, PATIENT/VISIT; --patient_pattern finds them in the names")
+    elif options.patient_pattern is None:
         index.notes.append("no patients and visits: --patient_pattern finds them in the names, for follow-ups")
     if index.datalist["modality"] is None and options.modality is None:
         index.notes.append("no modality: CT needs --modality CT for its intensity window")
@@ -129,30 +132,21 @@ def patient_of(case: str, pattern: re.Pattern[str] | None) -> CaseEntry:
 # Files
 
 
-def find_files(root: Path, options: Options) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:
+def find_files(root: Path, options: Options) -> Found:
     """Return the images, labels and scribbles below a folder by name; patterns choose among them."""
     folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
 
     def there(*names: str) -> list[Path]:
         return [folders[name.lower()] for name in names if name.lower() in folders]
 
-    if there(*IMAGE_FOLDERS):
-        images, labels, scribbles = (
-            _below(there(*names)) for names in (IMAGE_FOLDERS, LABEL_FOLDERS, SCRIBBLE_FOLDERS)
-        )
-        for found, name in ((images, "imagesTs"), (labels, "labelsTs")):
-            found |= {f"{TEST}{key}": path for key, path in _below(there(name)).items()}
-    else:
-        everything = _below([root])
-        images, scribbles = _ending(everything, *IMAGE_ENDINGS), _ending(everything, "_scribble")
-        labels = _ending(_chosen(everything, root, options.label_pattern), *LABEL_ENDINGS)
-        if not images and labels:  # NAME beside NAME_label
-            kinds, drawn = {is_frame(path) for path in labels.values()}, (*LABEL_ENDINGS, "_scribble")
-            rest = {
-                name: path for name, path in everything.items() if not name.endswith(drawn) and is_frame(path) in kinds
-            }
-            images = rest if not labels.keys().isdisjoint(rest) else {}
-    return _chosen(images, root, options.image_pattern), _chosen(labels, root, options.label_pattern), scribbles
+    if not there(*IMAGE_FOLDERS):
+        paths = files_below(root, SUFFIXES)
+        return arrange(paths, root, options.labels or (), options.image_pattern, options.label_pattern)
+    images, labels, scribbles = (_below(there(*names)) for names in (IMAGE_FOLDERS, LABEL_FOLDERS, SCRIBBLE_FOLDERS))
+    for found, name in ((images, "imagesTs"), (labels, "labelsTs")):
+        found |= {f"{TEST}{key}": path for key, path in _below(there(name)).items()}
+    images, labels = _chosen(images, root, options.image_pattern), _chosen(labels, root, options.label_pattern)
+    return Found(images, labels, scribbles)
 
 
 def _below(folders: Sequence[Path]) -> dict[str, Path]:
@@ -167,19 +161,6 @@ def _below(folders: Sequence[Path]) -> dict[str, Path]:
         if found:
             return found
     return {}
-
-
-def _ending(everything: dict[str, Path], *endings: str) -> dict[str, Path]:
-    """Return the files NAME_label by NAME, and a file named "label" by its folder."""
-    found: dict[str, Path] = {}
-    for ending in endings:
-        for name, path in everything.items():
-            key = name.removesuffix(ending)
-            if key == name and "/" in name and name.endswith(f"/{ending[1:]}"):
-                key = name.rpartition("/")[0]
-            if key != name and found.setdefault(key, path) is not path:
-                raise UserError(f"{path}: of the same image as {found[key]}; choose with a pattern, or remove one")
-    return found
 
 
 def _chosen(found: dict[str, Path], root: Path, pattern: re.Pattern[str] | None) -> dict[str, Path]:
@@ -227,7 +208,7 @@ def _nnunet(root: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         named = [(k, v) if str(k).isdecimal() else (v, k) for k, v in content["labels"].items()]
         labels = {name: int(value) for value, name in named if not isinstance(value, list)}
         channel = next(iter((content.get("channel_names") or content.get("modality") or {"0": None}).values()))

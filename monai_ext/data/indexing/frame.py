@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,8 +26,6 @@ from monai_ext.errors import UserError
 CaseEntry: TypeAlias = dict[str, Any]
 
 SAME_VOXEL = 0.1  # of a voxel
-
-_NUMBERS = re.compile(r"([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,6 @@ class Index:
     notes: list[str] = field(default_factory=list)
 
 
-def natural(text: str) -> list[tuple[bool, int, str]]:
-    """Return a sorting key under which "frame2" comes before "frame10"."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in _NUMBERS.split(text)]
-
-
 def stem(path: Path) -> str:
     """Return a file's name without the suffix of a volume or picture: "a.b.nii.gz" gives "a.b"."""
     suffixes = sorted((*VOLUME_SUFFIXES, *FRAME_SUFFIXES), key=len, reverse=True)
@@ -95,28 +88,6 @@ def last_number(text: str) -> int | None:
     """Return the last number in a name: "patient012_C0" gives 0, "img0007" gives 7."""
     numbers = re.findall(r"[0-9]+", text)
     return int(numbers[-1]) if numbers else None
-
-
-def files_below(root: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> list[Path]:
-    """Return all files with one of the suffixes in a folder and below, in natural order of their paths.
-
-    Links to folders are followed. Left out are hidden files, what macOS adds to archives, and what a former run has
-    converted (a folder ``NAME_files`` beside ``NAME.json``).
-    """
-    return sorted(_walk(root, suffixes), key=lambda path: natural(str(path)))
-
-
-def _walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a circle of links
-            folders.clear()
-            continue
-        seen.add(real)
-        own = {f"{name[:-5]}_files" for name in names if name.endswith(".json")}
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX" and name not in own]
-        yield from (Path(folder, name) for name in names if name.lower().endswith(suffixes) and name[0] != ".")
 
 
 def by_name(paths: Iterable[Path], pattern: str, skipped: list[tuple[str, str]] | None = None) -> dict[str, Path]:
@@ -184,8 +155,8 @@ class Counts:
 def check_cases(index: Index, files: Path, options: Options) -> Counts:
     """Open every candidate and move those that do not fit from ``cases`` to ``skipped``.
 
-    Checked are the names (unique), the image's header, that label map and scribble lie on the image's grid, and
-    (not with ``headers_only``) that they hold known values.
+    Checked are the names (unique), the images (one case each, whatever links lead to it) and their headers, that label
+    map and scribble lie on the image's grid, and (not with ``headers_only``) that they hold known values.
 
     Args:
         index: changed in place.
@@ -198,12 +169,16 @@ def check_cases(index: Index, files: Path, options: Options) -> Counts:
     labels, ignore = index.datalist["labels"], index.datalist.get("ignore")
     known = {0, *labels.values(), *([] if ignore is None else [ignore])}
     names = Counter(entry["case"] for entry in index.datalist["cases"])
+    linked = _linked_twice(index.datalist["cases"])
     present: Counter[int] = Counter()
     sound: list[CaseEntry] = []
     rewritten = 0
     for entry in tqdm(index.datalist["cases"], desc="checking cases", unit="case"):
         if names[entry["case"]] > 1:
             index.skipped.append((entry["image"], f"{names[entry['case']]} cases have the name {entry['case']!r}"))
+            continue
+        if entry["image"] in linked:
+            index.skipped.append((entry["image"], f"a link to the image of the case {linked[entry['image']]!r}"))
             continue
         try:
             rewritten += _check_grids(entry, files, options)
@@ -218,6 +193,18 @@ def check_cases(index: Index, files: Path, options: Options) -> Counts:
     index.datalist["cases"] = sound
     by_name = None if options.headers_only else Counter({name: present[value] for name, value in labels.items()})
     return _count(sound, by_name)
+
+
+def _linked_twice(cases: list[CaseEntry]) -> dict[str, str]:
+    """Return the images that are, by links, those of another case, with its name; the file itself goes before links."""
+    by_file: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for entry in cases:
+        by_file[os.path.realpath(entry["image"])].setdefault(entry["image"], entry["case"])
+    linked: dict[str, str] = {}
+    for real, paths in by_file.items():
+        kept = next((path for path in paths if os.path.abspath(path) == real), next(iter(paths)))
+        linked |= {path: paths[kept] for path in paths if path != kept}
+    return linked
 
 
 def _check_grids(entry: CaseEntry, files: Path, options: Options) -> int:

@@ -5,16 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from monai_ext.data.cards import Card
-from monai_ext.data.indexing.frame import (
-    CaseEntry,
-    Index,
-    Options,
-    by_name,
-    files_below,
-    natural,
-    nothing_found,
-    start_list,
-)
+from monai_ext.data.folders import files_below, natural
+from monai_ext.data.indexing.frame import CaseEntry, Index, Options, by_name, nothing_found, start_list
 
 
 def index_mscmr(root: Path, files: Path, card: Card, options: Options) -> Index:

@@ -7,7 +7,6 @@ to the structure where its brightest channel reaches a threshold, in any of the 
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,20 +16,20 @@ from PIL import Image
 from tqdm import tqdm
 
 from monai_ext.data.cards import Card, Ranges
+from monai_ext.data.folders import files_below, natural
 from monai_ext.data.images import FRAME_SUFFIXES, atomic_path, read_image
 from monai_ext.data.indexing.frame import (
     CaseEntry,
     Index,
     Options,
     by_name,
-    files_below,
     label_values,
     last_number,
-    natural,
     nothing_found,
     start_list,
     stem,
 )
+from monai_ext.data.text import read_table
 from monai_ext.errors import UserError
 
 MIDDLE = 128  # a grey value from here on is white
@@ -168,8 +167,7 @@ def read_grades(path: Path) -> dict[str, dict[str, str]]:
     """Read GlaS's ``Grade.csv``: ``patient`` and ``group`` (benign, malignant) of each image; {} without the file."""
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [[field.strip() for field in row] for row in csv.reader(file)]
+    rows = [[field.strip() for field in row] for row in read_table(path, "take the one of the download")]
     return {row[0]: {"patient": row[1], "group": row[2]} for row in rows[1:] if len(row) > 2}
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from monai_ext.data.cards import Card
+from monai_ext.data.folders import files_below
 from monai_ext.data.images import MAX_VOXELS, atomic_path
-from monai_ext.data.indexing.frame import Index, Options, files_below, nothing_found, start_list
+from monai_ext.data.indexing.frame import Index, Options, nothing_found, start_list
 from monai_ext.errors import UserError
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from monai_ext.data.indexing.frame import natural, parse_visit_or_date
+from monai_ext.data import text
+from monai_ext.data.folders import natural
+from monai_ext.data.indexing.frame import parse_visit_or_date
 from monai_ext.errors import UserError
 
 VisitValue: TypeAlias = int | float | str
@@ -116,8 +117,8 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Read the rows of a table of BIDS; none if it is not there."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file, delimiter="\t")]
+    header, *lines = text.read_table(path, "save it as text with tabs, as BIDS asks", "\t") or [[]]
+    return [dict(zip(header, line, strict=False)) for line in lines]
 
 
 def is_known(value: str | None) -> bool:

@@ -19,6 +19,7 @@ from monai_ext.data.phantoms.cells import CELL_LABELS, phantom_cells
 from monai_ext.data.phantoms.chest import CHEST_LABELS, phantom_chest
 from monai_ext.data.phantoms.patient import PATIENT_LABELS, PhantomVisit, phantom_patient
 from monai_ext.data.phantoms.video import FRAME_LABELS, phantom_frames
+from monai_ext.data.text import read_json
 
 _VIDEOS = {"phantom_frames": "phantom_video", "phantom_cells": "phantom_dish"}
 """Data set -> its one patient."""
@@ -119,7 +120,7 @@ def write_phantom_cohort(
     for seed in seeds:
         name = f"seed{seed}"
         path = write(folder / name, seed)
-        own = json.loads(path.read_text(encoding="utf-8"))
+        own = read_json(path)
         for case in own["cases"]:
             files = {key: f"{name}/{case[key]}" for key in ("image", "label")}
             cases.append({**case, **files, "case": f"{name}_{case['case']}", "patient": name})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from monai_ext.data.text import read_json
 from monai_ext.errors import UserError
 from monai_ext.evaluation.curves import StepRow, read_interaction
 from monai_ext.evaluation.levels import DEFAULT_LEVELS
@@ -113,7 +113,7 @@ def _summary(folder: Path, rows: Sequence[Row]) -> Statistics:
     if not path.is_file():
         return summarise(rows)
     try:
-        stored = json.loads(path.read_bytes())
+        stored = read_json(path)
         interval = stored["confidence_interval"]
         levels = stored.get("mean_of_levels", DEFAULT_LEVELS)
         summary = summarise(rows, int(interval["draws"]), int(interval["seed"]), levels)

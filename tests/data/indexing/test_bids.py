@@ -139,3 +139,25 @@ def test_images_are_chosen_by_pattern(study: Path, indexed: Callable[..., Any], 
 def test_another_folder_is_refused(tmp_path: Path, indexed: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match=r"there is no sub-\*/\[ses-\*/\]anat"):
         indexed("bids", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "linked", ["sub-01", "sub-01/ses-02", "sub-01/ses-02/anat", "derivatives", "derivatives/manual"]
+)
+def test_linked_folders_are_followed(study: Path, indexed: Callable[..., Any], tmp_path: Path, linked: str) -> None:
+    before = [(case.case, case.visit, case.label) for case in indexed("bids", study, labels={"lesion": 1})[0].cases]
+    (study / linked).rename(tmp_path / "far")
+    (study / linked).symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "circle").symlink_to(study)
+    after = [(case.case, case.visit, case.label) for case in indexed("bids", study, labels={"lesion": 1})[0].cases]
+    assert after == before
+
+
+def test_tables_that_excel_saved_are_read(study: Path, indexed: Callable[..., Any]) -> None:
+    table = study / "sub-01" / "sub-01_sessions.tsv"
+    table.write_bytes(b"\xef\xbb\xbfsession_id\tacq_time\r\nses-01\t2021-03-01\r\nses-02\t2020-11-27\r\n")
+    visits = [case.visit for case in indexed("bids", study, labels={"lesion": 1})[0].cases]
+    assert visits[:2] == [datetime.date(2021, 3, 1), datetime.date(2020, 11, 27)]
+    table.write_text("session_id,acq_time\nses-01,2021-03-01\n")
+    with pytest.raises(UserError, match=r"sessions\.tsv: its columns are separated by commas; .* tabs"):
+        indexed("bids", study, labels={"lesion": 1})

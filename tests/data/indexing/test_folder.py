@@ -272,3 +272,153 @@ def test_an_empty_folder_says_what_is_expected(tmp_path: Path, indexed: Callable
 def test_values_must_be_said_where_no_label_is_read(tree: Path, indexed: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="--labels NAME=VALUE"):
         indexed("folder", tree, headers_only=True)
+
+
+# patient/visit/
+
+
+def listed(datalist: Any, root: Path) -> list[tuple[Any, ...]]:
+    """Case, patient, visit, and the files below the root."""
+    files = [
+        [None if file is None else Path(file).relative_to(root).as_posix() for file in (case.image, case.label)]
+        for case in datalist.cases
+    ]
+    return [(c.case, c.patient, c.visit, *paths) for c, paths in zip(datalist.cases, files, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "mask", ["mask", "Mask", "seg", "label", "segmentation", "lesion_mask", "lesionMask", "mask_lesion", "lesion", "GT"]
+)
+def test_visits_with_an_image_and_its_mask(tmp_path: Path, indexed: Callable[..., Any], shapes: Any, mask: str) -> None:
+    root = tmp_path / "mine"
+    for visit in ("2024-01-15", "2024-02-26"):
+        shapes.save_volume(root / "p1" / visit / "cine.nii.gz")
+    shapes.save_volume(root / "p1" / "2024-01-15" / f"{mask}.nii.gz", shapes.rings((1,)))
+    datalist, report = indexed("folder", root, labels={"lesion": 1})
+    first, second = datetime.date(2024, 1, 15), datetime.date(2024, 2, 26)
+    assert listed(datalist, root) == [
+        ("p1_2024-01-15", "p1", first, "p1/2024-01-15/cine.nii.gz", f"p1/2024-01-15/{mask}.nii.gz"),
+        ("p1_2024-02-26", "p1", second, "p1/2024-02-26/cine.nii.gz", None),
+    ]
+    (pair,) = pair_with_reference(datalist)
+    assert pair["reference"] == ["p1_2024-01-15"]
+    assert "2 cases, 1 patient" in report
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("p1/{}/cine.nii", "p1/{}/mask.nii.gz"),
+        ("p1/{}/image.nii.gz", "p1/{}/mask.nii.gz"),
+        ("p1/{}/images/cine.nii.gz", "p1/{}/labels/cine.nii.gz"),
+        ("p1/{}/image/cine.nii.gz", "p1/{}/mask/lesion.nii.gz"),
+        ("p1/{}/cine.nii.gz", "p1/{}/seg/lesion.nii.gz"),
+        ("study/p1/{}/cine.nii.gz", "study/p1/{}/mask.nii.gz"),
+        ("p1/{}/anat/T1.nii.gz", "p1/{}/anat/T1_lesion_mask.nii.gz"),
+        ("p1/week {}/cine.nii.gz", "p1/week {}/mask.nii.gz"),
+        ("p1/{}/cine_2.nii.gz", "p1/{}/seg_cine_2.nii.gz"),
+    ],
+)
+def test_layouts_of_visits(tmp_path: Path, indexed: Callable[..., Any], shapes: Any, image: str, label: str) -> None:
+    root = tmp_path / "mine"
+    for number in (2, 10):
+        shapes.save_volume(root / image.format(number))
+    shapes.save_volume(root / label.format(2), shapes.rings((1,)))
+    datalist, _ = indexed("folder", root, labels={"lesion": 1})
+    cases = sorted(datalist.cases, key=lambda case: case.visit)
+    assert [Path(case.image) for case in cases] == [root / image.format(number) for number in (2, 10)]
+    assert [case.label and Path(case.label) for case in cases] == [root / label.format(2), None]
+    assert [(case.patient, case.visit) for case in cases] == [("p1", 2), ("p1", 10)]
+
+
+def test_visits_of_pictures_beside_visits_of_volumes(tmp_path: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    root = tmp_path / "mine"
+    for visit in ("1", "2"):
+        shapes.save_volume(root / "p1" / visit / "cine.nii.gz")
+        shapes.save_picture(root / "p1" / visit / "preview.png", shapes.photo())
+        shapes.save_picture(root / "p2" / visit / "frame.png", shapes.photo())
+    shapes.save_volume(root / "p1" / "1" / "mask.nii.gz", shapes.rings((1,)))
+    shapes.save_picture(root / "p2" / "1" / "mask.png", shapes.ball((40, 30), 8.5).astype(np.uint8))
+    datalist, report = indexed("folder", root, labels={"lesion": 1})
+    assert [Path(case.image).name for case in datalist.cases] == ["cine.nii.gz"] * 2 + ["frame.png"] * 2
+    assert "a picture, where label maps are volumes" in report
+
+
+@pytest.mark.parametrize("where", ["1", "2"])
+def test_several_images_of_a_visit_are_not_guessed(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, where: str
+) -> None:
+    root = tmp_path / "mine"
+    for visit in ("1", "2"):
+        shapes.save_volume(root / "p1" / visit / "cine.nii.gz")
+    shapes.save_volume(root / "p1" / "1" / "mask.nii.gz", shapes.rings((1,)))
+    shapes.save_volume(root / "p1" / where / "t2.nii.gz")
+    with pytest.raises(UserError, match=rf"p1/{where}: holds several images .*t2.* --image_pattern"):
+        indexed("folder", root, labels={"lesion": 1})
+    datalist, _ = indexed("folder", root, labels={"lesion": 1}, image_pattern=re.compile("cine"))
+    assert [Path(case.image).name for case in datalist.cases] == ["cine.nii.gz"] * 2
+
+
+def test_several_masks_of_a_visit_are_not_guessed(tmp_path: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "p1" / "1" / "cine.nii.gz")
+    for reader in ("mask_A", "mask_B"):
+        shapes.save_volume(root / "p1" / "1" / f"{reader}.nii.gz", shapes.rings((1,)))
+    with pytest.raises(UserError, match=r"holds several label maps .* --label_pattern"):
+        indexed("folder", root, labels={"lesion": 1})
+    datalist, _ = indexed("folder", root, labels={"lesion": 1}, label_pattern=re.compile("_B"))
+    assert Path(datalist.cases[0].label).name == "mask_B.nii.gz"
+
+
+def test_a_pattern_takes_patients_from_the_names_of_visits(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any
+) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "p1" / "3" / "cine.nii.gz")
+    shapes.save_volume(root / "p1" / "3" / "mask.nii.gz", shapes.rings((1,)))
+    pattern = re.compile(r"p(?P<patient>[0-9]+)_(?P<visit>[0-9]+)")
+    assert listed(indexed("folder", root, labels={"lesion": 1}, patient_pattern=pattern)[0], root)[0][:3] == (
+        "p1_3",
+        "1",
+        3,
+    )
+
+
+def test_numbered_images_and_masks_of_one_folder(tmp_path: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    root = tmp_path / "mine"
+    for number in (1, 2):
+        shapes.save_volume(root / f"image{number}.nii.gz")
+        shapes.save_volume(root / f"mask{number}.nii.gz", shapes.rings((1,)))
+    datalist, _ = indexed("folder", root, labels={"lesion": 1})
+    assert [Path(case.label).name for case in datalist.cases] == ["mask1.nii.gz", "mask2.nii.gz"]
+
+
+def test_an_image_and_its_mask_alone(tmp_path: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "cine.nii.gz")
+    shapes.save_volume(root / "mask.nii.gz", shapes.rings((1,)))
+    datalist, _ = indexed("folder", root, labels={"lesion": 1})
+    assert listed(datalist, root) == [("cine", None, None, "cine.nii.gz", "mask.nii.gz")]
+
+
+def test_the_label_map_of_no_image_is_reported(tmp_path: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "p1" / "1" / "cine.nii.gz")
+    for visit in ("1", "2"):
+        shapes.save_volume(root / "p1" / visit / "mask.nii.gz", shapes.rings((1,)))
+    datalist, report = indexed("folder", root, labels={"lesion": 1})
+    assert len(datalist.cases) == 1
+    assert "p1/2/mask.nii.gz: a label without an image" in report
+
+
+def test_linked_patients_and_visits_are_found(tmp_path: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    root, far = tmp_path / "mine", tmp_path / "far"
+    shapes.save_volume(far / "a" / "cine.nii.gz")
+    shapes.save_volume(far / "b" / "cine.nii.gz", np.random.default_rng(1).normal(100, 20, shapes.SHAPE))
+    shapes.save_volume(far / "a" / "mask.nii.gz", shapes.rings((1,)))
+    (root / "p1").mkdir(parents=True)
+    (root / "p1" / "1").symlink_to(far / "a")
+    (root / "p1" / "2").symlink_to(far / "b")
+    (far / "a" / "back").symlink_to(root)
+    datalist, _ = indexed("folder", root, labels={"lesion": 1})
+    assert [(case.case, case.patient, case.visit) for case in datalist.cases] == [("p1_1", "p1", 1), ("p1_2", "p1", 2)]

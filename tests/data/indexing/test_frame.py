@@ -12,10 +12,8 @@ from monai_ext.data.indexing.frame import (
     Options,
     by_name,
     check_cases,
-    files_below,
     label_values,
     last_number,
-    natural,
     parse_visit_or_date,
     stem,
 )
@@ -39,16 +37,6 @@ def test_visits_are_numbers_or_dates(text: str, visit: object) -> None:
     assert parse_visit_or_date(text) == visit
 
 
-def test_names_sort_by_their_numbers() -> None:
-    assert sorted(["10.tif", "2.tif", "1.tif", "a2b10", "a2b9"], key=natural) == [
-        "1.tif",
-        "2.tif",
-        "10.tif",
-        "a2b9",
-        "a2b10",
-    ]
-
-
 @pytest.mark.parametrize(
     ("name", "expected"), [("a.b.nii.gz", "a.b"), ("a.NII", "a"), ("x.jpeg", "x"), ("y.txt", "y.txt")]
 )
@@ -58,31 +46,6 @@ def test_stems_drop_one_suffix(name: str, expected: str) -> None:
 
 def test_the_last_number_counts() -> None:
     assert (last_number("patient012_C0"), last_number("img0007"), last_number("none")) == (0, 7, None)
-
-
-def test_what_is_hidden_or_converted_is_not_found_again(tmp_path: Path) -> None:
-    for name in (
-        "a/1.nii.gz",
-        "list_files/2.nii.gz",
-        "other_files/3.nii",
-        "__MACOSX/4.nii",
-        ".git/5.nii",
-        "a/._1.nii.gz",
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "list.json").touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)]
-    assert found == ["a/1.nii.gz", "other_files/3.nii"]
-
-
-def test_links_are_followed_once(tmp_path: Path) -> None:
-    (tmp_path / "far").mkdir()
-    (tmp_path / "far" / "1.nii").touch()
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "near").symlink_to(tmp_path / "far")
-    (tmp_path / "far" / "circle").symlink_to(tmp_path / "root")
-    assert [path.name for path in files_below(tmp_path / "root")] == ["1.nii"]
 
 
 def test_further_files_of_a_name_are_reported() -> None:
@@ -173,3 +136,16 @@ def test_a_label_map_stored_the_other_way_round_is_never_given_the_image_s_affin
         assert [case.case for case in datalist.cases] == ["a"]
         assert "its axes stored in other directions; resample it" in report
         assert "add --copy_geometry" not in report
+
+
+def test_an_image_that_links_lead_to_twice_is_one_case(tmp_path: Path, shapes: Any) -> None:
+    image = shapes.save_volume(tmp_path / "p1" / "i.nii.gz")
+    (tmp_path / "latest").symlink_to(tmp_path / "p1")
+    entries = [
+        {"case": name, "image": str(path), "label": None}
+        for name, path in (("latest", tmp_path / "latest" / "i.nii.gz"), ("p1", image))
+    ]
+    index = candidates(*entries)
+    check_cases(index, tmp_path, Options())
+    assert [entry["case"] for entry in index.datalist["cases"]] == ["p1"]
+    assert index.skipped == [(str(tmp_path / "latest" / "i.nii.gz"), "a link to the image of the case 'p1'")]

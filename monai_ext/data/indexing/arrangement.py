@@ -1,0 +1,263 @@
+"""Which file is whose label map, in folders that people arranged: by name, or as the only two of a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, is_frame
+from monai_ext.data.indexing.frame import stem
+from monai_ext.data.indexing.visits import words
+from monai_ext.errors import UserError
+
+SUFFIXES = VOLUME_SUFFIXES + FRAME_SUFFIXES
+IMAGE_FOLDERS = ("images", "image", "imagesTr", "img", "imgs")
+LABEL_FOLDERS = (
+    "labels",
+    "label",
+    "labelsTr",
+    "masks",
+    "mask",
+    "annotations",
+    "segmentations",
+    "segmentation",
+    "seg",
+    "gt",
+)
+SCRIBBLE_FOLDERS = ("scribbles", "scribble")
+IMAGE_WORDS = ("image", "img")
+LABEL_WORDS = (
+    *("label", "labels", "labelmap", "mask", "masks", "seg", "segmentation", "segmentations", "gt", "manual"),
+    *("annotation", "annotations", "contour", "contours", "roi"),
+)
+SCRIBBLE_WORDS = ("scribble", "scribbles")
+NOT_IN_FRONT = ("manual", "contour", "contours", "roi")  # "roi_ct" is an image, "ct_roi" is not
+
+_ROLES = {
+    **dict.fromkeys((name.lower() for name in IMAGE_FOLDERS), "image"),
+    **dict.fromkeys((name.lower() for name in LABEL_FOLDERS), "label"),
+    **dict.fromkeys((name.lower() for name in SCRIBBLE_FOLDERS), "scribble"),
+}
+
+
+@dataclass
+class Found:
+    """Images, label maps and scribbles, those that belong together under one name.
+
+    Args:
+        images: by name, the path below the root without suffix and ending, or the folder of a folder's only image.
+        labels: likewise.
+        scribbles: likewise.
+        folders: the folder of each name that is the only one in it, such as ``patient/visit``.
+        skipped: what was left out, and why.
+    """
+
+    images: dict[str, Path] = field(default_factory=dict)
+    labels: dict[str, Path] = field(default_factory=dict)
+    scribbles: dict[str, Path] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class _Folder:
+    """The files of a folder by what they are, each by the part of its name that image and label map share."""
+
+    name: str
+    images: dict[str, Path] = field(default_factory=dict)
+    labels: dict[str, Path] = field(default_factory=dict)
+    scribbles: dict[str, Path] = field(default_factory=dict)
+    calls_images: bool = False
+    """Whether the images call themselves so (NAME_image); then nothing else is one."""
+
+
+def arrange(
+    paths: Sequence[Path],
+    root: Path,
+    structures: Collection[str] = (),
+    image_pattern: re.Pattern[str] | None = None,
+    label_pattern: re.Pattern[str] | None = None,
+) -> Found:
+    """Sort files into images and label maps, folder by folder.
+
+    ``NAME_image`` or ``NAME`` belongs to ``NAME_label`` (or ``_mask``, ``_seg``, ...) beside it. Where no names agree,
+    a folder's only image belongs to its only label map: ``p1/week 0/cine.nii.gz`` and ``p1/week 0/mask.nii.gz``. Files
+    in ``images/`` and ``labels/`` count as files of the folder above. Images without a label map are kept.
+
+    Args:
+        paths: below the root.
+        root: of the names.
+        structures: a file that is called as one of them is a label map.
+        image_pattern: images without it in their path are passed over.
+        label_pattern: label maps likewise; what it finds is a label map if it finds nothing called so.
+
+    Raises:
+        UserError: images or label maps of a folder that cannot be told apart; the sentence names the option.
+    """
+    roles = _roles(paths, root, {name.lower() for name in structures}, label_pattern)
+    folders: dict[str, _Folder] = {}
+    for path, role in roles.items():
+        below = path.relative_to(root)
+        if role != "image" or image_pattern is None or image_pattern.search(below.as_posix()):
+            _add(folders.setdefault(_home(below), _Folder(_home(below))), path, role)
+    found = Found()
+    kinds = {is_frame(path) for folder in folders.values() for path in folder.labels.values()}
+    if not kinds:  # nothing is annotated
+        return found
+    for held in folders.values():
+        _leave_other_kinds(held, kinds, found)
+    named = {name for name, folder in folders.items() if folder.labels or folder.calls_images}
+    for name in sorted(named):
+        _pair(folders[name], found)
+    calls_images = any(folder.calls_images for folder in folders.values())
+    for name in sorted(folders.keys() - named):
+        _take_unlabelled(folders[name], found, calls_images)
+    if all(name and len(folder.images) == 1 for name, folder in folders.items() if folder.images):
+        of = {path: name for name, folder in folders.items() for path in folder.images.values()}
+        found.folders |= {name: of[path] for name, path in found.images.items()}
+    return found
+
+
+# What a file is
+
+
+def _roles(
+    paths: Sequence[Path], root: Path, structures: set[str], label_pattern: re.Pattern[str] | None
+) -> dict[Path, str]:
+    roles = {path: _role(path.relative_to(root), structures) for path in paths}
+    if label_pattern is None:
+        return roles
+    chosen = [path for path in paths if label_pattern.search(path.relative_to(root).as_posix())]
+    called = [path for path in chosen if roles[path] == "label"]
+    roles = {path: role for path, role in roles.items() if role != "label" or path in called}
+    return roles if called else roles | dict.fromkeys(chosen, "label")
+
+
+def _role(path: Path, structures: set[str]) -> str:
+    """Return what a file is, by the nearest folder that says so or by its own name."""
+    for part in reversed(path.parts[:-1]):
+        if part.lower() in _ROLES:
+            return _ROLES[part.lower()]
+    said = words(stem(path))
+    if said and said[-1] in IMAGE_WORDS:
+        return "image"
+    if said and said[-1] in SCRIBBLE_WORDS:
+        return "scribble"
+    is_label = bool(said) and (said[-1] in LABEL_WORDS or (said[0] in LABEL_WORDS and said[0] not in NOT_IN_FRONT))
+    return "label" if is_label or stem(path).lower() in structures else "image"
+
+
+def _home(path: Path) -> str:
+    """Return the folder whose file it is: ``p1/labels/v1.nii`` is one of ``p1``."""
+    parts = list(path.parts[:-1])
+    role = next((number for number in reversed(range(len(parts))) if parts[number].lower() in _ROLES), None)
+    return "/".join(part for number, part in enumerate(parts) if number != role)
+
+
+def _add(folder: _Folder, path: Path, role: str) -> None:
+    if role == "image":
+        calls_itself = words(stem(path))[-1:] in [[word] for word in IMAGE_WORDS]
+        if calls_itself and not folder.calls_images:
+            folder.calls_images, folder.images = True, {}
+        elif folder.calls_images and not calls_itself:
+            return
+    held = {"image": folder.images, "label": folder.labels, "scribble": folder.scribbles}[role]
+    shared = _shared(stem(path))
+    if held.setdefault(shared, path) is not path:
+        what = "the same name as" if role == "image" else "of the same image as"
+        raise UserError(f"{path}: {what} {held[shared]}; choose with --{role}_pattern, or remove one")
+
+
+def _shared(name: str) -> str:
+    """Return the part of a name that image and label map share: "p1" of "p1_image" and "p1_mask", "7" of "mask7"."""
+    for endings in ((*LABEL_WORDS, *SCRIBBLE_WORDS), IMAGE_WORDS):
+        options = "|".join(sorted(endings, key=len, reverse=True))
+        if re.fullmatch(options, name, re.IGNORECASE):
+            return ""
+        bare = re.sub(rf"[ ._-](?:{options})$", "", name, flags=re.IGNORECASE)
+        if bare == name:
+            bare = re.sub(rf"^(?:{options})(?:[ ._-]|(?=[0-9]))", "", name, flags=re.IGNORECASE)
+        name = bare
+    return name
+
+
+def _leave_other_kinds(folder: _Folder, kinds: set[bool], found: Found) -> None:
+    """Leave out pictures where label maps are volumes (screenshots, previews), and volumes where they are pictures."""
+    if folder.calls_images:
+        return
+    kinds = {is_frame(path) for path in folder.labels.values()} or kinds
+    if len(kinds) > 1 and not all(is_frame(path) for path in folder.images.values()):
+        kinds = {False}
+    for name, path in list(folder.images.items()):
+        if is_frame(path) not in kinds:
+            del folder.images[name]
+            kind, others = ("picture", "volumes") if is_frame(path) else ("volume", "pictures")
+            found.skipped.append((str(path), f"a {kind}, where label maps are {others}"))
+
+
+# What belongs together
+
+
+def _pair(folder: _Folder, found: Found) -> None:
+    """Take over a folder that has label maps, or images that call themselves so."""
+    by_name = {name: _owner(name, folder) for name in folder.labels}
+    if folder.images and folder.labels and not any(by_name.values()):
+        _refuse_several(folder, folder.images, "images", "image")
+        _refuse_several(folder, folder.labels, "label maps", "label")
+        by_name = dict.fromkeys(folder.labels, next(iter(folder.images.values())))
+        only = folder.name or _case(folder, next(iter(folder.images.values())))
+        found.folders |= {only: folder.name} if folder.name else {}
+    else:
+        only = None
+    for path in folder.images.values():
+        found.images[only or _case(folder, path)] = path
+    if folder.name in found.images:  # by a file called "image"
+        found.folders[folder.name] = folder.name
+    for held, own in ((found.labels, folder.labels), (found.scribbles, folder.scribbles)):
+        for name, path in own.items():
+            owner = only or _case(folder, _owner(name, folder) or path)
+            if held.setdefault(owner, path) is not path:
+                raise UserError(
+                    f"{path}: of the same image as {held[owner]}; choose with --label_pattern, or remove one"
+                )
+
+
+def _owner(name: str, folder: _Folder) -> Path | None:
+    """Return the image of a label map: the one of this name, else the only one whose name it begins with."""
+    if name in folder.images:
+        return folder.images[name]
+    begun = [path for image, path in folder.images.items() if image and re.match(re.escape(image) + "[ ._-]", name)]
+    return begun[0] if len(begun) == 1 else None
+
+
+def _case(folder: _Folder, path: Path) -> str:
+    """Return the name of a case: the path without suffix and "_image", or the folder of a file called "image"."""
+    name = stem(path)
+    bare = (
+        ""
+        if name.lower() in IMAGE_WORDS
+        else re.sub(rf"[ ._-](?:{'|'.join(IMAGE_WORDS)})$", "", name, flags=re.IGNORECASE)
+    )
+    return "/".join(part for part in (folder.name, bare) if part) or name
+
+
+def _take_unlabelled(folder: _Folder, found: Found, calls_images: bool) -> None:
+    """Take over a folder without label maps: visits that are to be served."""
+    if calls_images or any(folder.name.startswith(f"{other}/") for other in found.folders.values()):
+        reason = "not called NAME_image, as others are" if calls_images else "in a folder below another image's"
+        found.skipped += [(str(path), reason) for path in folder.images.values()]
+    elif found.folders and folder.name and folder.images:
+        _refuse_several(folder, folder.images, "images", "image")
+        found.images[folder.name] = next(iter(folder.images.values()))
+        found.folders[folder.name] = folder.name
+    else:
+        found.images |= {_case(folder, path): path for path in folder.images.values()}
+
+
+def _refuse_several(folder: _Folder, held: dict[str, Path], what: str, option: str) -> None:
+    if len(held) > 1:
+        listed = ", ".join(path.name for path in held.values())
+        where = next(iter(held.values())).parent
+        raise UserError(f"{where}: holds several {what} ({listed}); choose one with --{option}_pattern")

@@ -1,0 +1,31 @@
+"""A slice and the input frame of its patient."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from monai_ext.networks.sam import Embeddings, PromptableSam
+
+BLACK = 0.0
+"""Grey value of the frame where a slice does not reach: of air, whatever the modality."""
+
+
+def encode_slice(network: PromptableSam, image: Tensor, frame: tuple[int, int] | None = None) -> Embeddings:
+    """Encode a slice that lies in the upper left corner of its patient's frame.
+
+    A slice smaller than the frame (:func:`monai_ext.transforms.sam_input.frame_size`) is surrounded by black, as the
+    air around a patient, and not by the grey of SAM's padding. The embeddings' ``size`` is the slice's own, so that
+    points and masks stay in it.
+
+    Args:
+        network: the promptable model.
+        image: [C, H, W] in [0, 255].
+        frame: rows and columns of the frame, H and W at least; None: the slice's own.
+    """
+    size = (image.shape[-2], image.shape[-1])
+    image = image[None].to(network.pixel_mean.device)
+    if frame is None or size == frame:
+        return network.encode(image)
+    padded = F.pad(image, (0, frame[1] - size[1], 0, frame[0] - size[0]), value=BLACK)
+    return Embeddings(network.encode(padded).features, size)
