@@ -92,7 +92,9 @@ def volume() -> MetaTensor:
 def stored(volume, tmp_path: Path) -> ScribbleDataset:
     """The same volume as training cuts it, seen at 32 pixels."""
     scribble = MetaTensor(torch.ones_like(volume), affine=torch.eye(4))
-    case = {"case": "one", "patient": "one", "image": "image", "scribble": "scribble"}
+    for name in ("image", "scribble"):
+        (tmp_path / name).write_text(name)
+    case = {"case": "one", "patient": "one", "image": str(tmp_path / "image"), "scribble": str(tmp_path / "scribble")}
     cut = cut_scribbles([case], lambda item: {**item, "image": volume, "scribble": scribble}, tmp_path, [1, 2], 9)
     return ScribbleDataset(cut, 32)
 
