@@ -70,6 +70,11 @@ def test_only_one_module_knows_segment_anything():
     assert users == {"monai_ext.networks.sam"}
 
 
+def test_no_inferer_knows_sam():
+    for path in (ROOT / "monai_ext" / "inferers").glob("*.py"):
+        assert not [name for name in imports(path) if name.startswith("monai_ext.networks.sam")], path.name
+
+
 def test_prompts_know_neither_monai_nor_networks():
     for path in (ROOT / "monai_ext" / "prompts").glob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & {"monai", "torchvision", "ignite"}

@@ -139,7 +139,7 @@ class InteractiveIteration:
         """
         trainer = cast(SupervisedTrainer, engine)
         network = cast(PromptableSam, trainer.network)
-        device = network.pixel_mean.device
+        device = network.device
         draws = self._draws(engine.state.iteration)
         image, label, valid = (torch.as_tensor(batch[key]).to(device) for key in ("image", "label", "valid"))
         if self.augment is not None:
@@ -335,7 +335,7 @@ class PromptedValidation:
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, Any]:
         """Score one batch; its keys are those of :class:`InteractiveIteration`."""
         network = cast(PromptableSam, cast(Any, engine).network)
-        device = network.pixel_mean.device
+        device = network.device
         labels = torch.as_tensor(batch["label"])[:, 0].round().long().to(device)
         network.eval()
         with autocast(device, self.dtype):

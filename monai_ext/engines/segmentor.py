@@ -327,7 +327,7 @@ class SamTuning:
         sampler = ShuffledSampler(len(slices), batches * self.batch_size, self.seed)
         states = {"decoder": network.mask_decoder, "optimizer": optimizer, "lr_scheduler": scheduler}
         trainer = SupervisedTrainer(
-            device=network.pixel_mean.device,
+            device=network.device,
             max_epochs=self.epochs,
             train_data_loader=DataLoader(slices, batch_size=self.batch_size, sampler=sampler, collate_fn=list),
             network=network,

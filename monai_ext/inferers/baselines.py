@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from monai_ext.errors import UserError
 from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.reference import ReferenceLoader, plain
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.sampling import centre_click
 
@@ -27,7 +27,7 @@ class CopyReferenceInferer(FollowUpInferer):
     """
 
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
         """Copy every structure; the network is not used."""
         size = (target.image.shape[-2], target.image.shape[-1])
@@ -50,7 +50,7 @@ class NoPromptInferer(FollowUpInferer):
     """
 
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
         """Decode once without a prompt."""
         present = [any(bool((m.label == v).any()) for m in matched) for v in self.labels.values()]
@@ -58,8 +58,7 @@ class NoPromptInferer(FollowUpInferer):
         if not any(present):
             return [absent] * len(present)
         embeddings = target.encode(network)
-        nothing = embeddings.features.new_zeros(1, 0, 2)
-        decoded, _ = network.decode_batch(embeddings.features, nothing, nothing[..., 0])
+        decoded, _ = network.decode_without_prompt(embeddings)
         logits = network.to_image(decoded, embeddings.size)[0, 0]
         found = SliceResult(logits, "ok" if bool((logits > 0).any()) else "no_foreground", {})
         return [found if here else absent for here in present]
@@ -102,7 +101,7 @@ class OracleClickInferer(FollowUpInferer):
         self.steps: list[Tensor] = []
 
     def __call__(  # type: ignore[override]
-        self, inputs: Tensor, network: PromptableSam, *args: Any, oracle_label: Any = None, **extra: Any
+        self, inputs: Tensor, network: PromptableNetwork, *args: Any, oracle_label: Any = None, **extra: Any
     ) -> MetaTensor:
         """Segment one case; ``oracle_label`` is [1, 1, H, W, D] integer in the input frame."""
         if oracle_label is None:
@@ -114,7 +113,7 @@ class OracleClickInferer(FollowUpInferer):
         return super().__call__(inputs, network, *args, oracle_label=oracle_label[0, 0], **extra)
 
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
         """Click on every structure that the true mask of this slice holds."""
         truth = plain(extra["oracle_label"])[:, :, target.index]
@@ -134,7 +133,7 @@ class OracleClickInferer(FollowUpInferer):
         return results
 
     def _click(
-        self, network: PromptableSam, embeddings: Embeddings, truth: np.ndarray
+        self, network: PromptableNetwork, embeddings: Embeddings, truth: np.ndarray
     ) -> tuple[list[Tensor], list[list[float]]]:
         """Return the logits [H, W] after each click, and the clicks [x, y, 1 or 0]."""
         x, y = centre_click(truth)

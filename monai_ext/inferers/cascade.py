@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.boxes import tight_box
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.ties import first_maximum
 
 
 def guided_cascade(
-    network: PromptableSam,
+    network: PromptableNetwork,
     embeddings: Embeddings,
     prompts: Sequence[Prompt],
     original_size: tuple[int, int],
@@ -33,7 +33,7 @@ def guided_cascade(
         embeddings: of the image.
         prompts: K of points.
         original_size: (h0, w0) of the image before resampling, where the boxes are taken.
-        attention_bias: see :meth:`PromptableSam.decode`.
+        attention_bias: see :meth:`PromptableNetwork.decode`.
         target_embedding: likewise.
         multimask: as PerSAM. Not for weights that were trained to give one exact mask (P²SAM, Appendix B), whose
             three masks have never been trained.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from monai_ext.data.images import atomic_path
 from monai_ext.files import source_sha256
-from monai_ext.networks.sam import PromptableSam
+from monai_ext.networks.backbone import Encoder
 
 
 class EmbeddingCache:
@@ -29,7 +29,7 @@ class EmbeddingCache:
         network: encodes what is not there yet.
     """
 
-    def __init__(self, folder: str | Path, network: PromptableSam) -> None:
+    def __init__(self, folder: str | Path, network: Encoder) -> None:
         self.folder, self.network = Path(folder), network
         self._encoder = encoder_sha256(network) + source_sha256()
 
@@ -54,7 +54,7 @@ class EmbeddingCache:
         if path.is_file():
             return np.load(path)
         image = to_sam_frame(torch.from_numpy(plane.astype(np.float32)), self.network.image_size)
-        features = self.network.encode(image[None, None].to(self.network.pixel_mean.device)).features[0]
+        features = self.network.encode(image[None, None]).features[0]
         array = np.ascontiguousarray(features.half().cpu().numpy())  # the encoder may be channels last
         with atomic_path(path) as temporary:
             np.save(temporary, array)
@@ -70,11 +70,10 @@ def to_sam_frame(plane: Tensor, image_size: int) -> Tensor:
     return F.interpolate(plane[None, None], size, mode="bilinear", align_corners=False, antialias=True)[0, 0]
 
 
-def encoder_sha256(network: PromptableSam) -> str:
+def encoder_sha256(network: Encoder) -> str:
     """Return a checksum of all that makes an embedding: the encoder's weights and the normalisation."""
     digest = hashlib.sha256()
-    tensors = {**network.image_encoder.state_dict(), "mean": network.pixel_mean, "std": network.pixel_std}
-    for name, value in sorted(tensors.items()):
+    for name, value in sorted(network.encoder_state().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

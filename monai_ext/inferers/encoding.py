@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 
 BLACK = 0.0
 """Grey value of the frame where a slice does not reach: of air, whatever the modality."""
 
 
-def encode_slice(network: PromptableSam, image: Tensor, frame: tuple[int, int] | None = None) -> Embeddings:
+def encode_slice(network: PromptableNetwork, image: Tensor, frame: tuple[int, int] | None = None) -> Embeddings:
     """Encode a slice that lies in the upper left corner of its patient's frame.
 
     A slice smaller than the frame (:func:`monai_ext.transforms.sam_input.frame_size`) is surrounded by black, as the
@@ -24,7 +24,7 @@ def encode_slice(network: PromptableSam, image: Tensor, frame: tuple[int, int] |
         frame: rows and columns of the frame, H and W at least; None: the slice's own.
     """
     size = (image.shape[-2], image.shape[-1])
-    image = image[None].to(network.pixel_mean.device)
+    image = image[None].to(network.device)
     if frame is None or size == frame:
         return network.encode(image)
     padded = F.pad(image, (0, frame[1] - size[1], 0, frame[0] - size[0]), value=BLACK)

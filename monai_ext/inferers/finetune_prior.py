@@ -21,7 +21,7 @@ from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.losses.promptable import PromptableLoss
-from monai_ext.networks.sam import PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 
 TUNED = ("decoder", "all")
 
@@ -77,10 +77,10 @@ class FinetunePriorInferer(FollowUpInferer):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.loss = PromptableLoss()
         self._loaded: list[Reference] = []
-        self._networks: dict[int, PromptableSam] = {}
+        self._networks: dict[int, PromptableNetwork] = {}
 
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
         """Segment every structure with the copy that was tuned to it; see :class:`FollowUpInferer`."""
         if self._loaded is not self.load_reference.loaded:
@@ -98,17 +98,18 @@ class FinetunePriorInferer(FollowUpInferer):
                 embeddings = target.encode(own)
             else:
                 embeddings = shared = target.encode(network) if shared is None else shared
-            logits = own.to_image(_without_prompt(own, embeddings.features)[0], embeddings.size)[0, 0]
+            logits = own.to_image(own.decode_without_prompt(embeddings)[0], embeddings.size)[0, 0]
             results.append(SliceResult(logits, "ok" if bool((logits > 0).any()) else "no_foreground", {}))
         return results
 
-    def tune(self, network: PromptableSam, references: Sequence[Reference], value: int) -> PromptableSam:
+    def tune(self, network: PromptableNetwork, references: Sequence[Reference], value: int) -> PromptableNetwork:
         """Return a copy of ``network`` tuned to one structure of the references; parts not trained are shared."""
         held = [(r, k) for r in references for k in range(r.label.shape[-1]) if bool((r.label[..., k] == value).any())]
         own = _copy(network, self.tuned)
         images = [(r.image.as_tensor()[..., k], r.frame) for r, k in held]
         shares = torch.stack([_on_decoder_grid(r.label[0, ..., k] == value, network) for r, k in held])
-        shares = shares.to(network.pixel_mean.device)
+        shares = shares.to(network.device)
+        square = (network.image_size, network.image_size)  # what is trained on fills it
         features = None if self.tuned == "all" else torch.cat([r.embed(network, k).features for r, k in held])
         modules: list[nn.Module] = [own.mask_decoder, *([own.image_encoder] if features is None else [])]
         parameters = [p.requires_grad_(True) for module in modules for p in module.parameters()]
@@ -122,7 +123,7 @@ class FinetunePriorInferer(FollowUpInferer):
                     if features is not None
                     else torch.cat([encode_slice(own, *images[i]).features for i in drawn])
                 )
-                logits, quality = _without_prompt(own, seen)
+                logits, quality = own.decode_without_prompt(Embeddings(seen, square))
                 masks = shares[drawn]
                 loss = self.loss(logits, quality, masks, _cells(masks))
                 # not backward(): what is shared with the network handed in shall keep its gradients
@@ -135,18 +136,13 @@ class FinetunePriorInferer(FollowUpInferer):
         return own
 
 
-def _copy(network: PromptableSam, tuned: str) -> PromptableSam:
+def _copy(network: PromptableNetwork, tuned: str) -> PromptableNetwork:
     """Copy the parts that are trained and share the others."""
     shared = [network.prompt_encoder, *([network.image_encoder] if tuned == "decoder" else [])]
     return copy.deepcopy(network, {id(module): module for module in shared})
 
 
-def _without_prompt(network: PromptableSam, features: Tensor) -> tuple[Tensor, Tensor]:
-    nothing = features.new_zeros(len(features), 0, 2)
-    return network.decode_batch(features, nothing, nothing[..., 0])
-
-
-def _on_decoder_grid(mask: Tensor, network: PromptableSam) -> Tensor:
+def _on_decoder_grid(mask: Tensor, network: PromptableNetwork) -> Tensor:
     """Covered share of each cell of the decoder's masks: [H, W] bool -> [1, 4g, 4g]."""
     side = network.image_size
     square = F.pad(mask.float(), (0, side - mask.shape[1], 0, side - mask.shape[0]))

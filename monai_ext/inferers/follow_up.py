@@ -22,7 +22,7 @@ from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.nearest import nearest_reference
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import check_rule, match_slices
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.transforms.request import REQUEST
 from monai_ext.transforms.sam_input import choose_extent, frame_extent, frame_size, input_points, plane_size
 
@@ -68,7 +68,7 @@ class TargetSlice:
     clicks: tuple[Click, ...] = ()
     frame: tuple[int, int] | None = None
 
-    def encode(self, network: PromptableSam) -> Embeddings:
+    def encode(self, network: PromptableNetwork) -> Embeddings:
         """Encode the slice in its patient's frame, see :func:`monai_ext.inferers.encoding.encode_slice`."""
         return encode_slice(network, self.image, self.frame)
 
@@ -148,7 +148,7 @@ class FollowUpInferer(Inferer):
     def __call__(  # type: ignore[override]
         self,
         inputs: Tensor,
-        network: PromptableSam,
+        network: PromptableNetwork,
         reference_image: Paths | None = None,
         reference_label: Paths | None = None,
         modality: Any = None,
@@ -208,7 +208,7 @@ class FollowUpInferer(Inferer):
         return MetaTensor(logits[None])
 
     def _results(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], extra: dict[str, Any]
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], extra: dict[str, Any]
     ) -> list[SliceResult]:
         if not matched and not target.clicks:
             return [SliceResult(None, "outside_reference", {})] * len(self.labels)
@@ -228,7 +228,7 @@ class FollowUpInferer(Inferer):
 
     @abstractmethod
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
         """Segment every structure of ``labels`` on one slice, from one or more reference slices."""
 
@@ -252,7 +252,7 @@ Known = TypeVar("Known")
 
 
 def segment_present(
-    network: PromptableSam,
+    network: PromptableNetwork,
     target: TargetSlice,
     known: Sequence[Known | None],
     segment: Callable[[Embeddings, Known], SliceResult],

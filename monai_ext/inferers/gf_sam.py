@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.proposals import decode_in_chunks, union_of
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.gating import (
     clusters_by_coverage,
     grow_masks,
@@ -54,13 +54,13 @@ class GfSamInferer(FollowUpInferer):
     """Segment by one mask a point, grouped by which masks cover which points, and two gates (GF-SAM); no parameters."""
 
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         references = [self._cells(network, matched, value) for value in self.labels.values()]
         return segment_present(network, target, references, partial(self._segment, network))
 
-    def _cells(self, network: PromptableSam, matched: Sequence[MatchedSlice], value: int) -> ReferenceCells | None:
+    def _cells(self, network: PromptableNetwork, matched: Sequence[MatchedSlice], value: int) -> ReferenceCells | None:
         foreground, background, recovered = [], [], False
         grid = (network.grid, network.grid)
         for m in matched:
@@ -76,7 +76,7 @@ class GfSamInferer(FollowUpInferer):
         tokens = torch.cat(foreground)
         return ReferenceCells(tokens, torch.cat(background), recovered) if len(tokens) else None
 
-    def _segment(self, network: PromptableSam, embeddings: Embeddings, reference: ReferenceCells) -> SliceResult:
+    def _segment(self, network: PromptableNetwork, embeddings: Embeddings, reference: ReferenceCells) -> SliceResult:
         features, grid = embeddings.features[0], network.grid
         valid = valid_cells(embeddings.size, network.stride, (grid, grid)).to(features.device)
         cells = valid.flatten().nonzero()[:, 0]
@@ -131,7 +131,7 @@ def _at_centres(logits: Tensor, grid: int) -> Tensor:
     return F.avg_pool2d(logits[None, :, start:, start:], 2, stride=factor)[0][..., :grid, :grid]
 
 
-def _places(network: PromptableSam, embeddings: Embeddings, cells: Tensor) -> Tensor:
+def _places(network: PromptableNetwork, embeddings: Embeddings, cells: Tensor) -> Tensor:
     """Centres of cells, moved onto the image where they lie beyond it: [N, 2] (x, y) in the input frame."""
     columns_rows = torch.stack([cells % network.grid, cells // network.grid], dim=1).float()
     places = columns_rows * network.stride + (network.stride - 1) / 2

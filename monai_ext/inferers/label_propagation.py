@@ -13,7 +13,7 @@ from monai_ext.errors import UserError
 from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.panet import class_shares, classes_to_results
 from monai_ext.inferers.reference import ReferenceLoader
-from monai_ext.networks.sam import PromptableSam
+from monai_ext.networks.backbone import PromptableNetwork
 from monai_ext.prompts.propagation import cell_positions, propagate_labels
 
 
@@ -53,7 +53,7 @@ class LabelPropagationInferer(FollowUpInferer):
         self.top_k, self.temperature, self.radius = top_k, temperature, radius
 
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         values = list(self.labels.values())

@@ -23,7 +23,7 @@ from monai_ext.errors import UserError
 from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.proposals import decode_in_chunks, union_of
 from monai_ext.inferers.reference import ReferenceLoader
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.masks import valid_cells
 from monai_ext.prompts.matching import cluster_centres, mask_scores, match_both_ways, point_subsets
 from monai_ext.prompts.parts import foreground_features
@@ -91,13 +91,15 @@ class MatcherInferer(FollowUpInferer):
         self.alpha, self.beta, self.exponent = alpha, beta, exponent
 
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         references = [self._patches(network, matched, value) for value in self.labels.values()]
         return segment_present(network, target, references, partial(self._segment, network))
 
-    def _patches(self, network: PromptableSam, matched: Sequence[MatchedSlice], value: int) -> ReferencePatches | None:
+    def _patches(
+        self, network: PromptableNetwork, matched: Sequence[MatchedSlice], value: int
+    ) -> ReferencePatches | None:
         masks = [m.label == value for m in matched]
         if not any(bool(mask.any()) for mask in masks):
             return None
@@ -111,7 +113,7 @@ class MatcherInferer(FollowUpInferer):
             inside.append(touched[valid])
         return ReferencePatches(torch.cat(features), torch.cat(inside))
 
-    def _segment(self, network: PromptableSam, embeddings: Embeddings, reference: ReferencePatches) -> SliceResult:
+    def _segment(self, network: PromptableNetwork, embeddings: Embeddings, reference: ReferencePatches) -> SliceResult:
         valid = _valid(network, embeddings)
         cells = valid.flatten().nonzero()[:, 0]
         found = match_both_ways(
@@ -130,7 +132,7 @@ class MatcherInferer(FollowUpInferer):
 
     def _merge(
         self,
-        network: PromptableSam,
+        network: PromptableNetwork,
         embeddings: Embeddings,
         reference: ReferencePatches,
         prompts: list[Prompt],
@@ -157,20 +159,20 @@ class MatcherInferer(FollowUpInferer):
         }
         return SliceResult(union_of(network, logits[chosen], embeddings.size), "ok", details)
 
-    def _centres(self, network: PromptableSam, embeddings: Embeddings, matched: Tensor) -> Tensor:
+    def _centres(self, network: PromptableNetwork, embeddings: Embeddings, matched: Tensor) -> Tensor:
         """Cluster centres of the matched cells' centres: [k, 2] (x, y) in the input frame."""
         rows_columns = matched.nonzero()
         points = rows_columns.flip(1).float() * network.stride + (network.stride - 1) / 2
         height, width = embeddings.size
         return cluster_centres(points.minimum(points.new_tensor([width - 1, height - 1])), self.centres, self.seed)
 
-    def _cells(self, network: PromptableSam, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def _cells(self, network: PromptableNetwork, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Cells that each mask touches, [K, g, g]; a mask at a time, for the sake of memory."""
         grid = (network.grid, network.grid)
         parts = [touched_cells(network.to_image(one[None, None], size)[0] > 0, network.stride, grid) for one in logits]
         return torch.cat(parts)
 
 
-def _valid(network: PromptableSam, embeddings: Embeddings) -> Tensor:
+def _valid(network: PromptableNetwork, embeddings: Embeddings) -> Tensor:
     valid = valid_cells(embeddings.size, network.stride, (network.grid, network.grid))
     return valid.to(embeddings.features.device)

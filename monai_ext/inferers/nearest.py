@@ -12,19 +12,19 @@ from torch.nn import functional as F
 
 from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.reference import Reference
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.masks import valid_cells
 from monai_ext.prompts.ties import TOLERANCE
 
 
-def mean_feature(network: PromptableSam, embeddings: Embeddings) -> Tensor:
+def mean_feature(network: PromptableNetwork, embeddings: Embeddings) -> Tensor:
     """Average the features of the cells that hold image, [C]."""
     valid = valid_cells(embeddings.size, network.stride, (network.grid, network.grid))
     return embeddings.features[0][:, valid.to(embeddings.features.device)].float().mean(dim=1)
 
 
 def reference_distances(
-    network: PromptableSam,
+    network: PromptableNetwork,
     image: Tensor,
     references: Sequence[Reference],
     matches: Sequence[Sequence[int | None]],
@@ -64,7 +64,7 @@ def reference_distances(
 
 
 def nearest_reference(
-    network: PromptableSam,
+    network: PromptableNetwork,
     image: Tensor,
     references: Sequence[Reference],
     matches: Sequence[Sequence[int | None]],

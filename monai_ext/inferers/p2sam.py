@@ -42,7 +42,7 @@ from monai_ext.inferers.follow_up import (
 from monai_ext.inferers.previous import PreviousFrame, find_mask
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_match import match_slices
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.boxes import cells_in_box, pixels_in_box
 from monai_ext.prompts.masks import (
     background_cells,
@@ -187,7 +187,7 @@ class P2SamInferer(FollowUpInferer):
     def __call__(  # type: ignore[override]
         self,
         inputs: Tensor,
-        network: PromptableSam,
+        network: PromptableNetwork,
         *args: Any,
         previous: Any = None,
         previous_image: Any = None,
@@ -219,7 +219,7 @@ class P2SamInferer(FollowUpInferer):
         return PreviousFrame(frame, matches, self._image, by_position)
 
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         parts = [self._reference_parts(network, matched, value) for value in self.labels.values()]
@@ -245,7 +245,7 @@ class P2SamInferer(FollowUpInferer):
                 results[number] = self._by_clicks(network, embeddings, clicked)
         return results
 
-    def _by_clicks(self, network: PromptableSam, embeddings: Embeddings, clicked: Prompt) -> SliceResult:
+    def _by_clicks(self, network: PromptableNetwork, embeddings: Embeddings, clicked: Prompt) -> SliceResult:
         """Decode a user's clicks alone."""
         logits, _ = network.decode(embeddings, [clicked])
         mask = network.to_image(logits, embeddings.size)[0, 0]
@@ -257,7 +257,7 @@ class P2SamInferer(FollowUpInferer):
 
     def _segment(
         self,
-        network: PromptableSam,
+        network: PromptableNetwork,
         target: TargetSlice,
         embeddings: Embeddings,
         parts: ReferenceParts,
@@ -295,7 +295,7 @@ class P2SamInferer(FollowUpInferer):
         return SliceResult(masks[found.index], "ok", details)
 
     def _reference_parts(
-        self, network: PromptableSam, matched: Sequence[MatchedSlice], value: int
+        self, network: PromptableNetwork, matched: Sequence[MatchedSlice], value: int
     ) -> ReferenceParts | None:
         """Cluster the references of one structure, once for the slices they serve; None where it is absent."""
         if self._loaded is not self.load_reference.loaded:
@@ -305,7 +305,9 @@ class P2SamInferer(FollowUpInferer):
             self._parts[key] = self._cluster(network, matched, value)
         return self._parts[key]
 
-    def _cluster(self, network: PromptableSam, matched: Sequence[MatchedSlice], value: int) -> ReferenceParts | None:
+    def _cluster(
+        self, network: PromptableNetwork, matched: Sequence[MatchedSlice], value: int
+    ) -> ReferenceParts | None:
         tokens, background, recovered = [], [], False
         for m in matched:
             mask = m.label == value
@@ -338,7 +340,7 @@ class P2SamInferer(FollowUpInferer):
             sets, fewer = part_sets(tokens, [fewer], self.seed), fewer - 1
         return sets
 
-    def _tokens(self, network: PromptableSam, embeddings: Embeddings, mask: Tensor) -> tuple[Tensor, Tensor, bool]:
+    def _tokens(self, network: PromptableNetwork, embeddings: Embeddings, mask: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Foreground and background features of one reference slice (Eq. 1)."""
         grid = (network.grid, network.grid)
         if self.mode == "paper":
@@ -353,7 +355,7 @@ class P2SamInferer(FollowUpInferer):
 
     def _candidates(
         self,
-        network: PromptableSam,
+        network: PromptableNetwork,
         target: TargetSlice,
         embeddings: Embeddings,
         parts: ReferenceParts,
@@ -382,7 +384,7 @@ class P2SamInferer(FollowUpInferer):
 
     def _points(
         self,
-        network: PromptableSam,
+        network: PromptableNetwork,
         target: TargetSlice,
         embeddings: Embeddings,
         parts: Tensor,
@@ -397,13 +399,13 @@ class P2SamInferer(FollowUpInferer):
             return argmax_points(maps, network.stride, valid, embeddings.size)
         return official_points(maps, network.image_size, embeddings.size, target.original_size)
 
-    def _lowest(self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, maps: Tensor) -> Tensor:
+    def _lowest(self, network: PromptableNetwork, target: TargetSlice, embeddings: Embeddings, maps: Tensor) -> Tensor:
         if self.mode == "paper":
             valid = valid_cells(embeddings.size, network.stride, (network.grid, network.grid))
             return lowest_point(maps, network.stride, valid, embeddings.size)
         return official_lowest_point(maps, network.image_size, embeddings.size, target.original_size)
 
-    def _bias(self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, parts: Tensor) -> Tensor:
+    def _bias(self, network: PromptableNetwork, target: TargetSlice, embeddings: Embeddings, parts: Tensor) -> Tensor:
         """Bias of the attention by the mean map of the parts, [1, g, g]."""
         mean_map = cosine_maps(parts, embeddings.features[0]).mean(dim=0)
         if self.mode == "paper":
@@ -412,7 +414,7 @@ class P2SamInferer(FollowUpInferer):
 
     def _decode_guided(
         self,
-        network: PromptableSam,
+        network: PromptableNetwork,
         target: TargetSlice,
         embeddings: Embeddings,
         candidates: list[Candidate],
@@ -427,7 +429,7 @@ class P2SamInferer(FollowUpInferer):
         return network.decode(embeddings, prompts, attention_bias=bias, target_embedding=meant)[0]
 
     def _decode(
-        self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, prompts: list[Prompt]
+        self, network: PromptableNetwork, target: TargetSlice, embeddings: Embeddings, prompts: list[Prompt]
     ) -> Tensor:
         """Low-resolution logits of each candidate, [K, 1, 4g, 4g]: one pass, or the authors' cascade of three."""
         logits, _ = network.decode(embeddings, prompts)
@@ -440,7 +442,7 @@ class P2SamInferer(FollowUpInferer):
         logits, _ = network.decode(embeddings, boxed, mask_input=logits)
         return logits
 
-    def _candidate_cells(self, network: PromptableSam, logits: Tensor, masks: Tensor) -> Tensor:
+    def _candidate_cells(self, network: PromptableNetwork, logits: Tensor, masks: Tensor) -> Tensor:
         """Foreground cells of each candidate mask, [K, g, g] bool."""
         grid = (network.grid, network.grid)
         if self.mode == "official":

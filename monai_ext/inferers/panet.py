@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.prototypes import SCALE, lead, prototype, prototype_scores
 from monai_ext.prompts.shares import covered_share
 from monai_ext.prompts.ties import TOLERANCE
 
 
-def class_shares(network: PromptableSam, label: Tensor, values: Sequence[int]) -> Tensor:
+def class_shares(network: PromptableNetwork, label: Tensor, values: Sequence[int]) -> Tensor:
     """Share of each cell that the background and each structure cover, [1 + L, g, g]; padding counts as none.
 
     Args:
@@ -32,7 +32,7 @@ def class_shares(network: PromptableSam, label: Tensor, values: Sequence[int]) -
 
 
 def classes_to_results(
-    network: PromptableSam,
+    network: PromptableNetwork,
     scores: Tensor,
     size: tuple[int, int],
     present: Sequence[bool],
@@ -68,7 +68,7 @@ class PanetInferer(FollowUpInferer):
     """
 
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         values = list(self.labels.values())
@@ -83,7 +83,7 @@ class PanetInferer(FollowUpInferer):
         return classes_to_results(network, scores, embeddings.size, present, SCALE * TOLERANCE)
 
     def _prototypes(
-        self, network: PromptableSam, embeddings: Embeddings, label: Tensor, values: Sequence[int]
+        self, network: PromptableNetwork, embeddings: Embeddings, label: Tensor, values: Sequence[int]
     ) -> list[Tensor | None]:
         shares = class_shares(network, label, values).to(embeddings.features.device)
         return [prototype(embeddings.features[0], share) for share in shares]

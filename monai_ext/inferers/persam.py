@@ -26,7 +26,7 @@ from monai_ext.inferers.cascade import guided_cascade
 from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.p2sam import MODES
 from monai_ext.inferers.reference import Paths, ReferenceLoader
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.masks import persam_tokens, valid_cells
 from monai_ext.prompts.parts import foreground_features
 from monai_ext.prompts.points import (
@@ -76,14 +76,14 @@ class PersamInferer(FollowUpInferer):
         self.mode, self.multimask = mode, multimask
 
     def segment_slice(
-        self, network: PromptableSam, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         features = [self._target_feature(network, matched, value) for value in self.labels.values()]
         return segment_present(network, target, features, lambda e, f: self._segment(network, target, e, *f))
 
     def _target_feature(
-        self, network: PromptableSam, matched: Sequence[MatchedSlice], value: int
+        self, network: PromptableNetwork, matched: Sequence[MatchedSlice], value: int
     ) -> tuple[Tensor, bool] | None:
         """Mean foreground feature [1, C], not normalised, and whether a mask was recovered; None: no foreground."""
         tokens, recovered = [], False
@@ -98,7 +98,7 @@ class PersamInferer(FollowUpInferer):
         return (torch.cat(tokens).mean(dim=0, keepdim=True), recovered) if tokens else None
 
     def _segment(
-        self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, feature: Tensor, recovered: bool
+        self, network: PromptableNetwork, target: TargetSlice, embeddings: Embeddings, feature: Tensor, recovered: bool
     ) -> SliceResult:
         maps = cosine_maps(feature, embeddings.features[0])
         prompt, bias = self._prompt(network, target, embeddings, maps)
@@ -110,7 +110,7 @@ class PersamInferer(FollowUpInferer):
         return SliceResult(mask, "ok", {"recovered": recovered, "n_pos": 1, "n_neg": 1, "points": points})
 
     def _prompt(
-        self, network: PromptableSam, target: TargetSlice, embeddings: Embeddings, maps: Tensor
+        self, network: PromptableNetwork, target: TargetSlice, embeddings: Embeddings, maps: Tensor
     ) -> tuple[Prompt, Tensor]:
         """The point of highest and of lowest similarity of a map [1, g, g], and the bias of the attention."""
         if self.mode == "paper":

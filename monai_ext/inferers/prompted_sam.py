@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.errors import UserError
 from monai_ext.inferers.embedding_cache import EmbeddingCache
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.prompt import POSITIVE, Prompt
 from monai_ext.prompts.scribble_points import combine_masks, scribble_prompts
 
@@ -85,7 +85,7 @@ class PromptedSamInferer(Inferer):
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
-        self, inputs: np.ndarray, network: PromptableSam, scribbles: np.ndarray, case: str, cache: EmbeddingCache
+        self, inputs: np.ndarray, network: PromptableNetwork, scribbles: np.ndarray, case: str, cache: EmbeddingCache
     ) -> PseudoLabels:
         """Make the pseudo-labels of one case.
 
@@ -121,7 +121,7 @@ class PromptedSamInferer(Inferer):
         return PseudoLabels(result, agreed, scribbled, [self._row(*one) for one in asked])
 
     def decode(
-        self, network: PromptableSam, features: Tensor, prompts: Sequence[Prompt], size: tuple[int, ...]
+        self, network: PromptableNetwork, features: Tensor, prompts: Sequence[Prompt], size: tuple[int, ...]
     ) -> Tensor:
         """Decode one mask for each prompt, at the size of the slices.
 
@@ -134,7 +134,7 @@ class PromptedSamInferer(Inferer):
         Returns:
             Logits [N, H, W].
         """
-        device = network.pixel_mean.device
+        device = network.device
         side = max(size)
         scale = network.image_size / side
         moved = [Prompt((p.points + 0.5) * scale - 0.5, p.labels) for p in prompts]

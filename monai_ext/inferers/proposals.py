@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.prompt import Prompt
 
 CHUNK = 64
@@ -15,14 +15,14 @@ CHUNK = 64
 
 
 def decode_in_chunks(
-    network: PromptableSam, embeddings: Embeddings, prompts: Sequence[Prompt], chunk: int = CHUNK
+    network: PromptableNetwork, embeddings: Embeddings, prompts: Sequence[Prompt], chunk: int = CHUNK
 ) -> Tensor:
     """Decode prompts of one image, a chunk at a time: low-resolution logits [K, 4g, 4g]."""
     parts = [network.decode(embeddings, prompts[i : i + chunk])[0][:, 0] for i in range(0, len(prompts), chunk)]
     return torch.cat(parts)
 
 
-def union_of(network: PromptableSam, logits: Tensor, size: tuple[int, int]) -> Tensor:
+def union_of(network: PromptableNetwork, logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Unite masks: the greatest of their logits at each pixel of the input frame.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.encoding import encode_slice
-from monai_ext.networks.sam import Embeddings, PromptableSam
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.transforms.sam_input import FRAME_EXTENT, Extent, choose_extent, frame_extent, frame_size
 
 Paths = str | os.PathLike | Sequence[str]
@@ -33,7 +33,7 @@ class Reference:
     label: Tensor
     _embeddings: dict[int, Embeddings] = field(default_factory=dict, repr=False)
 
-    def embed(self, network: PromptableSam, index: int) -> Embeddings:
+    def embed(self, network: PromptableNetwork, index: int) -> Embeddings:
         """Encode slice ``index``, once: for one network, whose weights stay as they are."""
         if index not in self._embeddings:
             self._embeddings[index] = encode_slice(network, self.image.as_tensor()[..., index], self.frame)

@@ -80,9 +80,13 @@ class PromptableNetwork(Encoder, Protocol):
     """An encoder with a decoder that points, boxes, masks or ready embeddings prompt.
 
     Attributes:
-        mask_decoder: the part that is tuned where a method tunes the decoder alone.
+        image_encoder: its parts, for methods that train some of them and share the others.
+        prompt_encoder: likewise.
+        mask_decoder: likewise.
     """
 
+    image_encoder: nn.Module
+    prompt_encoder: nn.Module
     mask_decoder: nn.Module
 
     def decode(
@@ -105,6 +109,10 @@ class PromptableNetwork(Encoder, Protocol):
         multimask: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Decode ready sparse embeddings [K, N, C]; see :meth:`monai_ext.networks.sam.PromptableSam.decode_tokens`."""
+        ...
+
+    def decode_without_prompt(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+        """Decode each image without a prompt: logits [B, 1, 4g, 4g] and predicted IoU [B, 1]."""
         ...
 
     def __call__(self, images: Tensor) -> Tensor:

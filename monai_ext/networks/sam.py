@@ -325,6 +325,11 @@ class PromptableSam(nn.Module):
             multimask_output=multimask,
         )
 
+    def decode_without_prompt(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+        """Decode each image without a prompt, the paper's no-prompt case; see :meth:`decode_batch`."""
+        nothing = embeddings.features.new_zeros(len(embeddings), 0, 2)
+        return self.decode_batch(embeddings.features, nothing, nothing[..., 0])
+
     def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Map logits [K, M, 4g, 4g] of the padded square back to the input frame: [K, M, H, W] (bilinear)."""
         full = F.interpolate(logits, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
@@ -339,8 +344,7 @@ class PromptableSam(nn.Module):
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             raise _not_exportable()
         embeddings = self.encode(images)
-        nothing = embeddings.features.new_zeros(len(embeddings), 0, 2)
-        logits, _ = self.decode_batch(embeddings.features, nothing, nothing[..., 0])
+        logits, _ = self.decode_without_prompt(embeddings)
         return self.to_image(logits, embeddings.size)
 
 
