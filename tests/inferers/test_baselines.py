@@ -151,7 +151,7 @@ class Painter:
     image_size = 64
 
     def __init__(self, radius: float) -> None:
-        self.radius, self.pixel_mean, self.decoded = radius, torch.zeros(1), 0
+        self.radius, self.device, self.decoded = radius, torch.device("cpu"), 0
 
     def encode(self, image: torch.Tensor) -> SimpleNamespace:
         return SimpleNamespace(size=tuple(image.shape[-2:]))

@@ -101,7 +101,7 @@ class Microscope:
     """
 
     image_size, stride, grid = 96, 8, 12
-    pixel_mean = torch.zeros(3, 1, 1)
+    device = torch.device("cpu")
 
     def __init__(self, spills: bool = False) -> None:
         self.spills, self.boxes = spills, []
