@@ -211,8 +211,14 @@ def summarise_curves(
     return points, areas
 
 
-def draw_curves(points: Sequence[CurvePoint], areas: Sequence[Area]) -> Figure:
-    """Draw a panel for every task and label: a line for each method, its interval as a band, its area in the corner."""
+def draw_curves(points: Sequence[CurvePoint], areas: Sequence[Area], colours: Sequence[str] = COLOURS) -> Figure:
+    """Draw a panel for every task and label: a line for each method, its interval as a band, its area in the corner.
+
+    Args:
+        points: of :func:`summarise_curves`.
+        areas: those of all points.
+        colours: one a method, in the order of ``points``; begun again where there are more methods.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -231,7 +237,7 @@ def draw_curves(points: Sequence[CurvePoint], areas: Sequence[Area]) -> Figure:
             here = [point for point in points if (point.task, point.label, point.algorithm) == (*panel, algorithm)]
             if here:
                 auc = next(a.auc for a in areas if (a.task, a.label, a.algorithm) == (*panel, algorithm))
-                lines[algorithm] = _draw_line(axis, here, f"{auc:.3f}", COLOURS[number % len(COLOURS)])
+                lines[algorithm] = _draw_line(axis, here, f"{auc:.3f}", colours[number % len(colours)])
         axis.set_title(": ".join(panel) if len(tasks) > 1 else panel[1], fontsize=10)
         axis.set_xlabel("step")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

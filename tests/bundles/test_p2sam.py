@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 from monai_ext.data.indexing.writing import index
-from monai_ext.data.phantoms import phantom_frames, write_phantom_frames, write_phantom_patient
+from monai_ext.data.phantoms import write_phantom_patient
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import find_user_error
 from monai_ext.files import sha256_of
 from monai_ext.networks.sam import build_compact
+from phantoms.video import phantom_frames, write_phantom_frames
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "p2sam" / "configs"
 FAST = {"n_pos": [1, 2], "n_neg": [1, 1]}

@@ -21,7 +21,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 
 from monai_ext.data.images import read_label
 from monai_ext.data.indexing import __main__ as indexing
-from monai_ext.data.phantoms.dicom import write_ct_series, write_phantom_4d_lung, write_seg
+from monai_ext.data.phantoms.dicom import write_ct_series
 from monai_ext.data.provenance import read_record
 from monai_ext.engines.interactive import InteractiveIteration, trained_parameters
 from monai_ext.errors import UserError
@@ -31,6 +31,8 @@ from monai_ext.networks import sam
 from monai_ext.networks.lora import adapt, merged_state
 from monai_ext.networks.sam import PromptableSam, build_sam
 from monai_ext.prompts.prompt import Prompt
+from phantoms.four_d_lung import write_phantom_4d_lung
+from phantoms.seg import write_seg
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "p2sam"
 SIZE = 64

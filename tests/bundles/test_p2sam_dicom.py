@@ -15,7 +15,7 @@ from monai_ext.data.dicom.contours import contour_mask
 from monai_ext.data.dicom.rtstruct_reader import read_structures
 from monai_ext.data.indexing import __main__ as indexing
 from monai_ext.data.manifest import Case, load_datalist
-from monai_ext.data.phantoms.dicom import write_phantom_4d_lung
+from phantoms.four_d_lung import write_phantom_4d_lung
 
 
 class FollowUp(NamedTuple):

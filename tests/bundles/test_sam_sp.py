@@ -19,11 +19,12 @@ from PIL import Image
 from torch import nn
 
 from monai_ext.data.images import read_label
-from monai_ext.data.phantoms import write_phantom_frames, write_phantom_patient
+from monai_ext.data.phantoms import write_phantom_patient
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import find_user_error
 from monai_ext.files import sha256_of
 from monai_ext.networks.dual_branch_unet import build_segmentor
+from phantoms.video import write_phantom_frames
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "sam_sp"
 CASES = tuple(f"phantom_visit{visit}" for visit in range(3))

@@ -16,10 +16,10 @@ import torch
 import yaml
 from scipy import ndimage
 
-from monai_ext.data.phantoms import write_phantom_frames
 from monai_ext.errors import UserError
 from monai_ext.label_server import prepare, running
 from monai_ext.networks.sam import build_compact
+from phantoms.video import write_phantom_frames
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "p2sam"
 TINY: dict[str, Any] = {"image_size": 64, "stride": 8, "channels": [16, 16, 32, 32], "blocks": [1, 1, 1], "width": 32}

@@ -1,42 +1,30 @@
-"""Phantoms that stand in for patients: random labelled slices to train on, a follow-up patient, a video.
+"""Phantoms that stand in for patients: random labelled slices to train on, a follow-up patient, cells in a dish.
 
 Nothing here comes from a real image. :func:`random_slice` draws one MR-like or endoscopy-like image with
 a few labelled structures, fast enough to draw every training item anew; :func:`phantom_patient` is one
-patient at three visits (NIfTI by :func:`write_phantom_patient`), :func:`phantom_chest` a CT in HU with a growing
-tumour (NIfTI by :func:`write_phantom_chest`; DICOM by :mod:`monai_ext.data.phantoms.dicom`), :func:`phantom_frames` a
-short RGB video of a polyp (PNG by :func:`write_phantom_frames`), :func:`phantom_cells` one of two alike cells of which
-one is followed (PNG by :func:`write_phantom_cells`). All are functions of their seed alone.
+patient at three visits (NIfTI by :func:`write_phantom_patient`), :func:`phantom_cells` a video of two alike cells of
+which one is followed (PNG by :func:`write_phantom_cells`). All are functions of their seed alone.
 """
 
 from __future__ import annotations
 
 from monai_ext.data.phantoms.cells import CELL_LABELS, phantom_cells
-from monai_ext.data.phantoms.chest import CHEST_LABELS, phantom_chest
 from monai_ext.data.phantoms.patient import PATIENT_LABELS, PhantomVisit, phantom_patient
 from monai_ext.data.phantoms.random_slices import random_slice
-from monai_ext.data.phantoms.video import FRAME_LABELS, phantom_frames
 from monai_ext.data.phantoms.writing import (
     write_phantom_cells,
-    write_phantom_chest,
     write_phantom_cohort,
-    write_phantom_frames,
     write_phantom_patient,
 )
 
 __all__ = [
     "CELL_LABELS",
-    "CHEST_LABELS",
-    "FRAME_LABELS",
     "PATIENT_LABELS",
     "PhantomVisit",
     "phantom_cells",
-    "phantom_chest",
-    "phantom_frames",
     "phantom_patient",
     "random_slice",
     "write_phantom_cells",
-    "write_phantom_chest",
     "write_phantom_cohort",
-    "write_phantom_frames",
     "write_phantom_patient",
 ]

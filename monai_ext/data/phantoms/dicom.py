@@ -1,7 +1,6 @@
-"""Phantoms as DICOM, laid out like official downloads: CT or MR series, RTSTRUCT, SEG and a small 4D-Lung.
+"""Writes DICOM series of CT or MR and RTSTRUCT, for benchmarks and tests.
 
-For tests, for the documentation and for the doctor, who needs files with one fault each. All is a function of its
-arguments: the same call writes the same bytes, UIDs included. Needs the extra ``dicom``.
+The same call writes the same bytes, UIDs included. Needs the extra ``dicom``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from monai_ext.data.dicom.reading import read_dataset, require_extra
 from monai_ext.data.images import atomic_path
-from monai_ext.data.phantoms.chest import cord_outline, scan_chest
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -184,128 +182,6 @@ def write_rtstruct(
         },
     )
     return path
-
-
-def write_seg(
-    path: str | os.PathLike[str],
-    series_files: Sequence[str | os.PathLike[str]],
-    masks: Mapping[str, ArrayLike],
-    *,
-    fractional: bool = False,
-    series_description: str = "Segmentation",
-    omit_empty_frames: bool = True,
-) -> Path:
-    """Write a DICOM SEG of a series.
-
-    Args:
-        path: file to write.
-        series_files: the series that was segmented, in the order of Z (as :func:`write_ct_series` returns them).
-        masks: by segment label, [X, Y, Z] in the series' own grid.
-        fractional: store probabilities (0 and 1) instead of bits.
-        series_description: SeriesDescription.
-        omit_empty_frames: leave out the frames of slices where a segment is not.
-
-    Returns:
-        ``path``.
-    """
-    require_extra()
-    import highdicom as hd
-    from pydicom.sr.codedict import codes
-
-    images = [read_dataset(file) for file in series_files]
-    series_uid = make_uid("seg", images[0].SeriesInstanceUID, series_description)
-    algorithm = hd.AlgorithmIdentificationSequence("phantom", codes.DCM.ArtificialIntelligence, "1")
-    segments = [
-        hd.seg.SegmentDescription(
-            number,
-            name,
-            codes.SCT.Tissue,
-            codes.SCT.Tissue,
-            hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm,
-        )
-        for number, name in enumerate(masks, start=1)
-    ]
-    pixels = np.stack([np.asarray(mask).astype(bool).transpose(2, 1, 0) for mask in masks.values()], axis=-1)
-    seg = hd.seg.Segmentation(
-        images,
-        pixels.astype(np.float32) if fractional else pixels.astype(np.uint8),
-        hd.seg.SegmentationTypeValues.FRACTIONAL if fractional else hd.seg.SegmentationTypeValues.BINARY,
-        segments,
-        series_instance_uid=series_uid,
-        series_number=300,
-        sop_instance_uid=make_uid("instance", series_uid),
-        instance_number=1,
-        manufacturer="phantom",
-        manufacturer_model_name="phantom",
-        software_versions="1",
-        device_serial_number="1",
-        omit_empty_frames=omit_empty_frames,
-        series_description=series_description,
-    )
-    with atomic_path(path) as temporary:
-        seg.save_as(temporary)
-    return Path(path)
-
-
-# The 4D-Lung that never was
-
-
-def write_phantom_4d_lung(
-    root: str | os.PathLike[str], seed: int = 0, *, visits: int = 2, gates: Sequence[int] = (0, 50)
-) -> Path:
-    """Write one patient of a 4D-Lung that never was: CT series of breathing gates, each with its RTSTRUCT.
-
-    Seeds are different patients, in number and UIDs: 0 is 100_HM10395, 1 is 101_HM10396.
-
-    Folders are named as TCIA names them, ``<root>/100_HM10395/<MM-DD-YYYY>-NA-p4-<n>/<series>/1-01.dcm``, and the
-    second visit is in the next year, so that folder names sort against time (as those of one real patient do). The
-    tumour (ROI ``Tumor_c<gate>``) moves with the breath, drifts and grows from visit to visit; ``Cord_c<gate>`` is
-    contoured too. ROIs are stored in another order than their contours. 96 x 96 x 16 voxels of 3.7 x 3.7 x 6 mm.
-
-    Args:
-        root: where to; made where it is missing.
-        seed: of the patient, of noise and texture; 0 or more.
-        visits: 1 to 4.
-        gates: percent of the breathing cycle.
-
-    Returns:
-        ``root``.
-    """
-    rng, patient = np.random.default_rng([seed, 3]), f"{100 + seed}_HM{10395 + seed}"
-    for visit in range(visits):
-        date = _FIRST_DATE + datetime.timedelta(days=36 * visit)
-        study = Path(root) / patient / f"{date:%m-%d-%Y}-NA-p4-{14571 + 997 * visit}"
-        for number, gate in enumerate(gates):
-            _write_gate(study, date, visit, gate, 100 * number, seed, rng)
-    return Path(root)
-
-
-def _write_gate(
-    study: Path, date: datetime.date, visit: int, gate: int, number: int, seed: int, rng: np.random.Generator
-) -> None:
-    scan = scan_chest(seed, visit, gate, rng)
-    name = f"P4P100S30{visit}I{3 + gate // 10:05d} Gated {gate}.0A"
-    description = f"P4^P100^S30{visit}^I{3 + gate // 10:05d}, Gated, {gate}.0%A"
-    files = write_ct_series(
-        study / f"1.000000-{name}-{29193 + number}",
-        scan.image,
-        scan.affine,
-        patient_id=study.parent.name,
-        study_date=date,
-        series_description=description,
-        reverse=visit % 2 == 1,
-    )
-    heights = scan.affine[2, 3] + scan.affine[2, 2] * np.arange(scan.image.shape[2])
-    drawn = [outline for h in heights if (outline := scan.tumour.contour(float(h))) is not None]
-    cord = [cord_outline(float(h)) for h in heights]
-    write_rtstruct(
-        study / f"1.000000-{name}-423.{number // 100 + 1}" / "1-1.dcm",
-        files,
-        {f"Cord_c{gate:02d}": cord, f"Tumor_c{gate:02d}": drawn},
-        shuffle=True,
-        series_description=description,
-    )
 
 
 # Elements

@@ -1,4 +1,4 @@
-"""The follow-up patient as NIfTI and the video as PNG on disk, each with its data list."""
+"""Phantoms on disk, volumes as NIfTI and videos as PNG, each with its data list."""
 
 from __future__ import annotations
 
@@ -16,13 +16,8 @@ from PIL import Image
 
 from monai_ext.data.images import atomic_path
 from monai_ext.data.phantoms.cells import CELL_LABELS, phantom_cells
-from monai_ext.data.phantoms.chest import CHEST_LABELS, phantom_chest
 from monai_ext.data.phantoms.patient import PATIENT_LABELS, PhantomVisit, phantom_patient
-from monai_ext.data.phantoms.video import FRAME_LABELS, phantom_frames
 from monai_ext.data.text import read_json
-
-_VIDEOS = {"phantom_frames": "phantom_video", "phantom_cells": "phantom_dish"}
-"""Data set -> its one patient."""
 
 LICENCE = "Apache-2.0"  # the package's: nothing here comes from a real image
 
@@ -57,17 +52,13 @@ def write_phantom_patient(folder: str | os.PathLike[str], seed: int = 0) -> Path
     Returns:
         The data list, ``folder/phantom.json``, with paths relative to the folder. Written last.
     """
-    return _write_visits(Path(folder), "phantom", "MR", PATIENT_LABELS, phantom_patient(seed))
+    return write_visits(Path(folder), "phantom", "MR", PATIENT_LABELS, phantom_patient(seed))
 
 
-def write_phantom_chest(folder: str | os.PathLike[str], seed: int = 0, visits: int = 3) -> Path:
-    """Write :func:`phantom_chest`, a CT, as :func:`write_phantom_patient` does, to ``folder/phantom_chest.json``."""
-    return _write_visits(Path(folder), "phantom_chest", "CT", CHEST_LABELS, phantom_chest(seed, visits))
-
-
-def _write_visits(
+def write_visits(
     folder: Path, name: str, modality: str, labels: dict[str, int], visits: Sequence[PhantomVisit]
 ) -> Path:
+    """Write the visits of one patient as NIfTI and return their data list, ``folder/<name>.json``."""
     cases: list[dict[str, Any]] = []
     for number, visit in enumerate(visits):
         image, label = f"visit{number}_image.nii.gz", f"visit{number}_label.nii.gz"
@@ -78,8 +69,8 @@ def _write_visits(
     return _write_list(folder / f"{name}.json", name, modality, labels, cases)
 
 
-def write_phantom_frames(folder: str | os.PathLike[str], seed: int = 0, n: int = 6) -> Path:
-    """Write :func:`phantom_frames` as PNG pictures of 384 x 288 pixels and a data list, visits 1 to ``n``.
+def write_phantom_cells(folder: str | os.PathLike[str], seed: int = 0, n: int = 6) -> Path:
+    """Write :func:`phantom_cells` as PNG pictures of 256 x 224 pixels and a data list, visits 1 to ``n``.
 
     Args:
         folder: where to; made where it is missing, files of an earlier call are replaced.
@@ -87,14 +78,29 @@ def write_phantom_frames(folder: str | os.PathLike[str], seed: int = 0, n: int =
         n: number of frames, at least 1.
 
     Returns:
-        The data list, ``folder/phantom_frames.json``, with paths relative to the folder. Written last.
+        The data list, ``folder/phantom_cells.json``, with paths relative to the folder. Written last.
     """
-    return _write_video(Path(folder), "phantom_frames", "endoscopy", FRAME_LABELS, phantom_frames(seed, n))
+    frames = phantom_cells(seed, n)
+    return write_video(Path(folder), "phantom_cells", "phantom_dish", "microscopy", CELL_LABELS, frames)
 
 
-def write_phantom_cells(folder: str | os.PathLike[str], seed: int = 0, n: int = 6) -> Path:
-    """Write :func:`phantom_cells`, as :func:`write_phantom_frames` does, to ``folder/phantom_cells.json``."""
-    return _write_video(Path(folder), "phantom_cells", "microscopy", CELL_LABELS, phantom_cells(seed, n))
+def write_video(
+    folder: Path,
+    name: str,
+    patient: str,
+    modality: str,
+    labels: dict[str, int],
+    frames: Sequence[tuple[NDArray[Any], NDArray[Any]]],
+) -> Path:
+    """Write pictures and their labels as PNG and return their data list, ``folder/<name>.json``."""
+    cases: list[dict[str, Any]] = []
+    for number, (picture, mask) in enumerate(frames, start=1):
+        image, label = f"frame{number:03d}_image.png", f"frame{number:03d}_label.png"
+        _write_picture(folder / image, picture)
+        _write_picture(folder / label, mask)
+        case = {"case": f"{name.removesuffix('s')}{number:03d}", "patient": patient, "visit": number}
+        cases.append({**case, "image": image, "label": label})
+    return _write_list(folder / f"{name}.json", name, modality, labels, cases)
 
 
 def write_phantom_cohort(
@@ -127,16 +133,3 @@ def write_phantom_cohort(
     if not cases:
         raise ValueError("a cohort needs at least one seed")
     return _write_list(folder / path.name, own["dataset"], own["modality"], own["labels"], cases)
-
-
-def _write_video(
-    folder: Path, name: str, modality: str, labels: dict[str, int], frames: Sequence[tuple[NDArray[Any], NDArray[Any]]]
-) -> Path:
-    cases: list[dict[str, Any]] = []
-    for number, (picture, mask) in enumerate(frames, start=1):
-        image, label = f"frame{number:03d}_image.png", f"frame{number:03d}_label.png"
-        _write_picture(folder / image, picture)
-        _write_picture(folder / label, mask)
-        case = {"case": f"{name.removesuffix('s')}{number:03d}", "patient": _VIDEOS[name], "visit": number}
-        cases.append({**case, "image": image, "label": label})
-    return _write_list(folder / f"{name}.json", name, modality, labels, cases)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,7 @@ from markupsafe import Markup
 from monai_ext.evaluation.bootstrap import cohort_warning
 from monai_ext.evaluation.compare import Difference, compare_methods, comparison_notes, count_wins
 from monai_ext.evaluation.curves import Area, CurvePoint, summarise_curves
-from monai_ext.evaluation.pairing import MACRO, better_direction, read_methods
+from monai_ext.evaluation.pairing import MACRO, read_methods
 from monai_ext.evaluation.ranking import MEAN_THEN_RANK, RANK_THEN_MEAN, Rank, RankFrequency, rank_methods
 from monai_ext.evaluation.report import figures, wording
 from monai_ext.evaluation.report.metrics import colour_of
@@ -108,7 +107,7 @@ def curves(evaluations: Sequence[Evaluation]) -> CurveSection | None:
 
     The figure shows the mean over labels, or the only label; its areas are given for all.
     """
-    lines: list[figures.Line] = []
+    colours: list[str] = []
     areas: list[Area] = []
     shown: list[CurvePoint] = []
     for number, evaluation in enumerate(evaluations):
@@ -116,21 +115,19 @@ def curves(evaluations: Sequence[Evaluation]) -> CurveSection | None:
         if not metrics:
             continue
         points, of_method = summarise_curves(evaluation.curve, "dice" if "dice" in metrics else metrics[0])
-        points = [point for point in points if point.label == points[-1].label]  # macro is the last label
-        lines.append(figures.Line(evaluation.name, colour_of(number), tuple((float(p.step), p.mean) for p in points)))
-        areas += of_method
-        shown += points
+        areas += [replace(area, label=_label(area.label)) for area in of_method]
+        if points:
+            last = points[-1].label  # macro, where there are several
+            shown += [replace(point, label=_label(last)) for point in points if point.label == last]
+            colours.append(colour_of(number))
     if not shown:
         return None
-    metric, label = shown[0].metric, _label(shown[0].label)
-    highest = 1.0 if better_direction(metric) == "higher" else max(point.mean for point in shown)
-    steps = [float(point.step) for point in shown]
+    metric, label = shown[0].metric, shown[0].label
     title = f"{wording.metric_title(metric)} of {label} against the step"
-    axes = figures.nice_axis(0.0, highest), _step_axis(min(steps), max(steps))
     return CurveSection(
         title=title,
         metric=wording.metric_title(metric),
-        figure=Markup(figures.curve_figure(title, lines, *axes, "step")),
+        figure=Markup(figures.curve_figure(title, shown, areas, colours)),
         areas=tuple(map(_area_cells, areas)),
     )
 
@@ -138,14 +135,14 @@ def curves(evaluations: Sequence[Evaluation]) -> CurveSection | None:
 def _block(metric: str, differences: Sequence[Difference], names: Sequence[str]) -> DifferenceBlock:
     rows = [row for row in differences if row.metric == metric]
     reach = max((abs(end) for row in rows for end in (row.ci_low, row.ci_high) if end is not None), default=1.0)
-    axis = figures.nice_axis(-reach, reach, ticks=4)
+    limits = (-reach, reach) if reach else (-1.0, 1.0)
     title = wording.metric_title(metric)
     panels = []
     for second in names[1:]:
         lines = [line for row in rows if row.second == second for line in _intervals(row, names)]
         if lines:
             told = f"{title}: {names[0]} minus {second}, 95% confidence intervals"
-            panels.append((second, Markup(figures.forest_figure(told, lines, axis, f"difference in {title}"))))
+            panels.append((second, Markup(figures.forest_figure(told, lines, limits, f"difference in {title}"))))
     return DifferenceBlock(title, wording.metric_note(metric), tuple(panels), tuple(map(_difference_row, rows)))
 
 
@@ -204,13 +201,7 @@ def _rank_rows(ranks: Sequence[Rank], frequencies: Sequence[RankFrequency]) -> l
 
 def _area_cells(area: Area) -> tuple[str, ...]:
     told = f"{area.auc:.3f} [{area.ci_low:.3f}, {area.ci_high:.3f}]"
-    return area.algorithm, _label(area.label), f"{area.first_step} to {area.last_step}", str(area.n_cases), told
-
-
-def _step_axis(low: float, high: float) -> figures.Axis:
-    """Return an axis with ticks at whole numbers."""
-    axis = figures.nice_axis(low, high, ends_on_ticks=False)
-    return replace(axis, ticks=tuple(tick for tick in axis.ticks if tick == math.floor(tick)))
+    return area.algorithm, area.label, f"{area.first_step} to {area.last_step}", str(area.n_cases), told
 
 
 def _label(label: str) -> str:

@@ -1,21 +1,43 @@
-"""Draws as inline SVG, whose colours and line widths stand in ``style.css``: no font, no script, no file beside it.
+"""Charts by matplotlib as inline SVG: no font file, no script, no file beside it; the same input gives the same bytes.
 
-Lengths are in units of the drawing, which is 360 wide and scales with the page. Everything is a function of its
-arguments, so that the same evaluation gives the same bytes. Texts are escaped here.
+Lengths are in points. A chart is 360 points wide and scales with the page, whose ``style.css`` sets the font.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
+from typing import Any
+from xml.etree import ElementTree
 
-WIDTH = 360.0
-LEFT, RIGHT = 10.0, 350.0
-ROW = 62.0
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.cbook import boxplot_stats
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from monai_ext.evaluation.curves import Area, CurvePoint, draw_curves
+
 MOST_DOTS = 150
+Range = tuple[float, float]
+
+_WIDTH, _MARGIN, _FOOT = 360, 14, 34
+_LEVELS = (0, 5, -5, 10, -10)
+"""Offsets of dots that follow each other along the axis, so that near ones do not hide each other."""
+_DOT: dict[str, Any] = {"marker": "o", "markersize": 5.6, "mec": "white", "mew": 0.6, "alpha": 0.75}
+_CROSS: dict[str, Any] = {"marker": "x", "markersize": 6.4, "mew": 1.6}
+
+plain_text = rc_context({"svg.fonttype": "none", "text.parse_math": False, "font.sans-serif": ["DejaVu Sans"]})
+"""Decorates what draws: texts stay texts in the SVG, and names with dollar signs are no formulas."""
+
+_NOT_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_SVG = "{http://www.w3.org/2000/svg}"
+ElementTree.register_namespace("", _SVG[1:-1])
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
 @dataclass(frozen=True)
@@ -29,43 +51,13 @@ class Dot:
 
 @dataclass(frozen=True)
 class Strip:
-    """All cases of a method, with the statistics that are drawn beside them.
-
-    Attributes:
-        name: of the method.
-        colour: as CSS writes it.
-        dots: the cases.
-        mean: of the values, as are the next five; all are None where there are none.
-        interval: lower and upper end of the mean's confidence interval.
-        median: half of the cases are below.
-        quartiles: lower and upper one.
-    """
+    """All cases of a method, with their mean and its confidence interval (None where no case has a value)."""
 
     name: str
     colour: str
     dots: tuple[Dot, ...]
     mean: float | None
-    interval: tuple[float, float] | None
-    median: float | None
-    quartiles: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A horizontal axis from ``low`` to ``high``; values beyond are drawn at its ends."""
-
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    def at(self, value: float) -> float:
-        """Return the position of a value."""
-        share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
-        return LEFT + share * (RIGHT - LEFT)
-
-    def holds(self, value: float) -> bool:
-        """Whether a value is not beyond the ends."""
-        return self.low <= value <= self.high
+    interval: Range | None
 
 
 @dataclass(frozen=True)
@@ -79,204 +71,142 @@ class Interval:
     colour: str
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a diagram of steps: (step, value) in the order of the steps."""
-
-    name: str
-    colour: str
-    points: tuple[tuple[float, float], ...]
-
-
-def nice_axis(low: float, high: float, ends_on_ticks: bool = True, ticks: int = 5) -> Axis:
-    """Return an axis that holds [low, high], with about as many ticks as asked for at 1, 2 or 5 times 10^n."""
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
-    step = _nice_step((high - low) / ticks)
-    first = math.floor(low / step + 1e-9) if ends_on_ticks else math.ceil(low / step - 1e-9)
-    last = math.ceil(high / step - 1e-9) if ends_on_ticks else math.floor(high / step + 1e-9)
-    marks = tuple(round(number * step, 10) for number in range(first, last + 1))
-    return Axis(marks[0], marks[-1], marks) if ends_on_ticks else Axis(low, high, marks)
-
-
-def strip_figure(title: str, strips: Sequence[Strip], axis: Axis, unit: str, linked: bool = False) -> str:
-    """Draw a row for each method: a dot a case over the box of the quartiles, mean and its interval below.
+@plain_text
+def strip_figure(title: str, strips: Sequence[Strip], limits: Range, unit: str, linked: bool = False) -> str:
+    """Draw a row for each method: a dot a case over a box plot, the mean and its interval below.
 
     Args:
         title: what it shows, for those who do not see it.
         strips: one a method.
-        axis: of the values.
+        limits: of the axis; a value beyond is drawn as a cross at its end.
         unit: below the axis.
         linked: join the dots of a case from row to row.
     """
-    rows = [_placed(strip, axis, number) for number, strip in enumerate(strips)]
-    height = ROW * len(strips) + 34.0
-    parts = [_grid(axis, height - 34.0, unit)]
-    if linked:
-        parts += [_links(one, other) for one, other in pairwise(rows)]
-    parts += [_strip(strip, axis, number, rows[number]) for number, strip in enumerate(strips)]
-    return _svg(title, height, parts)
+    figure, axes = _panel(62 * len(strips), limits, unit)
+    tips: dict[str, list[str]] = {}
+    rows = [_strip(axes, strip, 62 * number + 33, tips) for number, strip in enumerate(strips)]
+    for one, other in pairwise(rows if linked else ()):
+        for case in one:
+            if case in other:
+                x, y = zip(one[case], other[case], strict=True)
+                axes.plot(x, y, color="#9aa3b2", linewidth=0.7, alpha=0.6, zorder=1, gid="link")
+    return to_svg(figure, title, tips)
 
 
-def forest_figure(title: str, intervals: Sequence[Interval], axis: Axis, unit: str) -> str:
+@plain_text
+def forest_figure(title: str, intervals: Sequence[Interval], limits: Range, unit: str) -> str:
     """Draw a row for each difference: its value and confidence interval, with a line at zero."""
-    height = 36.0 * len(intervals) + 38.0
-    zero = axis.at(0.0)
-    parts = [
-        _grid(axis, height - 34.0, unit),
-        f'<line class="zero" x1="{zero:.1f}" x2="{zero:.1f}" y1="2" y2="{height - 34:.1f}"/>',
-    ]
+    figure, axes = _panel(36 * len(intervals) + 4, limits, unit)
+    axes.axvline(0, color="black", linewidth=1, gid="zero")
     for number, row in enumerate(intervals):
-        top = 36.0 * number
-        low, high, middle, y = axis.at(row.low), axis.at(row.high), axis.at(row.value), top + 28.0
-        parts.append(
-            f'<g style="--c:{row.colour}"><text class="name" x="{LEFT}" y="{top + 14:.1f}">{_short(row.name)}</text>'
-            f'<line class="ci" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>{_diamond(middle, y)}</g>'
-        )
-    return _svg(title, height, parts)
+        _name(axes, row.name, 36 * number + 14)
+        _mean(axes, row.value, (row.low, row.high), 36 * number + 28, row.colour)
+    return to_svg(figure, title)
 
 
-def curve_figure(title: str, lines: Sequence[Line], axis: Axis, steps: Axis, unit: str) -> str:
-    """Draw value against step, a line a method; values on the vertical axis, steps on the horizontal one."""
-    top, bottom, left = 12.0, 192.0, 40.0
-
-    def x(step: float) -> float:
-        return left + (RIGHT - left) * (step - steps.low) / (steps.high - steps.low)
-
-    def y(value: float) -> float:
-        return bottom - (bottom - top) * (min(max(value, axis.low), axis.high) - axis.low) / (axis.high - axis.low)
-
-    parts = [
-        f'<line class="grid" x1="{left}" x2="{RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-        f'<text class="tick end" x="{left - 5}" y="{y(tick) + 4:.1f}">{tick:g}</text>'
-        for tick in axis.ticks
-    ]
-    parts += [f'<text class="tick" x="{x(t):.1f}" y="{bottom + 15}">{t:g}</text>' for t in steps.ticks]
-    parts.append(f'<text class="unit" x="{(left + RIGHT) / 2}" y="{bottom + 29}">{escape(unit)}</text>')
-    height = bottom + 36.0
-    for line in lines:
-        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in line.points)
-        marks = "".join(f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="2.6"/>' for s, v in line.points)
-        parts.append(f'<g class="curve" style="--c:{line.colour}"><polyline points="{path}"/>{marks}')
-        parts.append(f'<text class="name" x="{left}" y="{height + 12:.1f}">{_short(line.name, 48)}</text>')
-        parts.append(f'<line class="ci" x1="{LEFT}" x2="{left - 8}" y1="{height + 8:.1f}" y2="{height + 8:.1f}"/></g>')
-        height += 17.0
-    return _svg(title, height + 2.0, parts)
+@plain_text
+def curve_figure(title: str, points: Sequence[CurvePoint], areas: Sequence[Area], colours: Sequence[str]) -> str:
+    """Draw what :func:`~monai_ext.evaluation.curves.draw_curves` does."""
+    return to_svg(draw_curves(points, areas, colours), title)
 
 
-# Pieces
+def to_svg(figure: Figure, title: str, tips: Mapping[str, Sequence[str]] = {}) -> str:
+    """Return a figure as ``<svg>``, as wide as what holds it on the page.
+
+    Args:
+        figure: what was drawn, its artists' gids in the form "class number".
+        title: for those who do not see it; no other figure of the page has the same.
+        tips: by gid, a text for each marker, which browsers show under the mouse.
+    """
+    file = io.BytesIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context({"svg.hashsalt": title}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser finds other fonts
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    root = ElementTree.fromstring(_NOT_XML.sub(b"", file.getvalue()))
+    root.remove(root[0])  # a style sheet, which would hold for the whole page
+    del root.attrib["width"], root.attrib["height"]
+    root.attrib.update({"role": "img", "aria-label": title})
+    for element in root.iter():
+        if element.tag != f"{_SVG}text":
+            element.text = None
+        element.tail = None
+    for group in root.iter(f"{_SVG}g"):
+        gid = group.attrib.pop("id", "")  # other figures of the page have the same
+        if gid and "_" not in gid:
+            group.set("class", gid.split(" ")[0])
+        for marker, tip in zip(group.iter(f"{_SVG}use"), tips.get(gid, ()), strict=False):
+            group.set("style", marker.attrib.pop("style"))
+            ElementTree.SubElement(marker, f"{_SVG}title").text = tip
+    return ElementTree.tostring(root, encoding="unicode")
 
 
-def _svg(title: str, height: float, parts: Iterable[str]) -> str:
-    box = f"0 0 {WIDTH:.0f} {height:.0f}"
-    return f'<svg role="img" viewBox="{box}" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+def _panel(height: float, limits: Range, unit: str) -> tuple[Figure, Axes]:
+    """Return a figure and its axes, whose vertical positions are points from the top."""
+    total = height + _FOOT
+    figure = Figure(figsize=(_WIDTH / 72, total / 72))
+    inner = (_MARGIN / _WIDTH, _FOOT / total, 1 - 2 * _MARGIN / _WIDTH, height / total)
+    axes = figure.add_axes(inner, frameon=False, xlim=limits, ylim=(height, 0), yticks=(), axisbelow=True)
+    axes.set_xlabel(unit, fontsize=11, color="#586174")
+    axes.tick_params(length=0, labelsize=11, labelcolor="#586174")
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.grid(axis="x", color="#e6eaf0")
+    return figure, axes
 
 
-def _grid(axis: Axis, bottom: float, unit: str) -> str:
-    parts = []
-    for tick in axis.ticks:
-        x = axis.at(tick)
-        anchor = " start" if x < LEFT + 8 else " end" if x > RIGHT - 8 else ""
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{bottom:.1f}"/>')
-        parts.append(f'<text class="tick{anchor}" x="{x:.1f}" y="{bottom + 14:.1f}">{_tick(tick)}</text>')
-    parts.append(f'<text class="unit" x="{WIDTH / 2:.0f}" y="{bottom + 29:.1f}">{escape(unit)}</text>')
-    return "".join(parts)
-
-
-def _placed(strip: Strip, axis: Axis, number: int) -> dict[tuple[str, int], tuple[float, float, Dot]]:
-    """Place the dots of a row so that few hide each other; keyed by case and how often it came before."""
-    middle = ROW * number + 33.0
-    placed: dict[tuple[str, int], tuple[float, float, Dot]] = {}
-    near: list[tuple[float, int]] = []
-    for dot in sorted(_shown(strip), key=lambda dot: (dot.value, dot.case)):
-        x = axis.at(dot.value)
-        near = [(other, level) for other, level in near if x - other < 6.5]
-        taken = {level for _, level in near}
-        level = next((free for free in range(5) if free not in taken), len(placed) % 5)
-        near.append((x, level))
-        shift = (level + 1) // 2 * 5.0 * (1 if level % 2 else -1)
-        times = sum(case == dot.case for case, _ in placed) if len(placed) <= MOST_DOTS else 0
-        placed[dot.case, times] = (x, middle + shift, dot)
-    return placed
-
-
-def _shown(strip: Strip) -> list[Dot]:
-    """Return all cases, or of many those that are not ok or beyond 1.5 times the range of the quartiles."""
-    if len(strip.dots) <= MOST_DOTS or strip.quartiles is None or strip.median is None:
-        return list(strip.dots[:MOST_DOTS])
-    low, high = _whiskers(strip)
-    beyond = [dot for dot in strip.dots if dot.status != "ok" or not low <= dot.value <= high]
-    median = strip.median
-    return sorted(beyond, key=lambda dot: (-abs(dot.value - median), dot.case))[:MOST_DOTS]
-
-
-def _whiskers(strip: Strip) -> tuple[float, float]:
-    """Return the lowest and the highest value within 1.5 times the range of the quartiles beyond these."""
-    first, third = strip.quartiles or (0.0, 0.0)
-    reach = 1.5 * (third - first)
-    inside = [dot.value for dot in strip.dots if first - reach <= dot.value <= third + reach]
-    return min(inside, default=first), max(inside, default=third)
-
-
-def _strip(strip: Strip, axis: Axis, number: int, placed: dict[tuple[str, int], tuple[float, float, Dot]]) -> str:
-    top = ROW * number
-    parts = [
-        f'<g style="--c:{strip.colour}"><text class="name" x="{LEFT}" y="{top + 14:.1f}">{_short(strip.name)}</text>'
-    ]
-    if strip.quartiles is not None and strip.median is not None:
-        first, third, median = (axis.at(value) for value in (*strip.quartiles, strip.median))
-        parts.append(
-            f'<rect class="box" x="{first:.1f}" y="{top + 21:.1f}" width="{third - first:.1f}" height="24"/>'
-            f'<line class="median" x1="{median:.1f}" x2="{median:.1f}" y1="{top + 21:.1f}" y2="{top + 45:.1f}"/>'
-        )
-        if len(strip.dots) > MOST_DOTS:
-            low, high = (axis.at(value) for value in _whiskers(strip))
-            y = top + 33.0
-            parts.append(f'<path class="whisker" d="M{low:.1f} {y:.1f}H{first:.1f}M{third:.1f} {y:.1f}H{high:.1f}"/>')
-    parts += [_dot(x, y, dot, axis) for x, y, dot in placed.values()]
+def _strip(axes: Axes, strip: Strip, middle: float, tips: dict[str, list[str]]) -> dict[str, tuple[float, float]]:
+    """Draw a row, add the texts of its dots to ``tips``, and return the place of each case."""
+    _name(axes, strip.name, middle - 19)
+    if not strip.dots:
+        return {}
     if strip.mean is not None and strip.interval is not None:
-        low, high, y = axis.at(strip.interval[0]), axis.at(strip.interval[1]), top + 52.0
-        parts.append(f'<line class="ci" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_diamond(axis.at(strip.mean), y))
-    return "".join([*parts, "</g>"])
-
-
-def _dot(x: float, y: float, dot: Dot, axis: Axis) -> str:
-    told = f"{dot.case}: {dot.value:.4g}" + ("" if dot.status == "ok" else f" ({dot.status})")
-    title = f"<title>{escape(told)}</title>"
-    if dot.status != "ok" or not axis.holds(dot.value):
-        shape = f"M{x - 3.2:.1f} {y - 3.2:.1f}l6.4 6.4m0 -6.4l-6.4 6.4"
-        return f'<path class="not-ok" d="{shape}">{title}</path>'
-    return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="2.8">{title}</circle>'
-
-
-def _links(
-    one: dict[tuple[str, int], tuple[float, float, Dot]], other: dict[tuple[str, int], tuple[float, float, Dot]]
-) -> str:
-    lines = "".join(
-        f"M{x:.1f} {y:.1f}L{other[case][0]:.1f} {other[case][1]:.1f}"
-        for case, (x, y, _) in one.items()
-        if case in other
+        _mean(axes, strip.mean, strip.interval, middle + 19, strip.colour)
+    (box,) = boxplot_stats([dot.value for dot in strip.dots])
+    line = {"color": strip.colour}
+    axes.bxp(
+        [box],
+        positions=[middle],
+        widths=24,
+        orientation="horizontal",
+        manage_ticks=False,
+        patch_artist=True,
+        showcaps=False,
+        showfliers=False,
+        boxprops={"facecolor": (strip.colour, 0.13), "edgecolor": (strip.colour, 0.55), "gid": "box"},
+        medianprops=line | {"linewidth": 2, "gid": "median"},
+        whiskerprops=line | {"gid": "whisker"},
     )
-    return f'<path class="link" d="{lines}"/>' if lines else ""
+    low, high = axes.get_xlim()
+    dots = _shown(strip.dots, box["med"], (box["whislo"], box["whishi"]))
+    places = [(min(max(d.value, low), high), middle + _LEVELS[n % len(_LEVELS)]) for n, d in enumerate(dots)]
+    plain = [dot.status == "ok" and low <= dot.value <= high for dot in dots]
+    for name, wanted, style in (("dot", True, _DOT), ("cross", False, _CROSS)):
+        gid, chosen = f"{name} {middle:g}", [n for n, is_plain in enumerate(plain) if is_plain == wanted]
+        x, y = [places[n][0] for n in chosen], [places[n][1] for n in chosen]
+        axes.plot(x, y, linestyle="", color=strip.colour, clip_on=False, gid=gid, **style)
+        tips[gid] = [_tip(dots[n]) for n in chosen]
+    return {dot.case: place for dot, place in zip(dots, places, strict=True)}
 
 
-def _diamond(x: float, y: float) -> str:
-    return f'<path class="mean" d="M{x - 4.5:.1f} {y:.1f}l4.5 -4.5l4.5 4.5l-4.5 4.5z"/>'
+def _tip(dot: Dot) -> str:
+    return f"{dot.case}: {dot.value:.4g}" + ("" if dot.status == "ok" else f" ({dot.status})")
 
 
-def _short(name: str, most: int = 46) -> str:
-    """Escape a name, its middle left out where it is too long for a line."""
+def _shown(dots: Sequence[Dot], median: float, whiskers: Range) -> list[Dot]:
+    """Return all cases by value, or of many those that are not ok or beyond the whiskers, the farthest."""
+    if len(dots) > MOST_DOTS:
+        far = [dot for dot in dots if dot.status != "ok" or not whiskers[0] <= dot.value <= whiskers[1]]
+        dots = sorted(far, key=lambda dot: (-abs(dot.value - median), dot.case))[:MOST_DOTS]
+    return sorted(dots, key=lambda dot: (dot.value, dot.case))
+
+
+def _mean(axes: Axes, mean: float, interval: Range, y: float, colour: str) -> None:
+    axes.hlines(y, *interval, color=colour, linewidth=2.2, gid="ci")
+    axes.plot(mean, y, "D", ms=6, color=colour, mec="white", mew=0.8, clip_on=False, gid="mean")
+
+
+def _name(axes: Axes, name: str, y: float, most: int = 46) -> None:
+    """Write a name, its middle left out where it is too long for the width of the figure."""
     if len(name) > most:
-        head = most * 2 // 3
-        name = f"{name[:head]}…{name[len(name) - (most - head - 1) :]}"
-    return escape(name)
-
-
-def _tick(value: float) -> str:
-    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
-
-
-def _nice_step(rough: float) -> float:
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough * (1 - 1e-9))
+        name = f"{name[: most * 2 // 3]}…{name[-(most // 3) + 1 :]}"
+    axes.text(0, y, " ".join(name.split()), fontsize=12, transform=axes.get_yaxis_transform(), gid="name")

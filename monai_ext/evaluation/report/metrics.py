@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from markupsafe import Markup
 
 from monai_ext.errors import UserError
@@ -72,11 +71,11 @@ def metric_section(evaluations: Sequence[Evaluation], metric: str, labels: Seque
         label: [_strip(evaluation, label, metric, n) for n, evaluation in enumerate(evaluations)] for label in labels
     }
     shown = [strip for of_label in strips.values() for strip in of_label]
-    axis, beyond = _axis(metric, shown)
+    limits, beyond = _limits(metric, shown)
     unit = wording.metric_title(metric)
     linked = is_linked(evaluations)
     panels = [
-        (label, Markup(figures.strip_figure(_told(metric, label, of_label), of_label, axis, unit, linked)))
+        (label, Markup(figures.strip_figure(_told(metric, label, of_label), of_label, limits, unit, linked)))
         for label, of_label in strips.items()
     ]
     remarks = [f"{definition[0].upper()}{definition[1:]}."] if (definition := _definition(evaluations, metric)) else []
@@ -116,9 +115,7 @@ def colour_of(number: int) -> str:
 
 def _strip(evaluation: Evaluation, label: str, metric: str, number: int) -> figures.Strip:
     rows = [row for row in evaluation.rows if (row.label, row.metric) == (label, metric) and row.value is not None]
-    values = np.array([row.value for row in rows], dtype=np.float64)
     statistics = evaluation.summary["labels"][label][metric]
-    first, median, third = np.quantile(values, [0.25, 0.5, 0.75]).tolist() if len(values) else (None,) * 3
     several_runs = len({row.run for row in rows}) > 1
     names = [f"{row.case}, run {row.run}" if several_runs else row.case for row in rows]
     return figures.Strip(
@@ -129,13 +126,11 @@ def _strip(evaluation: Evaluation, label: str, metric: str, number: int) -> figu
         ),
         mean=statistics["mean"],
         interval=None if statistics["mean"] is None else (statistics["ci_low"], statistics["ci_high"]),
-        median=median,
-        quartiles=None if first is None or third is None else (first, third),
     )
 
 
-def _axis(metric: str, strips: Sequence[figures.Strip]) -> tuple[figures.Axis, int]:
-    """Return the axis of a metric, the same for all labels, and how many values are beyond its end.
+def _limits(metric: str, strips: Sequence[figures.Strip]) -> tuple[figures.Range, int]:
+    """Return the ends of a metric's axis, the same for all labels, and how many values are beyond them.
 
     A single structure that is missed counts as the image's diagonal in HD95: an axis that held it would leave no
     room for the others.
@@ -143,12 +138,14 @@ def _axis(metric: str, strips: Sequence[figures.Strip]) -> tuple[figures.Axis, i
     values = [dot.value for strip in strips for dot in strip.dots]
     direction = better_direction(metric)
     if direction == "higher" and all(0 <= value <= 1 for value in values):
-        return figures.nice_axis(0.0, 1.0), 0
+        return (0.0, 1.0), 0
     ok = [dot.value for strip in strips for dot in strip.dots if dot.status == "ok"] or values
     ends = [end for strip in strips for end in strip.interval or ()]
     low = 0.0 if direction == "lower" else min([0.0, *ok, *ends])
-    axis = figures.nice_axis(low, max([0.0, *ok, *ends]))
-    return axis, sum(not axis.holds(value) for value in values)
+    high = max([0.0, *ok, *ends])
+    if low == high:
+        high = low + 1.0
+    return (low, high), sum(not low <= value <= high for value in values)
 
 
 def _told(metric: str, label: str, strips: Sequence[figures.Strip]) -> str:

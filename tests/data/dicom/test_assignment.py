@@ -13,7 +13,8 @@ from monai_ext.data.dicom.drawing import drawings_of
 from monai_ext.data.dicom.rtstruct_reader import read_structures
 from monai_ext.data.dicom.segmentation import read_segmentation
 from monai_ext.data.dicom.series import group_headers
-from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct, write_seg
+from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
+from phantoms.seg import write_seg
 
 SHAPE = (12, 10, 8)
 CT_GRID, MR_GRID = np.diag([-1.0, -1.0, 3.0, 1.0]), np.diag([-1.0, -1.0, 2.0, 1.0])

@@ -11,8 +11,9 @@ from monai_ext.data.dicom.label_map import draw_label_map
 from monai_ext.data.dicom.rtstruct_reader import read_structures
 from monai_ext.data.dicom.segmentation import read_segmentation
 from monai_ext.data.dicom.series import group_headers
-from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct, write_seg
+from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
 from monai_ext.errors import UserError
+from phantoms.seg import write_seg
 
 SHAPE = (20, 16, 7)
 

@@ -8,8 +8,9 @@ import pytest
 
 from monai_ext.data.dicom.segmentation import read_segmentation, segment_mask
 from monai_ext.data.dicom.series import group_headers
-from monai_ext.data.phantoms.dicom import write_ct_series, write_seg
+from monai_ext.data.phantoms.dicom import write_ct_series
 from monai_ext.errors import UserError
+from phantoms.seg import write_seg
 
 SHAPE = (12, 10, 8)
 TURN = np.linalg.qr(np.array([[0.9, 0.3, -0.2], [-0.2, 0.8, 0.4], [0.3, -0.3, 0.9]]))[0]

@@ -18,8 +18,10 @@ from monai_ext.data.images import read_geometry, read_image, read_label
 from monai_ext.data.indexing.__main__ import main
 from monai_ext.data.manifest import load_datalist
 from monai_ext.data.pairs import pair_with_reference
-from monai_ext.data.phantoms.dicom import write_ct_series, write_phantom_4d_lung, write_rtstruct, write_seg
+from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
 from monai_ext.errors import UserError
+from phantoms.four_d_lung import write_phantom_4d_lung
+from phantoms.seg import write_seg
 
 SHAPE, AFFINE = (26, 20, 9), np.diag([-1.0, -1.5, 3.0, 1.0])
 CENTRE, RADIUS = np.array([12.2, 14.3, 12.0]), 7.9  # LPS mm

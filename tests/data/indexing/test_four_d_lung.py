@@ -17,8 +17,9 @@ from monai_ext.data.dicom.series import group_headers, read_volume
 from monai_ext.data.images import read_geometry, read_image, read_label
 from monai_ext.data.indexing.four_d_lung import gate_of
 from monai_ext.data.pairs import pair_with_reference
-from monai_ext.data.phantoms.dicom import write_ct_series, write_phantom_4d_lung, write_rtstruct
+from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
 from monai_ext.errors import UserError
+from phantoms.four_d_lung import write_phantom_4d_lung
 
 SHAPE, AFFINE = (48, 40, 8), np.diag([-2.0, -2.5, 4.0, 1.0])
 CIRCLE = 2 * np.pi * np.arange(360) / 360

@@ -15,8 +15,9 @@ from monai_ext.data.cards import load_card
 from monai_ext.data.images import read_geometry, read_image, read_label
 from monai_ext.data.indexing.frame import Index
 from monai_ext.data.indexing.nsclc_radiomics import _add_splits
-from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct, write_seg
+from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
 from monai_ext.errors import UserError
+from phantoms.seg import write_seg
 
 SHAPE, AFFINE = (24, 20, 9), np.diag([-1.0, -1.5, 3.0, 1.0])
 

@@ -6,17 +6,8 @@ from functools import partial
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
 
-from monai_ext.data.phantoms import (
-    FRAME_LABELS,
-    PATIENT_LABELS,
-    phantom_frames,
-    write_phantom_cells,
-    write_phantom_cohort,
-    write_phantom_frames,
-    write_phantom_patient,
-)
+from monai_ext.data.phantoms import PATIENT_LABELS, write_phantom_cells, write_phantom_cohort, write_phantom_patient
 
 
 def test_written_patient_is_the_pure_one(tmp_path, visits):
@@ -34,18 +25,6 @@ def test_written_patient_is_the_pure_one(tmp_path, visits):
         np.testing.assert_array_equal(np.asarray(label.dataobj), visit.label)
         np.testing.assert_allclose(image.affine, visit.affine, atol=1e-4)
         np.testing.assert_array_equal(image.affine, label.affine)
-
-
-def test_written_video_is_the_pure_one(tmp_path):
-    path = write_phantom_frames(tmp_path, seed=0, n=3)
-    content = json.loads(path.read_text())
-    assert content["labels"] == FRAME_LABELS == {"polyp": 255}
-    assert [case["visit"] for case in content["cases"]] == [1, 2, 3]
-    for case, (picture, polyp) in zip(content["cases"], phantom_frames(0, 3), strict=True):
-        with Image.open(tmp_path / case["image"]) as image, Image.open(tmp_path / case["label"]) as label:
-            assert (image.size, image.mode, label.mode) == ((384, 288), "RGB", "L")
-            np.testing.assert_array_equal(np.asarray(image), picture)
-            np.testing.assert_array_equal(np.asarray(label), polyp)
 
 
 def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):

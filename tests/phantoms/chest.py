@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from monai_ext.data.phantoms.noise import Waves
 from monai_ext.data.phantoms.patient import PhantomVisit
+from monai_ext.data.phantoms.writing import write_visits
 
 Points = NDArray[np.float64]
 
@@ -143,6 +146,11 @@ def phantom_chest(seed: int = 0, visits: int = 3) -> list[PhantomVisit]:
     rng = np.random.default_rng([seed, 5])
     scans = [scan_chest(seed, visit, 0, rng) for visit in range(visits)]
     return [PhantomVisit(scan.image, scan.label, scan.affine) for scan in scans]
+
+
+def write_phantom_chest(folder: str | os.PathLike[str], seed: int = 0, visits: int = 3) -> Path:
+    """Write :func:`phantom_chest` as NIfTI and return the data list, ``folder/phantom_chest.json``."""
+    return write_visits(Path(folder), "phantom_chest", "CT", CHEST_LABELS, phantom_chest(seed, visits))
 
 
 def _voxel_centres(affine: NDArray[np.float64]) -> Points:

@@ -7,8 +7,7 @@ import pytest
 from scipy import ndimage
 
 from monai_ext.data.images import read_geometry, read_image, read_label
-from monai_ext.data.phantoms import phantom_chest, write_phantom_chest
-from monai_ext.data.phantoms.chest import cord_outline, scan_chest
+from phantoms.chest import cord_outline, phantom_chest, scan_chest, write_phantom_chest
 
 
 @pytest.fixture(scope="module")

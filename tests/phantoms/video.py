@@ -1,7 +1,9 @@
-"""The RGB video: one polyp under the moving camera of an endoscope."""
+"""An RGB video: one polyp under the moving camera of an endoscope."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from scipy import ndimage
 
 from monai_ext.data.phantoms.endoscopy import Endoscope, Surface, in_view, photograph, random_surface
 from monai_ext.data.phantoms.noise import Floats, smooth_noise
+from monai_ext.data.phantoms.writing import write_video
 
 FRAME_LABELS = {"polyp": 255}
 _FRAME_SHAPE = (288, 384)  # rows, columns
@@ -80,3 +83,9 @@ def phantom_frames(seed: int = 0, n: int = 6) -> list[tuple[NDArray[np.uint8], N
         label = np.where(in_view(view.label, _VIDEO_CAMERA) > 0, FRAME_LABELS["polyp"], 0).astype(np.uint8)
         frames.append((picture, label))
     return frames
+
+
+def write_phantom_frames(folder: str | os.PathLike[str], seed: int = 0, n: int = 6) -> Path:
+    """Write :func:`phantom_frames` as PNG and return the data list, ``folder/phantom_frames.json``."""
+    frames = phantom_frames(seed, n)
+    return write_video(Path(folder), "phantom_frames", "phantom_video", "endoscopy", FRAME_LABELS, frames)
