@@ -1,19 +1,109 @@
-"""Checksums of files and of this package's source."""
+"""Checksums of files and of this package's source, and a memory of what was read of a file.
+
+A run needs header and checksum of each of its files in several places: in the checks before the first case, in the key
+of a finished case, beside each mask and in ``run.json``. They are read once and remembered, as long as the file is the
+same.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO, Generic, TypeAlias, TypeVar
+
+PathLike: TypeAlias = str | os.PathLike[str]
+FileState: TypeAlias = tuple[int, ...]
+T = TypeVar("T")
+
+CLOCK_TICK = 0.05
+"""Seconds after which a file that is written again has another time stamp: kernels' clocks tick every 1 to 10 ms."""
+COARSE_TICK = 2.0
+"""The same for file systems that count in whole seconds (FAT: in twos)."""
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 checksum of a file in hexadecimal digits."""
+def file_state(path: PathLike) -> FileState | None:
+    """Return what changes when a file is written again or replaced: device, inode, size and times.
+
+    None for a file that does not exist, or that was written just now: it could be written again without a trace, since
+    time stamps have ticks.
+    """
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    tick = COARSE_TICK if stat.st_mtime.is_integer() and stat.st_ctime.is_integer() else CLOCK_TICK
+    if time.time() - max(stat.st_mtime, stat.st_ctime) < tick:
+        return None
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+class FileMemory(Generic[T]):
+    """Remembers one thing about each file, such as its checksum, until the file changes; for this process alone.
+
+    Example:
+        >>> memory: FileMemory[str] = FileMemory()
+        >>> memory.find("list.json", read_text)  # reads the file
+        >>> memory.find("list.json", read_text)  # does not, unless it has changed
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[FileState, T]] = {}
+
+    def find(self, path: PathLike, read: Callable[[PathLike], T]) -> T:
+        """Return what is known of a file as it is now; ``read`` it if nothing is."""
+        state = file_state(path)
+        known = self._known.get(os.path.abspath(path))
+        if known is not None and known[0] == state:
+            return known[1]
+        value = read(path)
+        self.note(path, state, value)
+        return value
+
+    def note(self, path: PathLike, state: FileState | None, value: T) -> None:
+        """Remember what was read of a file, unless it has changed meanwhile.
+
+        Args:
+            path: the file.
+            state: :func:`file_state` before it was opened; None: do not remember it.
+            value: what was read.
+        """
+        if state is not None and file_state(path) == state:
+            self._known[os.path.abspath(path)] = (state, value)
+
+
+_CHECKSUMS: FileMemory[str] = FileMemory()
+
+
+def sha256_of(path: PathLike) -> str:
+    """Return the SHA-256 checksum of a file in hexadecimal digits; a file that has not changed is read once."""
+    return _CHECKSUMS.find(path, _read_sha256)
+
+
+def note_sha256(path: PathLike, state: FileState | None, stream: BinaryIO) -> None:
+    """Let :func:`sha256_of` know the checksum of a file that is open anyway.
+
+    Args:
+        path: the file.
+        state: :func:`file_state` before it was opened.
+        stream: the open file; it is read from its beginning to its end.
+    """
+    stream.seek(0)
+    _CHECKSUMS.note(path, state, _hash(stream))
+
+
+def _read_sha256(path: PathLike) -> str:
+    with open(path, "rb") as stream:
+        return _hash(stream)
+
+
+def _hash(stream: BinaryIO) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
+    while chunk := stream.read(2**20):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

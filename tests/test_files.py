@@ -1,12 +1,115 @@
-"""Checksums."""
+"""Checksums, and what is remembered of a file."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from pathlib import Path
 
+import pytest
+
 import monai_ext
-from monai_ext.files import hash_source, sha256_of, source_sha256
+from monai_ext.files import FileMemory, file_state, hash_source, note_sha256, sha256_of, source_sha256
+
+
+def written(path: Path, text: str, seconds_ago: float = 10.0) -> Path:
+    """A file that looks as if it had been written some time ago."""
+    path.write_text(text)
+    then = time.time() - seconds_ago
+    os.utime(path, (then, then))
+    return path
+
+
+@pytest.fixture
+def read() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def text_of(read, monkeypatch):
+    """Read a text through a memory that takes every file for old enough."""
+    monkeypatch.setattr("monai_ext.files.CLOCK_TICK", 0)
+    memory: FileMemory[str] = FileMemory()
+
+    def look(path) -> str:
+        read.append(str(path))
+        return Path(path).read_text()
+
+    return lambda path: memory.find(path, look)
+
+
+def test_a_file_is_read_once(tmp_path, text_of, read, monkeypatch):
+    path = written(tmp_path / "file", "one")
+    monkeypatch.chdir(tmp_path)
+    assert [text_of(path), text_of(str(path)), text_of("file")] == ["one"] * 3
+    assert read == [str(path)]
+
+
+@pytest.mark.parametrize("text", ["two", "three"])
+def test_a_file_that_changed_is_read_again(tmp_path, text_of, text):
+    path = written(tmp_path / "file", "one")
+    assert text_of(path) == "one"
+    written(path, text, seconds_ago=5)
+    assert text_of(path) == text
+
+
+def test_a_file_that_was_replaced_by_one_of_its_age_is_read_again(tmp_path, text_of):
+    path, other = written(tmp_path / "file", "one"), written(tmp_path / "other", "two")
+    assert text_of(path) == "one"
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.replace(path)
+    assert text_of(path) == "two"
+
+
+def test_a_file_that_was_overwritten_and_given_its_old_time_is_read_again(tmp_path, text_of):
+    path = written(tmp_path / "file", "one")
+    assert text_of(path) == "one"
+    stat = path.stat()
+    time.sleep(0.02)  # a tick of the kernel's clock
+    path.write_text("two")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert text_of(path) == "two"
+
+
+def test_what_changes_while_it_is_read_is_not_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_ext.files.CLOCK_TICK", 0)
+    path, memory = written(tmp_path / "file", "one"), FileMemory[str]()
+
+    def slowly(path) -> str:
+        text = Path(path).read_text()
+        written(Path(path), "two", seconds_ago=5)
+        return text
+
+    assert memory.find(path, slowly) == "one"
+    assert memory.find(path, lambda path: Path(path).read_text()) == "two"
+
+
+def test_a_file_written_just_now_is_not_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_ext.files.CLOCK_TICK", 60)
+    path = written(tmp_path / "file", "one")
+    assert file_state(path) is None
+    assert file_state(tmp_path / "none") is None
+    monkeypatch.setattr("monai_ext.files.CLOCK_TICK", 0)
+    assert file_state(path) is not None
+
+
+def test_a_missing_file_raises_each_time(tmp_path, text_of, read):
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            text_of(tmp_path / "none")
+    assert len(read) == 2
+
+
+def test_the_checksum_of_an_open_file_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_ext.files.CLOCK_TICK", 0)
+    path = written(tmp_path / "file", "one")
+    state = file_state(path)
+    with open(path, "rb") as stream:
+        stream.read(2)
+        note_sha256(path, state, stream)
+    monkeypatch.setattr("builtins.open", None)
+    assert sha256_of(path) == hashlib.sha256(b"one").hexdigest()
 
 
 def test_checksum_is_that_of_the_whole_file(tmp_path):

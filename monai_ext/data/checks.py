@@ -120,9 +120,9 @@ def check_image(path: str) -> Geometry:
     Raises:
         UserError: it does not.
     """
+    image = read_image(path, with_sha256=True)
     geometry = read_geometry(path)
     check_affine(path, geometry)
-    image = read_image(path)
     if image.min() == image.max():
         raise FileError(
             path, "constant_image", f"the image is constant (every value is {image.min():g})", "export it again"
@@ -136,7 +136,7 @@ def check_label(path: str, known: Collection[int]) -> LabelFacts:
     Raises:
         UserError: it does not.
     """
-    values = frozenset(count_values(read_label(path)))
+    values = frozenset(count_values(read_label(path, with_sha256=True)))
     check_values(path, values, known)
     return LabelFacts(read_geometry(path), values)
 

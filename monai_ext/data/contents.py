@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -19,23 +19,22 @@ def content_key(content: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def case_contents(case: Mapping[str, Any], sha256: Callable[[str], str] = sha256_of) -> dict[str, Any]:
+def case_contents(case: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a case with its files replaced by their suffix and sha256, so that paths do not count.
 
     Args:
         case: entries of :data:`~monai_ext.data.manifest.FILE_KEYS` name a file or several, the others are kept.
-        sha256: hashes a file; one that remembers saves reading a file of several cases again.
 
     Raises:
         UserError: for a file that cannot be read.
     """
-    return {key: _contents(value, sha256) if key in FILE_KEYS else value for key, value in case.items()}
+    return {key: _contents(value) if key in FILE_KEYS else value for key, value in case.items()}
 
 
-def _contents(files: Any, sha256: Callable[[str], str]) -> Any:
+def _contents(files: Any) -> Any:
     if isinstance(files, (str, PurePath)):
         try:
-            return [PurePath(files).suffix.lower(), sha256(str(files))]
+            return [PurePath(files).suffix.lower(), sha256_of(files)]
         except OSError as error:
             raise UserError(f"{files}: cannot be read ({error.strerror}); check the file's permissions") from error
-    return None if files is None else [_contents(file, sha256) for file in files]
+    return None if files is None else [_contents(file) for file in files]

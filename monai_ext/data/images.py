@@ -19,9 +19,9 @@ import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -30,18 +30,19 @@ from nibabel.spatialimages import HeaderDataError
 from PIL import Image, ImageOps
 
 from monai_ext.data.file_error import FileError
+from monai_ext.data.picture_header import PictureHeader, picture_header
 from monai_ext.errors import UserError
-
-PathLike: TypeAlias = str | os.PathLike[str]
+from monai_ext.files import FileMemory, PathLike, file_state, note_sha256
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_VOXELS = 2**31  # 8 GB as float32: a header that claims more is taken for damaged
 MAX_GZIP_RATIO = 1032  # deflate cannot compress better (https://zlib.net/zlib_tech.html)
+FIRST_VALUES = 2**18
+"""Values of the first slices that :func:`read_first_range` looks at: a slice of 512 x 512."""
 MILLIMETRES = {"mm": 1.0, "m": 1000.0, "micrometre": 0.001, "unknown": 1.0}
 """Length in mm of the units that a NIfTI header can state; where it states none, mm are assumed."""
 
-_EXIF_ORIENTATION = 0x0112
 _UNIT_CODES = {1: "m", 2: "mm", 3: "micrometre"}  # of the lowest three bits of xyzt_units
 _GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -88,6 +89,27 @@ class Geometry:
         )
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What is remembered of a file's header.
+
+    Args:
+        geometry: where its pixels lie.
+        stored: of a volume: the header as it stands.
+        placed: of a volume: an empty header with the fields that say where the voxels lie, as nibabel repairs them.
+        picture: of a frame.
+    """
+
+    geometry: Geometry
+    stored: nib.Nifti1Header | None = None
+    placed: nib.Nifti1Header | None = None
+    picture: PictureHeader | None = None
+
+
+_HEADERS: FileMemory[_Header] = FileMemory()
+_FIRST_RANGES: FileMemory[tuple[float, float]] = FileMemory()
+
+
 def is_frame(path: PathLike) -> bool:
     """Tell by its suffix whether a file is a frame (True) or a volume (False).
 
@@ -106,17 +128,14 @@ def is_frame(path: PathLike) -> bool:
 def read_geometry(path: PathLike) -> Geometry:
     """Read shape, affine and spacing of an image or label from its header.
 
-    Only of pictures with an EXIF orientation are pixels read: formats disagree on which side is the width.
+    A file that this module has read before and that has not changed is not opened again. Only of pictures with an EXIF
+    orientation are pixels read: formats disagree on which side is the width.
 
     Raises:
         UserError: the file is missing, is no image, or its header is not usable.
     """
-    if is_frame(path):
-        with _open_frame(path) as picture:
-            shape = _upright(picture).size if exif_orientation(picture, path) != 1 else picture.size
-        return Geometry(shape, None, None, True)
-    with _open_volume(path) as volume:
-        return _volume_geometry(volume)
+    geometry = _find_header(path).geometry
+    return geometry if geometry.affine is None else replace(geometry, affine=geometry.affine.copy())
 
 
 def read_nifti_header(path: PathLike) -> nib.Nifti1Header:
@@ -127,17 +146,33 @@ def read_nifti_header(path: PathLike) -> nib.Nifti1Header:
     Raises:
         UserError: the file is missing, is no volume, or its header is not usable.
     """
-    with _file_errors(path), _open_stream(path) as stream:
-        header = _read_header(stream, path)
-        _check_header(header, path)
-        return header
+    header = _find_header(path).stored
+    if header is None:
+        raise _no_nifti(path)
+    return header.copy()
 
 
-def read_image(path: PathLike) -> np.ndarray:
+def read_picture_header(path: PathLike) -> PictureHeader:
+    """Read what a picture says of its pixels.
+
+    Raises:
+        UserError: the file is missing or damaged, or is no picture.
+    """
+    header = _find_header(path).picture
+    if header is None:
+        raise FileError(path, "damaged", "this is a volume and no picture", "name a picture")
+    return header
+
+
+def read_image(path: PathLike, with_sha256: bool = False) -> np.ndarray:
     """Read the intensities of an image.
 
     Volumes are scaled by the header's slope and intercept. Palette pictures become RGB, transparency is shown
     over black, EXIF orientation is applied, 16-bit values are kept.
+
+    Args:
+        path: the image.
+        with_sha256: hash the open file too: :func:`~monai_ext.files.sha256_of` then need not read it again.
 
     Returns:
         float32 [X, Y, Z] of a volume; [W, H] or [W, H, 3] in the picture's own type of a frame.
@@ -145,7 +180,7 @@ def read_image(path: PathLike) -> np.ndarray:
     Raises:
         UserError: the file is missing, damaged, not 3-D (or one 2-D frame), or holds NaN or Inf.
     """
-    image = read_values(path)
+    image = read_values(path, with_sha256)
     bad = image.size - np.count_nonzero(np.isfinite(image))
     if bad:
         what = f"{bad} of {image.size} values are NaN or Inf"
@@ -153,13 +188,15 @@ def read_image(path: PathLike) -> np.ndarray:
     return image
 
 
-def read_values(path: PathLike) -> np.ndarray:
+def read_values(path: PathLike, with_sha256: bool = False) -> np.ndarray:
     """Read the intensities of an image as :func:`read_image` does, NaN and Inf included.
 
     Raises:
         UserError: the file is missing, damaged or not 3-D (or one 2-D frame).
     """
-    return _read_frame(path, label=False) if is_frame(path) else _read_volume(path, scaled=True)
+    if is_frame(path):
+        return _read_frame(path, label=False, with_sha256=with_sha256)
+    return _read_volume(path, scaled=True, with_sha256=with_sha256)
 
 
 def read_first_values(path: PathLike, least: int) -> np.ndarray:
@@ -175,17 +212,30 @@ def read_first_values(path: PathLike, least: int) -> np.ndarray:
     Raises:
         UserError: the file is missing, damaged or not 3-D.
     """
-    with _open_volume(path) as volume:
+    with _open_volume(path) as (volume, _, _):
         x, y, *_ = volume.shape
-        slices = max(1, least // (x * y))
+        slices = _count_slices(x, y, least)
         values = volume.dataobj[:, :, :slices] if len(volume.shape) > 2 else volume.dataobj[:, :]
         return np.asarray(values)
 
 
-def read_label(path: PathLike) -> np.ndarray:
+def read_first_range(path: PathLike) -> tuple[float, float]:
+    """Return the lowest and the highest of the first :data:`FIRST_VALUES` values of a volume, in whole slices.
+
+    Raises:
+        UserError: see :func:`read_first_values`.
+    """
+    return _FIRST_RANGES.find(path, lambda path: _range(read_first_values(path, FIRST_VALUES)))
+
+
+def read_label(path: PathLike, with_sha256: bool = False) -> np.ndarray:
     """Read the values of a label map, scribble or mask.
 
     Palette pictures give their indices, grey pictures stored as RGB give one channel, 1-bit pictures 0 and 1.
+
+    Args:
+        path: the label map.
+        with_sha256: see :func:`read_image`.
 
     Returns:
         int32 [X, Y, Z] of a volume, [W, H] of a frame.
@@ -193,7 +243,10 @@ def read_label(path: PathLike) -> np.ndarray:
     Raises:
         UserError: as :func:`read_image`, and for values that are not whole numbers.
     """
-    label = _read_frame(path, label=True) if is_frame(path) else _read_volume(path, scaled=False)
+    if is_frame(path):
+        label = _read_frame(path, label=True, with_sha256=with_sha256)
+    else:
+        label = _read_volume(path, scaled=False, with_sha256=with_sha256)
     if label.ndim == 3 and is_frame(path):
         if (label != label[..., :1]).any():
             what = "a label has one channel, this is a colour picture"
@@ -217,20 +270,21 @@ def write_mask(path: PathLike, mask: np.ndarray, like: PathLike) -> None:
         UserError: the file cannot be written.
         ValueError: the mask is not of the image's shape, or holds something else than whole numbers >= 0.
     """
-    geometry = read_geometry(like)
+    header = _find_header(like)
+    geometry = header.geometry
     if mask.shape != geometry.shape:
         raise ValueError(f"{path}: the mask has shape {mask.shape}, the image {like} {geometry.shape}")
     if is_frame(path) != geometry.is_frame or Path(path).suffix.lower() in (".jpg", ".jpeg"):
         raise ValueError(f"{path}: a mask of {like} cannot be stored in this kind of file")
     mask = _smallest_unsigned(mask)
-    if geometry.is_frame:
+    if header.placed is None:
         with atomic_path(path) as temporary:
             Image.fromarray(np.ascontiguousarray(mask.T)).save(temporary)
         return
-    with _open_volume(like) as volume:
-        header = _geometry_header(volume.header, mask.dtype)
-        mask = mask.reshape(volume.shape)  # the file may leave out or add axes of length 1
-        written = type(volume)(mask, None, header)
+    placed = header.placed.copy()
+    placed.set_data_dtype(mask.dtype)
+    mask = mask.reshape(placed.get_data_shape())  # the file may leave out or add axes of length 1
+    written = _image_class(placed)(mask, None, placed)
     with atomic_path(path) as temporary:
         nib.save(written, temporary)
 
@@ -284,14 +338,26 @@ def ensure_writable_folder(path: PathLike) -> Path:
     return folder
 
 
+def _find_header(path: PathLike) -> _Header:
+    return _HEADERS.find(path, _read_header)
+
+
+def _read_header(path: PathLike) -> _Header:
+    with _open_frame(path) if is_frame(path) else _open_volume(path) as (_, header, _):
+        return header
+
+
 # Volumes
 
 
 @contextmanager
-def _open_volume(path: PathLike) -> Iterator[nib.Nifti1Image]:
-    """Yield a NIfTI image whose header has been checked; its data can be read while the block lasts."""
-    with _file_errors(path), _open_stream(path) as stream:
-        yield _parse_volume(stream, path)
+def _open_volume(path: PathLike) -> Iterator[tuple[nib.Nifti1Image, _Header, BinaryIO]]:
+    """Yield a NIfTI image, its checked header and its open file; its data can be read while the block lasts."""
+    state = file_state(path)
+    with _file_errors(path), open(path, "rb") as stream:
+        volume, header = _parse_volume(_unpacked(stream, path), path)
+        _HEADERS.note(path, state, header)
+        yield volume, header, stream
 
 
 @contextmanager
@@ -309,32 +375,34 @@ def _file_errors(path: PathLike) -> Iterator[None]:
         raise FileError(path, "damaged", f"damaged or no NIfTI file ({_first_line(error)})", "copy it again") from error
 
 
-def _open_stream(path: PathLike) -> io.BufferedIOBase:
-    return gzip.open(path, "rb") if str(path).lower().endswith(".gz") else open(path, "rb")
+def _unpacked(stream: io.BufferedReader, path: PathLike) -> io.BufferedIOBase:
+    return gzip.GzipFile(fileobj=stream, mode="rb") if str(path).lower().endswith(".gz") else stream
 
 
-def _parse_volume(stream: io.BufferedIOBase, path: PathLike) -> nib.Nifti1Image:
-    header = _read_header(stream, path)
-    _check_header(header, path)
+def _parse_volume(stream: io.BufferedIOBase, path: PathLike) -> tuple[nib.Nifti1Image, _Header]:
+    stored = _read_stored_header(stream, path)
+    _check_header(stored, path)
     stream.seek(0)
-    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     try:
-        volume = image_class.from_stream(stream)
+        volume = _image_class(stored).from_stream(stream)
     except ValueError as error:  # a quaternion that is none
         raise FileError(path, "bad_affine", f"the header's qform is not usable ({error})", "write it again") from error
     if not np.isfinite(volume.affine).all():
         raise FileError(path, "bad_affine", "the affine holds NaN or Inf", "repair the sform and qform of the header")
-    return volume
+    return volume, _Header(_volume_geometry(volume), stored, _geometry_fields(volume.header))
 
 
-def _read_header(stream: io.BufferedIOBase, path: PathLike) -> nib.Nifti1Header:
+def _image_class(header: nib.Nifti1Header) -> type[nib.Nifti1Image]:
+    return nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+
+
+def _read_stored_header(stream: io.BufferedIOBase, path: PathLike) -> nib.Nifti1Header:
     """Read the header as it stands: nibabel's own loading would turn a spacing of 0 into 1 silently."""
     block = stream.read(nib.Nifti2Header.sizeof_hdr)
     for header_class in (nib.Nifti1Header, nib.Nifti2Header):
         if header_class.may_contain_header(block):
             return header_class(block[: header_class.sizeof_hdr], check=False)
-    what = "this is no NIfTI file, whatever its name says"
-    raise FileError(path, "damaged", what, "copy or convert it again")
+    raise _no_nifti(path)
 
 
 def _check_header(header: nib.Nifti1Header, path: PathLike) -> None:
@@ -390,12 +458,19 @@ def in_millimetres(affine: np.ndarray, factor: float) -> np.ndarray:
     return np.diag([factor, factor, factor, 1.0]) @ affine if factor != 1 else affine
 
 
-def _read_volume(path: PathLike, scaled: bool) -> np.ndarray:
+def _read_volume(path: PathLike, scaled: bool, with_sha256: bool) -> np.ndarray:
     """Read [X, Y, Z], as float32 when ``scaled``, else in the type that the file's values need."""
-    with _open_volume(path) as volume:
+    state = file_state(path)
+    with _open_volume(path) as (volume, _, stream):
         data = volume.get_fdata(dtype=np.float32) if scaled else np.asanyarray(volume.dataobj)
         _read_to_end(volume.file_map["image"].fileobj)
-        return data.reshape(_spatial_shape(volume.shape))
+        data = data.reshape(_spatial_shape(volume.shape))
+        if with_sha256:
+            note_sha256(path, state, stream)
+    if scaled:
+        x, y, _ = data.shape
+        _FIRST_RANGES.note(path, state, _range(data[..., : _count_slices(x, y, FIRST_VALUES)]))
+    return data
 
 
 def _read_to_end(stream: io.IOBase | None) -> None:
@@ -404,11 +479,19 @@ def _read_to_end(stream: io.IOBase | None) -> None:
         pass
 
 
-def _geometry_header(source: nib.Nifti1Header, dtype: np.dtype) -> nib.Nifti1Header:
+def _count_slices(x: int, y: int, least: int) -> int:
+    """Return how many slices of ``x`` times ``y`` values are read where ``least`` values are wanted."""
+    return max(1, least // (x * y))
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _geometry_fields(source: nib.Nifti1Header) -> nib.Nifti1Header:
     """Make a new header from the fields that say where the voxels lie."""
     header = type(source)()
     header.set_data_shape(source.get_data_shape())
-    header.set_data_dtype(dtype)
     for field in _GEOMETRY_FIELDS:
         header[field] = source[field]
     return header
@@ -417,40 +500,19 @@ def _geometry_header(source: nib.Nifti1Header, dtype: np.dtype) -> nib.Nifti1Hea
 # Frames
 
 
-def exif_orientation(picture: Image.Image, path: PathLike) -> int:
-    """Return the EXIF orientation of an open picture, 1 for upright.
-
-    Pillow decodes all pixels of a PNG to see whether an orientation follows them; here only if something does.
-    """
-    if picture.format == "PNG" and _ends_with_pixels(path):
-        return Image.Image.getexif(picture).get(_EXIF_ORIENTATION, 1)
-    return picture.getexif().get(_EXIF_ORIENTATION, 1)
-
-
-def _ends_with_pixels(path: PathLike) -> bool:
-    """Walk along the chunks of a PNG and tell whether IEND comes right after the pixels."""
-    with open(path, "rb") as stream:
-        before = b""
-        stream.seek(8)
-        while len(head := stream.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"IEND":
-                return before == b"IDAT"
-            before = kind
-            stream.seek(length + 4, os.SEEK_CUR)
-    return False
-
-
 @contextmanager
-def _open_frame(path: PathLike) -> Iterator[Image.Image]:
-    """Yield a picture; its pixels can be read while the block lasts."""
+def _open_frame(path: PathLike) -> Iterator[tuple[Image.Image, _Header, BinaryIO]]:
+    """Yield a picture, its header and its open file; its pixels can be read while the block lasts."""
+    state = file_state(path)
     try:
         # from a stream: Pillow maps uncompressed TIFF by name, and then misreads it if it is to be turned
         with open(path, "rb") as stream, Image.open(stream) as picture:
             if getattr(picture, "n_frames", 1) != 1:
                 fix = "save each as a file and a case of its own"
                 raise FileError(path, "several_pictures", "holds several pictures", fix)
-            yield picture
+            header = _frame_header(picture, stream)
+            _HEADERS.note(path, state, header)
+            yield picture, header, stream
     except FileNotFoundError as error:
         raise _no_file(path) from error
     except UserError:
@@ -462,11 +524,20 @@ def _open_frame(path: PathLike) -> Iterator[Image.Image]:
         raise FileError(path, "damaged", f"damaged or no picture ({_first_line(error)})", "copy it again") from error
 
 
-def _read_frame(path: PathLike, label: bool) -> np.ndarray:
+def _frame_header(picture: Image.Image, stream: BinaryIO) -> _Header:
+    header = picture_header(picture, stream)
+    shape = _upright(picture).size if header.orientation != 1 else picture.size
+    return _Header(Geometry(shape, None, None, True), picture=header)
+
+
+def _read_frame(path: PathLike, label: bool, with_sha256: bool) -> np.ndarray:
     """Read [W, H] or [W, H, channels], upright."""
-    with _open_frame(path) as picture:
+    state = file_state(path)
+    with _open_frame(path) as (picture, _, stream):
         upright = _upright(picture)
         array = np.asarray(_label_picture(upright) if label else _visible_picture(upright))
+        if with_sha256:
+            note_sha256(path, state, stream)
     return np.ascontiguousarray(np.swapaxes(array, 0, 1)).astype(array.dtype.newbyteorder("="))
 
 
@@ -520,6 +591,10 @@ def _smallest_unsigned(mask: np.ndarray) -> np.ndarray:
     if mask.dtype.kind not in "bui" or (mask.size and mask.min() < 0):
         raise ValueError(f"a mask holds whole numbers >= 0, not {mask.dtype} from {mask.min()}")
     return mask.astype(np.min_scalar_type(int(mask.max(initial=0))))
+
+
+def _no_nifti(path: PathLike) -> FileError:
+    return FileError(path, "damaged", "this is no NIfTI file, whatever its name says", "copy or convert it again")
 
 
 def _no_file(path: PathLike) -> FileError:

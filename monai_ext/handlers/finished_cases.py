@@ -12,7 +12,6 @@ import random
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from monai_ext.evaluation.case_record import (
     record_path,
 )
 from monai_ext.evaluation.table import write_text
-from monai_ext.files import sha256_of
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")  # of monai_ext.data.images.atomic_path
 
@@ -88,7 +86,6 @@ class FinishedCases:
         self.summary_options: dict[str, Any] = {}
         self._by_name = {str(case["case"]): case for case in self.cases}
         self._settings_key = content_key(self.settings)
-        self._sha256 = cache(sha256_of)
         self._keys: dict[str, str] = {}
         self._open: dict[str, CaseRecord] = {}
         names = set(processes.from_first(self._find_left))
@@ -206,7 +203,7 @@ class FinishedCases:
 
     def _entries(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """Replace what a case names by what stands there: files by their contents, the case before by its key."""
-        entries = case_contents(case, self._sha256)
+        entries = case_contents(case)
         entries.pop("previous_image", None)  # is in that case's key
         if case.get("previous"):
             entries["previous"] = self._keys.get(case["previous"], case["previous"])

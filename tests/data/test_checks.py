@@ -77,7 +77,11 @@ def test_each_file_is_read_once(pair: dict[str, Any], monkeypatch: pytest.Monkey
     read: list[str] = []
     for name in ("read_image", "read_label"):
         function = getattr(checks, name)
-        monkeypatch.setattr(checks, name, lambda path, function=function: (read.append(path), function(path))[1])
+        monkeypatch.setattr(
+            checks,
+            name,
+            lambda path, function=function, **options: (read.append(path), function(path, **options))[1],
+        )
     check_pairs([pair, {**pair, "case": "u"}], LABELS)
     files = [pair["image"], pair["label"], *pair["reference_image"], *pair["reference_label"]]
     assert sorted(read) == sorted(files)

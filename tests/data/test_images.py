@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import shutil
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,15 +18,24 @@ from monai_ext.data.images import (
     atomic_path,
     ensure_writable_folder,
     is_frame,
+    read_first_range,
     read_first_values,
     read_geometry,
     read_image,
     read_label,
     read_nifti_header,
+    read_picture_header,
     read_values,
     write_mask,
 )
 from monai_ext.errors import UserError
+from monai_ext.files import sha256_of
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were written just now are remembered too."""
+    monkeypatch.setattr("monai_ext.files.CLOCK_TICK", 0)
 
 
 def oblique_affine() -> np.ndarray:
@@ -320,6 +331,60 @@ def test_shape_of_an_upright_png_is_read_without_its_pixels(tmp_path: Path, monk
     Image.fromarray(asymmetric_picture()).save(tmp_path / "a.png")
     monkeypatch.delattr("PIL.ImageFile.ImageFile.load")
     assert read_geometry(tmp_path / "a.png").shape == (5, 3)
+
+
+def test_a_header_is_its_callers_own(tmp_path: Path, settled: None) -> None:
+    path = save_volume(tmp_path / "v.nii", counting((2, 2, 2)))
+    for _ in range(2):
+        geometry, header = read_geometry(path), read_nifti_header(path)
+        np.testing.assert_array_equal(geometry.affine, nib.load(path).affine)
+        assert header["pixdim"][3] == 8
+        geometry.affine[:] = 0
+        header["pixdim"] = 0
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "a.png"])
+def test_a_file_is_opened_once(tmp_path: Path, name: str, settled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / name
+    if name == "a.png":
+        Image.fromarray(asymmetric_picture()).save(path)
+    else:
+        save_volume(path, counting((3, 4, 5)))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    image = read_image(path, with_sha256=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", None)
+        assert read_geometry(path).shape == image.shape
+        assert sha256_of(path) == digest
+        if name == "a.png":
+            assert read_picture_header(path).mode == "L"
+        else:
+            assert read_first_range(path) == (image.min(), image.max())
+            assert read_nifti_header(path).get_data_shape() == image.shape
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path, settled: None) -> None:
+    path = save_volume(tmp_path / "v.nii", counting((3, 4, 5)))
+    assert read_first_range(path) == (0, 59)
+    read_image(path, with_sha256=True)
+    time.sleep(0.02)  # a tick of the kernel's clock
+    save_volume(path, counting((5, 4, 3)) + 1)
+    assert read_geometry(path).shape == (5, 4, 3)
+    assert read_first_range(path) == (1, 60)
+    assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.unlink()
+    with pytest.raises(UserError, match="there is no such file"):
+        read_geometry(path)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_first_slices_give_the_range(tmp_path: Path, settled: None, known: bool) -> None:
+    values = np.zeros((512, 512, 3), np.int16)
+    values[0, 0] = 7, 8, 9
+    path = save_volume(tmp_path / "v.nii", values)
+    if known:
+        read_image(path)
+    assert read_first_range(path) == (0, 7)
 
 
 def test_header_is_read_as_it_stands(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
@@ -23,16 +22,17 @@ from monai_ext.data.file_error import FileError
 from monai_ext.data.images import (
     MILLIMETRES,
     Geometry,
-    exif_orientation,
     in_millimetres,
     is_frame,
     read_geometry,
     read_label,
     read_nifti_header,
+    read_picture_header,
     read_values,
     unit_of,
 )
 from monai_ext.data.manifest import FILE_KEYS, Case, DataList
+from monai_ext.data.picture_header import PictureHeader
 from monai_ext.grey_values import factor_to_8_bits
 
 LABEL_KEYS = ("label", "scribble", "reference_label")
@@ -53,30 +53,6 @@ class VolumeHeader:
     qform: np.ndarray | None
     sform: np.ndarray | None
     unit: str
-
-
-@dataclass(frozen=True)
-class PictureHeader:
-    """What a picture says of its pixels.
-
-    Args:
-        mode: Pillow's, such as "L", "RGB", "P", "I;16".
-        kind: such as "PNG" or "JPEG", whatever the suffix says.
-        stored: Pillow's name for the pixels as stored, such as "RGB;16B".
-        orientation: of EXIF, 1 is upright.
-        has_alpha: whether it can be transparent.
-    """
-
-    mode: str
-    kind: str
-    stored: str
-    orientation: int
-    has_alpha: bool
-
-    @property
-    def is_deep(self) -> bool:
-        """Whether grey values have more than 8 bits."""
-        return self.mode.startswith(("I", "F"))
 
 
 @dataclass(frozen=True)
@@ -296,7 +272,7 @@ def read_facts(path: str, is_label: bool, wants_values: Callable[[PictureHeader 
     try:
         grid = read_geometry(path)
         if is_frame(path):
-            picture = _read_picture(path)
+            picture = read_picture_header(path)
         else:
             volume = _read_volume(path)
         values = _read_values(path, is_label, picture) if wants_values(picture) else None
@@ -335,20 +311,6 @@ def _qform(header: Nifti1Header) -> np.ndarray | None:
     with suppress(HeaderDataError, ValueError):
         return np.asarray(header.get_qform())
     return None
-
-
-def _read_picture(path: str) -> PictureHeader:
-    with Image.open(path) as picture:
-        tile: Any = picture.tile[0] if picture.tile else ()
-        arguments = tile[3] if len(tile) > 3 else ""
-        stored = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-        return PictureHeader(
-            mode=picture.mode,
-            kind=picture.format or "",
-            stored=stored if isinstance(stored, str) else "",
-            orientation=exif_orientation(picture, path),
-            has_alpha="A" in picture.getbands() or "transparency" in picture.info,
-        )
 
 
 def _read_values(path: str, is_label: bool, picture: PictureHeader | None) -> Values:

@@ -5,17 +5,14 @@ Reading every voxel of a data set takes minutes. A right file is known by its he
 
 from __future__ import annotations
 
-from monai_ext.data.doctor.facts import PictureHeader
-from monai_ext.data.images import read_first_values
+from monai_ext.data.images import read_first_range
+from monai_ext.data.picture_header import PictureHeader
 
 AIR = (-3100.0, -900.0)
 """HU between which the lowest value of a CT lies: air has -1000, padding outside the field of view down to -3024."""
 
 LEAST_SPAN = 50.0
 """HU between the lowest and the highest value of any CT; values of a smaller span have been normalised."""
-
-FIRST = 2**18
-"""Values that are read of a volume at first: a slice of 512 x 512."""
 
 
 def is_doubtful(path: str, key: str, modality: str, picture: PictureHeader | None) -> bool:
@@ -37,8 +34,7 @@ def is_doubtful(path: str, key: str, modality: str, picture: PictureHeader | Non
         return key == "scribble"
     if picture is not None:
         return picture.is_deep
-    first = read_first_values(path, FIRST)
-    low, high = float(first.min()), float(first.max())
+    low, high = read_first_range(path)
     return not looks_like_hu(low, high) if modality == "ct" else AIR[0] <= low <= AIR[1]
 
 
