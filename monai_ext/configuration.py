@@ -84,19 +84,19 @@ def _resolve(
         if target.partition("::")[0] in hidden or target not in parser:
             return value
         found = _resolve(parser, parser[target], hidden, target, values)
-        return value if _is_program(found) else found
+        return value if is_program(found) else found
     if value.startswith("$") and values:
         known = _plain(parser.ref_resolver.resolved_content.get(name, parser))
         return value if known is None else known[0]
     return value
 
 
-def _is_program(value: Any) -> bool:
-    """Whether a value holds a component, an expression or a reference that could not be replaced."""
+def is_program(value: Any) -> bool:
+    """Whether an entry of a config holds a component, an expression or a reference that could not be replaced."""
     if isinstance(value, Mapping):
-        return "_target_" in value or any(map(_is_program, value.values()))
+        return "_target_" in value or any(map(is_program, value.values()))
     if isinstance(value, list):
-        return any(map(_is_program, value))
+        return any(map(is_program, value))
     return isinstance(value, str) and value[:1] in ("$", "@")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from monai_ext.configuration import is_program
 from monai_ext.data.provenance import WeightRecord, check_overlap
 from monai_ext.evaluation.record import NOT_STATED
 from monai_ext.evaluation.report.sources import Evaluation
@@ -47,8 +48,8 @@ def provenance(evaluations: Sequence[Evaluation]) -> Provenance:
     return Provenance(
         methods=tuple(evaluation.name for evaluation in evaluations),
         facts=tuple(Fact(name, tuple(map(of, evaluations))) for name, of in FACTS.items()),
-        options=tuple(_side_by_side(evaluations, "config")),
-        versions=tuple(_side_by_side(evaluations, "versions")),
+        options=tuple(_side_by_side(evaluations, [_options(e) for e in evaluations])),
+        versions=tuple(_side_by_side(evaluations, [(e.record or {}).get("versions") or {} for e in evaluations])),
         commands=tuple((e.name, _shorten(e.record.get("command") or NOT_STATED, e)) for e in evaluations if e.record),
     )
 
@@ -203,9 +204,14 @@ FACTS: dict[str, Callable[[Evaluation], str]] = {
 }
 
 
-def _side_by_side(evaluations: Sequence[Evaluation], key: str) -> Iterator[Fact]:
+def _options(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the options of a run: the entries of its configuration that are plain values, not components."""
+    config = (evaluation.record or {}).get("config") or {}
+    return {name: value for name, value in config.items() if not is_program(value)}
+
+
+def _side_by_side(evaluations: Sequence[Evaluation], tables: Sequence[Mapping[str, Any]]) -> Iterator[Fact]:
     """Lay a dictionary of every record side by side, a line for each name."""
-    tables = [(evaluation.record or {}).get(key) or {} for evaluation in evaluations]
     for name in dict.fromkeys(name for table in tables for name in table):
         cells = [
             _shorten(_text(table[name]), evaluation) if name in table else NONE
