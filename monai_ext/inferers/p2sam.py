@@ -69,6 +69,7 @@ from monai_ext.prompts.ties import LOGIT_TOLERANCE, first_maximum
 MODES = ("paper", "official")
 NEGATIVES = ("background", "lowest")
 ATTENTION = ("none", "guided")
+REFERENCE_SLICES = ("matched", "all")
 BOX_USES = ("points", "box", "both", "region")
 BEST_USE = "region"
 BOX_MARGIN = 0.25
@@ -134,9 +135,12 @@ class P2SamInferer(FollowUpInferer):
             structure absent before is prompted without a box.
         run_dir: folder whose ``masks`` hold the masks of earlier cases, for ``previous_box``.
         attention: ``none`` or ``guided``, see the module.
+        reference_slices: whose features make the parts and F_R^f: of the ``matched`` slice, as in the paper, or of
+            ``all`` slices of the reference that hold the structure, which is what a network tuned on the reference
+            sees. A structure that the matched slice lacks is left out either way.
 
     Raises:
-        UserError: for an unknown mode, distance, name of a range or use of the box, an impossible range, or
+        UserError: for an unknown name among these, an impossible range, or
             ``previous_box`` with ``mode: official`` or ``slice_match: oracle_centre``, which know no such thing.
     """
 
@@ -159,6 +163,7 @@ class P2SamInferer(FollowUpInferer):
         previous_box: bool | str = False,
         run_dir: str | PathLike[str] | None = None,
         attention: str = "none",
+        reference_slices: str = "matched",
     ) -> None:
         super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
         if mode not in MODES:
@@ -172,7 +177,11 @@ class P2SamInferer(FollowUpInferer):
         n_pos, n_neg = (n_pos, n_neg) if n_range is None else RANGES[n_range]
         if attention not in ATTENTION:
             raise UserError(f"attention {attention!r} is unknown: choose one of {', '.join(ATTENTION)}.")
-        self.attention = attention
+        if reference_slices not in REFERENCE_SLICES:
+            raise UserError(
+                f"reference_slices {reference_slices!r} is unknown: choose one of {', '.join(REFERENCE_SLICES)}."
+            )
+        self.attention, self.reference_slices = attention, reference_slices
         self.n_pos, self.n_neg = _counts("n_pos", n_pos, 1), _counts("n_neg", n_neg, 0)
         if _box_use(previous_box) and (mode == "official" or slice_match == "oracle_centre"):
             raise UserError("previous_box needs --mode paper and --slice_match position or relative.")
@@ -300,9 +309,12 @@ class P2SamInferer(FollowUpInferer):
         """Cluster the references of one structure, once for the slices they serve; None where it is absent."""
         if self._loaded is not self.load_reference.loaded:
             self._loaded, self._parts = self.load_reference.loaded, {}
-        key = (value, *(m.key for m in matched))
+        held = [m for m in matched if bool((m.label == value).any())]
+        if held and self.reference_slices == "all":
+            held = _all_slices([m.reference for m in matched], value)
+        key = (value, *(m.key for m in held))
         if key not in self._parts:
-            self._parts[key] = self._cluster(network, matched, value)
+            self._parts[key] = self._cluster(network, held, value)
         return self._parts[key]
 
     def _cluster(
@@ -310,11 +322,8 @@ class P2SamInferer(FollowUpInferer):
     ) -> ReferenceParts | None:
         tokens, background, recovered = [], [], False
         for m in matched:
-            mask = m.label == value
-            if not bool(mask.any()):
-                continue
             embeddings = m.reference.embed(network, m.index)
-            inside, outside, small = self._tokens(network, embeddings, mask)
+            inside, outside, small = self._tokens(network, embeddings, m.label == value)
             tokens.append(inside)
             background.append(outside)
             recovered |= small
@@ -449,6 +458,15 @@ class P2SamInferer(FollowUpInferer):
             return official_candidate_tokens(logits, grid)
         empty = torch.zeros(grid, dtype=torch.bool, device=masks.device)
         return torch.stack([paper_tokens(m, network.stride, grid)[0] if bool(m.any()) else empty for m in masks > 0])
+
+
+def _all_slices(references: Sequence[Reference], value: int) -> list[MatchedSlice]:
+    """Return every slice of the references that holds a structure."""
+    return [
+        MatchedSlice(reference, index)
+        for reference in references
+        for index in (reference.label[0] == value).flatten(0, 1).any(dim=0).nonzero()[:, 0].tolist()
+    ]
 
 
 def _box_use(value: bool | str) -> str:

@@ -240,6 +240,24 @@ def test_several_references_are_pooled(case, mode):
     assert inferer.rows[0]["reference_slice"] == "0+0"
 
 
+def test_the_features_of_all_slices_of_the_reference_are_pooled(tiny_network, make_image, make_loader, disc):
+    """As several references would be; a structure that the matched slice lacks is left out all the same."""
+    network, target = tiny_network(2), make_image(0, (40, 64, 3))
+    image = make_image(1, (40, 64, 3))
+    label = np.stack([disc((40, 64), (18, 20 + 8 * k), 9) for k in range(3)], axis=-1)
+    label[..., 2] = 0
+    loader = make_loader({"a": (image, label)}, {"lesion": 1})
+    inferer = P2SamInferer({"lesion": 1}, loader, (1, 3), (1, 2), reference_slices="all")
+    logits = segment(inferer, network, target)
+    slices = [(image[..., k].as_tensor(), label[..., k] == 1) for k in range(2)]
+    for k in range(2):
+        expected = slow_p2sam(network, target[..., k].as_tensor(), slices, (1, 3), (1, 2), "paper")
+        assert_same(inferer.rows[k], logits[0, ..., k], expected)
+    assert inferer.rows[2]["status"] == "reference_absent"
+    with pytest.raises(UserError, match="reference_slices 'some' is unknown: choose one of matched, all"):
+        P2SamInferer({"lesion": 1}, loader, reference_slices="some")
+
+
 @pytest.mark.parametrize("mode", ["paper", "official"])
 def test_lowest_negative_of_natural_images(case, mode):
     network, target, loader, slow = case(2)
