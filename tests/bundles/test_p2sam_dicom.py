@@ -30,7 +30,7 @@ class FollowUp(NamedTuple):
 
 @pytest.fixture(scope="module")
 def follow_up(tmp_path_factory, run_bundle) -> FollowUp:
-    """The three commands of the README, on a phantom 4D-Lung."""
+    """The three commands of docs/dicom.md, on a phantom 4D-Lung."""
     folder = tmp_path_factory.mktemp("lung")
     datalist, masks, dicom = str(folder / "list.json"), folder / "run" / "masks", folder / "run" / "dicom"
     tree = write_phantom_4d_lung(folder / "4D-Lung", gates=(0,))
