@@ -1,4 +1,4 @@
-"""Checksums of files and of this package's source, and a memory of what was read of a file.
+"""Files: written completely or not at all, checksums, and a memory of what was read of them.
 
 A run needs header and checksum of each of its files in several places: in the checks before the first case, in the key
 of a finished case, beside each mask and in ``run.json``. They are read once and remembered, as long as the file is the
@@ -7,13 +7,18 @@ same.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeAlias, TypeVar
+
+from monai_ext.errors import UserError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 FileState: TypeAlias = tuple[int, ...]
@@ -23,6 +28,18 @@ CLOCK_TICK = 0.05
 """Seconds after which a file that is written again has another time stamp: kernels' clocks tick every 1 to 10 ms."""
 COARSE_TICK = 2.0
 """The same for file systems that count in whole seconds (FAT: in twos)."""
+
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_WRITE_ERRORS = (
+    *_NOT_WRITABLE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.ENOENT,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 
 
 def file_state(path: PathLike) -> FileState | None:
@@ -107,6 +124,55 @@ def _hash(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Write a file completely or not at all.
+
+    Yields a temporary path in the same folder with the same suffixes (so that libraries choose the right
+    format), renamed to ``path`` when the block ends well and removed when it does not. The folder is made if
+    need be.
+
+    Raises:
+        UserError: the folder does not take the file (permission, space, name).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        elsewhere = error.errno == errno.ENOENT and str(error.filename) not in map(
+            str, (temporary, path, *path.parents)
+        )  # a file that the caller reads
+        if error.errno not in _WRITE_ERRORS or elsewhere:
+            raise
+        raise UserError(f"cannot write {path}: {_reason(error)}; write somewhere else") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def ensure_writable_folder(path: PathLike) -> Path:
+    """Make a folder where there is none, and try before a long run whether it takes a file.
+
+    Returns:
+        The folder's absolute path.
+
+    Raises:
+        UserError: it cannot be made, or nothing can be written into it.
+    """
+    folder = Path(path).expanduser().absolute()
+    probe = folder / f".{uuid.uuid4().hex[:8]}-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {_reason(error)}; write somewhere else") from error
+    return folder
+
+
 @cache
 def source_sha256() -> str:
     """Return a hash of this package's source as a whole: who changes it wants results made anew."""
@@ -121,3 +187,7 @@ def hash_source(folder: Path) -> str:
         digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def _reason(error: OSError) -> str:
+    return "no write permission" if error.errno in _NOT_WRITABLE else error.strerror or str(error)

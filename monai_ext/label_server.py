@@ -28,12 +28,13 @@ from typing import Any
 
 import numpy as np
 
-from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, atomic_path, is_frame, read_geometry, read_label
+from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, is_frame, read_geometry, read_label
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.phantoms import write_phantom_patient
 from monai_ext.data.studies import DATALIST, FINAL
 from monai_ext.data.text import read_json
 from monai_ext.errors import UserError, report_user_errors
+from monai_ext.files import atomic_path
 
 ADDRESS = "127.0.0.1"
 SECONDS_TO_START = 600  # 20 to 30 alone on two cores; most of it reads packages

@@ -33,7 +33,7 @@ class Job:
 
     def __init__(self, store: dist.Store, rank: int = 0, size: int = 1) -> None:
         self.store, self.rank, self.size = store, rank, size
-        self._meetings = 0
+        self._barriers = 0
 
     def from_first(self, make: Callable[[], Any]) -> Any:
         """Return what ``make`` gives in the first process; the others wait for it and call nothing.
@@ -43,7 +43,7 @@ class Job:
         Args:
             make: returns what JSON can hold.
         """
-        key = self._next_meeting()
+        key = self._next_barrier()
         if self.rank == 0:
             self.store.set(key, json.dumps(make()))
         self._wait([key])
@@ -51,7 +51,7 @@ class Job:
 
     def wait_for_all(self) -> None:
         """Wait, for hours if need be, until every process has come here."""
-        key = self._next_meeting()
+        key = self._next_barrier()
         self.store.set(f"{key}/{self.rank}", "")
         self._wait([f"{key}/{rank}" for rank in range(self.size)])
 
@@ -59,9 +59,9 @@ class Job:
         """Tell the others that this process fails; True in the process that was the first to fail."""
         return self.store.add("failures", 1) == 1
 
-    def _next_meeting(self) -> str:
-        self._meetings += 1
-        return f"meeting/{self._meetings}"
+    def _next_barrier(self) -> str:
+        self._barriers += 1
+        return f"barrier/{self._barriers}"
 
     def _wait(self, keys: Sequence[str]) -> None:
         """Wait for notes of others.

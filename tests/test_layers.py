@@ -24,6 +24,7 @@ LAYERS: dict[str, set[str]] = {
     **{part: {*BOTTOM, "prompts"} for part in PARTS},
     **{run: {*BOTTOM, "prompts", *PARTS} for run in RUNS},
 }
+LAYERS["files"] |= {"errors"}
 LAYERS["engines"] |= {"inferers"}
 LAYERS["handlers"] |= {"evaluation"}
 LAYERS["session"] |= {"handlers", "inferers"}

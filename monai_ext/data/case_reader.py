@@ -13,15 +13,9 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from monai_ext.data.images import (
-    FRAME_SUFFIXES,
-    VOLUME_SUFFIXES,
-    PathLike,
-    read_geometry,
-    read_image,
-    read_label,
-)
+from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, read_geometry, read_image, read_label
 from monai_ext.errors import UserError
+from monai_ext.files import PathLike
 
 
 class CaseReader(ImageReader):

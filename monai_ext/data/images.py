@@ -9,16 +9,14 @@ the same functions to MONAI.
 
 from __future__ import annotations
 
-import errno
 import gzip
 import io
 import math
 import os
 import struct
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -32,7 +30,7 @@ from PIL import Image, ImageOps
 from monai_ext.data.file_error import FileError
 from monai_ext.data.picture_header import PictureHeader, picture_header
 from monai_ext.errors import UserError
-from monai_ext.files import FileMemory, PathLike, file_state, note_sha256
+from monai_ext.files import FileMemory, PathLike, atomic_path, file_state, note_sha256
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -47,17 +45,6 @@ _UNIT_CODES = {1: "m", 2: "mm", 3: "micrometre"}  # of the lowest three bits of 
 _GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
-)
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
-_WRITE_ERRORS = (
-    *_NOT_WRITABLE,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.ENOENT,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
 )
 
 
@@ -287,55 +274,6 @@ def write_mask(path: PathLike, mask: np.ndarray, like: PathLike) -> None:
     written = _image_class(placed)(mask, None, placed)
     with atomic_path(path) as temporary:
         nib.save(written, temporary)
-
-
-@contextmanager
-def atomic_path(path: PathLike) -> Iterator[Path]:
-    """Write a file completely or not at all.
-
-    Yields a temporary path in the same folder with the same suffixes (so that libraries choose the right
-    format), renamed to ``path`` when the block ends well and removed when it does not. The folder is made if
-    need be.
-
-    Raises:
-        UserError: the folder does not take the file (permission, space, name).
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        elsewhere = error.errno == errno.ENOENT and str(error.filename) not in map(
-            str, (temporary, path, *path.parents)
-        )  # a file that the caller reads
-        if error.errno not in _WRITE_ERRORS or elsewhere:
-            raise
-        raise UserError(f"cannot write {path}: {_reason(error)}; write somewhere else") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def ensure_writable_folder(path: PathLike) -> Path:
-    """Make a folder where there is none, and try before a long run whether it takes a file.
-
-    Returns:
-        The folder's absolute path.
-
-    Raises:
-        UserError: it cannot be made, or nothing can be written into it.
-    """
-    folder = Path(path).expanduser().absolute()
-    probe = folder / f".{uuid.uuid4().hex[:8]}-probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {_reason(error)}; write somewhere else") from error
-    return folder
 
 
 def _find_header(path: PathLike) -> _Header:
@@ -607,7 +545,3 @@ def _times(values: Iterable[float]) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _reason(error: OSError) -> str:
-    return "no write permission" if error.errno in _NOT_WRITABLE else error.strerror or str(error)

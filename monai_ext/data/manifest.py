@@ -17,9 +17,9 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictInt, ValidationError
 
-from monai_ext.data.images import PathLike
 from monai_ext.data.text import read_text
 from monai_ext.errors import UserError
+from monai_ext.files import PathLike
 
 MAX_BYTES = 50 * 2**20
 MAX_DEPTH = 20

@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from monai_ext.data.images import PathLike, atomic_path
 from monai_ext.data.text import read_text
 from monai_ext.data.training_settings import SETTINGS_FILE, read_settings
 from monai_ext.errors import UserError
-from monai_ext.files import sha256_of
+from monai_ext.files import PathLike, atomic_path, sha256_of
 
 
 class TrainingData(BaseModel):

@@ -22,10 +22,9 @@ from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
 from monai_ext.data.contents import case_contents, content_key
-from monai_ext.data.images import atomic_path
 from monai_ext.data.manifest import DataList
 from monai_ext.errors import UserError
-from monai_ext.files import source_sha256
+from monai_ext.files import atomic_path, source_sha256
 
 IGNORE = 255
 """Class index of pixels without a scribble, and of those outside the image."""

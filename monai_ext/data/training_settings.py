@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_ext.data.images import atomic_path
 from monai_ext.errors import UserError
+from monai_ext.files import atomic_path
 
 SETTINGS_FILE = "settings.json"
 PARTS = ("config", "data", "cases", "weights", "processes", "made_with", "accepted")

@@ -33,7 +33,7 @@ from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_ext.engines.lockstep import Lockstep
+from monai_ext.engines.lockstep import ProcessGroup
 from monai_ext.losses.promptable import DenseClassLoss, PromptableLoss
 from monai_ext.networks.sam import PromptableSam
 from monai_ext.prompts.sampling import centre_click, noisy_boxes, sample_correction, sample_points
@@ -95,7 +95,7 @@ class InteractiveIteration:
         clip: largest gradient norm, or None.
         seed: seeds prompts and augmentation; iteration i depends on (seed, i), and on the process where there are
             several, alone, so that a run can be resumed.
-        team: the processes that share the batches out; None: there is one.
+        group: the processes that share the batches out; None: there is one.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class InteractiveIteration:
         augment: BatchAugment | None = None,
         clip: float | None = None,
         seed: int = 0,
-        team: Lockstep | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         weights = first_prompt if first_prompt is not None else dict.fromkeys(FIRST_PROMPTS, 1.0)
         if unknown := set(weights) - set(FIRST_PROMPTS):
@@ -129,7 +129,7 @@ class InteractiveIteration:
         self.auxiliary_sources, self.dense_first = torch.tensor(auxiliary_sources), dense_first
         self.promptless_sources = None if promptless_sources is None else torch.tensor(promptless_sources)
         self.dtype, self.augment, self.clip, self.seed = dtype, augment, clip, seed
-        self.team = Lockstep() if team is None else team
+        self.group = ProcessGroup() if group is None else group
 
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, float]:
         """Train on {"image": [B, 3, S, S], "label": [B, 1, S, S], "valid": [B, 1, S, S], "source": [B]}.
@@ -161,7 +161,7 @@ class InteractiveIteration:
         known = torch.zeros(0, dtype=torch.bool)
         if self.auxiliary is not None:
             known = torch.isin(torch.as_tensor(batch["source"]), self.auxiliary_sources)
-        all_targets, all_known = self.team.total([len(owners), int(known.sum())])
+        all_targets, all_known = self.group.total([len(owners), int(known.sum())])
         total = masked = dense = features.new_zeros(())
         if len(owners):  # augmentation may have moved every structure out of the image
             masked = self._interact(network, features, owners, masks, inside, kind, draws)
@@ -172,11 +172,11 @@ class InteractiveIteration:
         if total.requires_grad:  # else the batch, or this process's part, holds nothing to learn from
             total.backward()
         parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
-        self.team.add_gradients(parameters)
+        self.group.add_gradients(parameters)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.clip)
         trainer.optimizer.step()
-        losses = self.team.total([float(part.detach()) for part in (masked, dense, total)])
+        losses = self.group.total([float(part.detach()) for part in (masked, dense, total)])
         output = dict(zip(("mask_loss", "auxiliary_loss", "loss"), losses, strict=True))
         if not all_targets:
             del output["mask_loss"]
@@ -188,10 +188,10 @@ class InteractiveIteration:
         """Seed the sources of randomness of an iteration, and torch's own, from which drop path draws."""
         number = self.seed * 1_000_003 + iteration
         shared = torch.Generator().manual_seed(number)
-        if self.team.size == 1:
+        if self.group.size == 1:
             torch.manual_seed(-number)
             return Draws(shared, shared)
-        own, global_seed = np.random.SeedSequence([self.seed, iteration, self.team.rank]).generate_state(2).tolist()
+        own, global_seed = np.random.SeedSequence([self.seed, iteration, self.group.rank]).generate_state(2).tolist()
         torch.manual_seed(global_seed)
         return Draws(shared, torch.Generator().manual_seed(own))
 

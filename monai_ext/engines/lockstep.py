@@ -17,7 +17,7 @@ from torch import nn
 from monai_ext import processes
 
 
-class Lockstep:
+class ProcessGroup:
     """One process's view of those that train with it; by default it is alone, and nothing is exchanged.
 
     All of them must make the same calls in the same order.
@@ -65,26 +65,26 @@ class Lockstep:
                 dist.broadcast(value, group=self.group, group_src=0)
 
 
-class Meetings:
+class BarrierHandler:
     """Lets processes begin with the same weights, and wait after each epoch while the first validates and writes.
 
     Waiting in the middle of a step would time out. Attach it to a trainer as its last handler.
 
     Args:
-        team: the processes.
+        group: the processes.
         network: begins as that of the first process.
         auxiliary: too; None where there is none.
     """
 
-    def __init__(self, team: Lockstep, network: nn.Module, auxiliary: nn.Module | None = None) -> None:
-        self.team, self.network, self.auxiliary = team, network, auxiliary
+    def __init__(self, group: ProcessGroup, network: nn.Module, auxiliary: nn.Module | None = None) -> None:
+        self.group, self.network, self.auxiliary = group, network, auxiliary
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
-        engine.add_event_handler(Events.STARTED, lambda: self.team.copy_first(self.network, self.auxiliary))
+        engine.add_event_handler(Events.STARTED, lambda: self.group.copy_first(self.network, self.auxiliary))
         engine.add_event_handler(Events.EPOCH_COMPLETED, processes.wait_for_all)
 
 
-def join() -> Lockstep:
+def join() -> ProcessGroup:
     """Return the processes that torchrun has started, or the only one."""
-    return Lockstep(processes.rank(), processes.count())
+    return ProcessGroup(processes.rank(), processes.count())

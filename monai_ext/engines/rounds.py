@@ -23,19 +23,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import WeightRecord, record_training
 from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.data.scribble_slices import CutCase, ScribbleDataset, read_classes, write_classes
 from monai_ext.data.text import read_json
 from monai_ext.engines.segmentor import PromptedSlices, SamTuning, SegmentorTraining, segment_slices
 from monai_ext.errors import UserError
-from monai_ext.files import sha256_of
+from monai_ext.files import atomic_path, sha256_of
 from monai_ext.inferers.embedding_cache import EmbeddingCache
 from monai_ext.inferers.prompted_sam import PromptedSamInferer
 from monai_ext.networks.sam import PromptableSam, load_weights
 
-Look = Callable[[Path, CutCase, PseudoLabels], None]
+Callback = Callable[[Path, CutCase, PseudoLabels], None]
 """Called with a round's folder after each case's pseudo-labels: pictures, Dice. Nothing it finds is used."""
 
 
@@ -55,7 +54,7 @@ class AlternatingRounds:
         rounds: tunings of the promptable model; 0 trains on the pseudo-labels of the model as it came.
         early_stop: end when a round's masks agree no better with the scribbles than those of the round before, and
             keep that one's segmentor.
-        look: see :data:`Look`.
+        callbacks: see :data:`Callback`.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class AlternatingRounds:
         sam_record: WeightRecord | None = None,
         rounds: int = 2,
         early_stop: bool = True,
-        look: Sequence[Look] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         if rounds < 0:
             raise UserError(f"--rounds is {rounds}: give 0 or more.")
@@ -79,7 +78,7 @@ class AlternatingRounds:
         self.segmentor, self.record = segmentor, record
         self.network, self.inferer, self.tuning, self.sam_record = network, inferer, tuning, sam_record
         self.max_epochs = rounds + 1
-        self.early_stop, self.look = early_stop, look
+        self.early_stop, self.callbacks = early_stop, callbacks
         self._cache: EmbeddingCache | None = None
 
     def run(self) -> None:
@@ -146,8 +145,8 @@ class AlternatingRounds:
                 images, scribbles = (np.asarray(x[n]) for x in (self.dataset.images, self.dataset.scribbles))
                 found = self.inferer(images, network, scribbles, case.case, self.cache)  # type: ignore[misc]
                 write_classes(paths[case.case], found.labels, np.asarray(case.load("affine")), self.values)
-                for look in self.look:
-                    look(folder, case, found)
+                for callback in self.callbacks:
+                    callback(folder, case, found)
                 agreed, scribbled = agreed + found.agreed, scribbled + found.scribbled
             with atomic_path(done) as temporary:
                 share = agreed / max(1, scribbled)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_ext.data.images import atomic_path
 from monai_ext.data.text import read_table
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import DRAWS, cohort_warning
@@ -27,6 +26,7 @@ from monai_ext.evaluation.pairing import MACRO, better_direction
 from monai_ext.evaluation.statistics import Floats, percentile_intervals, resampled_means, sum_by_patient
 from monai_ext.evaluation.summary import layout
 from monai_ext.evaluation.table import STATUSES, write_table
+from monai_ext.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,6 @@ from typing import Any
 from tqdm import tqdm
 
 from monai_ext.configuration import first_difference
-from monai_ext.data.images import atomic_path, ensure_writable_folder
 from monai_ext.data.shards import Shard, parse_shard
 from monai_ext.data.text import read_json
 from monai_ext.errors import UserError, report_user_errors
@@ -37,6 +36,7 @@ from monai_ext.evaluation.case_record import (
 from monai_ext.evaluation.record import output_files, read_shard_records, write_merged_record
 from monai_ext.evaluation.summary import format_table
 from monai_ext.evaluation.table import write_table
+from monai_ext.files import atomic_path, ensure_writable_folder
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import numpy as np
 from scipy.ndimage import affine_transform
 
 from monai_ext.data.checks import check_affine, grid_difference, grids_overlap, on_image
-from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, Geometry, PathLike, read_geometry, read_label
+from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, Geometry, read_geometry, read_label
 from monai_ext.errors import UserError
+from monai_ext.files import PathLike
 
 # Longest first; a mask in a lossy picture is none.
 SUFFIXES = sorted({*VOLUME_SUFFIXES, *FRAME_SUFFIXES} - {".jpg", ".jpeg"}, key=lambda suffix: (-len(suffix), suffix))

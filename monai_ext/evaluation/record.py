@@ -24,12 +24,11 @@ import torch
 
 from monai_ext.configuration import PLACES, first_difference
 from monai_ext.data.cards import find_card
-from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import OFFICIAL_WEIGHTS
 from monai_ext.data.provenance import read_record as read_weight_record
 from monai_ext.data.text import read_json
 from monai_ext.errors import UserError
-from monai_ext.files import sha256_of, source_sha256
+from monai_ext.files import atomic_path, sha256_of, source_sha256
 
 RUN_FILE = "run.json"
 NOT_STATED = "not stated"

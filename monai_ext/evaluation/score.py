@@ -23,7 +23,6 @@ from typing import Any
 from tqdm import tqdm
 
 from monai_ext.data.doctor import examine, warn_and_stop
-from monai_ext.data.images import ensure_writable_folder
 from monai_ext.data.manifest import Case, DataList, Visit, load_datalist
 from monai_ext.data.pairs import pair_with_reference
 from monai_ext.data.text import read_json
@@ -37,6 +36,7 @@ from monai_ext.evaluation.outputs import OUTPUT_FILES, write_outputs
 from monai_ext.evaluation.predictions import RESAMPLING_RULE, PredictionFiles, find_predictions
 from monai_ext.evaluation.summary import format_table
 from monai_ext.evaluation.table import Row
+from monai_ext.files import ensure_writable_folder
 
 SPACING_SOURCE = (
     "header of the reference mask, whose grid is that of the image, from the unit that it states (else the image's) to "
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     datalist = load_datalist(given.datalist, given.data_root, split=given.split, fold=given.fold)
     refuse_empty_levels(levels, [{"visit": _visit(case.visit), "fold": _fold(case.fold)} for case in datalist.cases])
     references = _select_targets(datalist, given.reference_visit) if given.follow_up else {}
-    files, strangers = find_predictions(
+    files, unexpected = find_predictions(
         given.predictions, [case.case for case in datalist.cases], datalist.labels, _all_names(given.datalist)
     )
     output_dir = ensure_writable_folder(given.output_dir)
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workers=given.workers,
     )
     folders = _folders(given)
-    warnings = [_below(text, folders) for text in _warnings(scores, files, strangers)]
+    warnings = [_below(text, folders) for text in _warnings(scores, files, unexpected)]
     details = {
         key: CaseDetail(_below(detail.prediction_file, folders), _below(detail.reference_file, folders), detail.counts)
         for key, detail in scores.details.items()
@@ -272,7 +272,7 @@ def _fold(fold: int | None) -> str:
 # What a reader must know
 
 
-def _warnings(scores: Scores, files: Mapping[str, PredictionFiles], strangers: Sequence[str]) -> list[str]:
+def _warnings(scores: Scores, files: Mapping[str, PredictionFiles], unexpected: Sequence[str]) -> list[str]:
     missing = [case for case, found in files.items() if not found.paths]
     told = []
     if missing:
@@ -286,8 +286,8 @@ def _warnings(scores: Scores, files: Mapping[str, PredictionFiles], strangers: S
             f"{_count(scores.unexpected, 'file holds', 'files hold')} values that are no label of the data list "
             f"({_list(values)}), counted as background: {_list(list(scores.unexpected))}"
         )
-    if strangers:
-        told.append(f"{_count(strangers, 'mask is', 'masks are')} of no case of the data list: {_list(strangers)}")
+    if unexpected:
+        told.append(f"{_count(unexpected, 'mask is', 'masks are')} of no case of the data list: {_list(unexpected)}")
     if scores.resampled:
         count = _count(scores.resampled, "prediction was", "predictions were")
         told.append(f"{count} resampled onto the reference's grid: {_list(scores.resampled)}")

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_ext.data.images import atomic_path
 from monai_ext.data.text import read_table
 from monai_ext.errors import UserError
+from monai_ext.files import atomic_path
 
 STATUSES = ("ok", "pred_empty", "ref_empty", "both_empty", "missing", "failed")
 

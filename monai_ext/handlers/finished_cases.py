@@ -32,7 +32,7 @@ from monai_ext.evaluation.case_record import (
 )
 from monai_ext.evaluation.table import write_text
 
-_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")  # of monai_ext.data.images.atomic_path
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")  # of monai_ext.files.atomic_path
 
 
 class FinishedCases:
@@ -133,10 +133,10 @@ class FinishedCases:
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator, after the handlers that write something for a case."""
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._meet)  # all have looked at what is there
+        engine.add_event_handler(Events.EPOCH_STARTED, self._wait)  # all have looked at what is there
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._seed)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._save)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._meet)  # the tables are made of all cases
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._wait)  # the tables are made of all cases
         engine.add_event_handler(Events.COMPLETED, self._describe)
 
     def _start(self, engine: Engine) -> None:
@@ -144,15 +144,15 @@ class FinishedCases:
         done = len(self.cases) - len(self.left)
         if done and processes.is_first():
             print(f"{done} of {len(self.cases)} cases are finished and kept as they are", flush=True)
-        if processes.is_first() and (strangers := self._strangers()):
+        if processes.is_first() and (unexpected := self._unexpected()):
             print(
-                f"warning: {self.output_dir} holds the files of {len(strangers)} cases that this run does not have "
-                f"({', '.join(strangers[:3])}{', ...' if len(strangers) > 3 else ''}); they stay as they are",
+                f"warning: {self.output_dir} holds the files of {len(unexpected)} cases that this run does not have "
+                f"({', '.join(unexpected[:3])}{', ...' if len(unexpected) > 3 else ''}); they stay as they are",
                 file=sys.stderr,
                 flush=True,
             )
 
-    def _strangers(self) -> list[str]:
+    def _unexpected(self) -> list[str]:
         """Return the cases of another run, whose masks and overlays lie among those of this one."""
         records = (self.output_dir / FOLDER).glob("*.json")
         return sorted({path.stem for path in records} - {str(case["case"]) for case in self.cases})
@@ -167,7 +167,7 @@ class FinishedCases:
             record.write(self.output_dir)
         self._open = {}
 
-    def _meet(self, engine: Engine) -> None:
+    def _wait(self, engine: Engine) -> None:
         processes.wait_for_all()
 
     def _describe(self, engine: Engine) -> None:

@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from monai_ext.data.images import atomic_path
+from monai_ext.files import atomic_path
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated, label_masks
 from monai_ext.transforms.sam_input import DISPLAY_DIRECTIONS, display_spacing, to_display

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_ext.data.images import atomic_path
 from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.data.scribble_slices import CutCase
 from monai_ext.data.text import read_table
+from monai_ext.files import atomic_path
 from monai_ext.handlers.overlay import DPI, Scene, draw
 from monai_ext.metrics.dice import dice
 

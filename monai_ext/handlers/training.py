@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_ext import processes
-from monai_ext.data.images import atomic_path
 from monai_ext.data.provenance import WeightRecord, has_record, record_training
 from monai_ext.errors import UserError
+from monai_ext.files import atomic_path
 from monai_ext.networks.lora import merged_state
 from monai_ext.networks.state_dict import count_not_finite
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from monai_ext.data.images import atomic_path
-from monai_ext.files import source_sha256
+from monai_ext.files import atomic_path, source_sha256
 from monai_ext.networks.backbone import Encoder
 
 

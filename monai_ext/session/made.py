@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from monai_ext.data.images import ensure_writable_folder
+from monai_ext.files import ensure_writable_folder
 
 _folders: list[Path] = []  # removed if they are empty
 _contents: list[Path] = []  # removed with all that is in them

@@ -3,8 +3,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import shutil
-import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +13,6 @@ import pytest
 from PIL import Image
 
 from monai_ext.data.images import (
-    atomic_path,
-    ensure_writable_folder,
     is_frame,
     read_first_range,
     read_first_values,
@@ -491,74 +487,6 @@ def test_mask_that_does_not_belong_to_the_image(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="whole numbers >= 0"):
         write_mask(tmp_path / "m.nii", np.full((4, 3, 2), -1), like=image)
     assert sorted(os.listdir(tmp_path)) == ["image.nii"]
-
-
-def write_half(path: Path) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("stopped")
-
-
-def test_atomic_path_leaves_the_whole_file_or_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "mask.v1.nii.gz"
-    with atomic_path(path) as temporary:
-        assert (temporary.parent, temporary.suffixes) == (path.parent, path.suffixes)
-        temporary.write_text("old")
-        assert not path.exists()
-    with pytest.raises(RuntimeError, match="stopped"):
-        write_half(path)
-    assert path.read_text() == "old"
-    assert os.listdir(path.parent) == ["mask.v1.nii.gz"]
-
-
-def test_folder_that_takes_no_file(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write to .*file.out: .*; write somewhere else"):
-        ensure_writable_folder(tmp_path / "file" / "out")
-    with (
-        pytest.raises(UserError, match=r"cannot write .*mask\.nii: .*; write somewhere else"),
-        atomic_path(tmp_path / "file" / "mask.nii") as temporary,
-    ):
-        temporary.touch()
-
-
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
-def test_folder_that_nobody_can_make() -> None:
-    with pytest.raises(UserError, match=r"cannot write /proc/x/mask\.nii: .*"), atomic_path("/proc/x/mask.nii"):
-        pass
-
-
-def test_a_missing_source_is_no_failure_to_write(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "mask.nii") as temporary:
-        shutil.copy(tmp_path / "source.nii", temporary)
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_without_permission(tmp_path: Path) -> None:
-    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    for folder in (tmp_path, tmp_path / "new"):
-        with pytest.raises(UserError, match="no write permission; write somewhere else"):
-            ensure_writable_folder(folder)
-
-
-def test_permission_error_becomes_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(UserError, match="no write permission"), atomic_path(tmp_path / "a") as temporary:
-        temporary.write_text("x")
-    with pytest.raises(UserError, match="no write permission"):
-        ensure_writable_folder(tmp_path / "out")
-    assert os.listdir(tmp_path) == ["out"]
-
-
-def test_writable_folder_is_made_and_left_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    folder = ensure_writable_folder("a/b")
-    assert folder == tmp_path / "a" / "b"
-    assert os.listdir(folder) == []
 
 
 def test_frames_are_told_by_their_suffix() -> None:

@@ -15,7 +15,7 @@ from ignite.engine import Engine
 from torch import Tensor, nn
 
 from monai_ext.engines.interactive import InteractiveIteration, trained_parameters
-from monai_ext.engines.lockstep import Lockstep, Meetings, join
+from monai_ext.engines.lockstep import BarrierHandler, ProcessGroup, join
 from monai_ext.losses.promptable import DenseClassLoss, PromptableLoss
 from monai_ext.networks.sam import PromptableSam, build_compact
 from monai_ext.transforms.augment import BatchAugment
@@ -23,7 +23,7 @@ from monai_ext.transforms.augment import BatchAugment
 SIZE = 64
 
 
-def together(size: int, work: Callable[[Lockstep], Any]) -> list[Any]:
+def together(size: int, work: Callable[[ProcessGroup], Any]) -> list[Any]:
     """What ``work`` returns in each process."""
     store, results = dist.HashStore(), [None] * size
     failures: list[Exception] = []
@@ -31,7 +31,7 @@ def together(size: int, work: Callable[[Lockstep], Any]) -> list[Any]:
     def run(rank: int) -> None:
         group = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=20))
         try:
-            results[rank] = work(Lockstep(rank, size, group))
+            results[rank] = work(ProcessGroup(rank, size, group))
         except Exception as error:
             failures.append(error)
 
@@ -50,29 +50,29 @@ def together(size: int, work: Callable[[Lockstep], Any]) -> list[Any]:
 
 
 def test_totals_are_over_all_processes() -> None:
-    assert together(3, lambda team: team.total([team.rank, 1.5])) == [[3.0, 4.5]] * 3
+    assert together(3, lambda group: group.total([group.rank, 1.5])) == [[3.0, 4.5]] * 3
 
 
 def test_gradients_are_added_and_stay_none_where_nobody_has_one() -> None:
     given: list[list[list[float] | None]] = [[[1, 2], None, None], [[10, 20], [3, 4], None]]
 
-    def work(team: Lockstep) -> list[Any]:
+    def work(group: ProcessGroup) -> list[Any]:
         parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
-        for parameter, values in zip(parameters, given[team.rank], strict=True):
+        for parameter, values in zip(parameters, given[group.rank], strict=True):
             parameter.grad = None if values is None else torch.tensor(values).float()
-        team.add_gradients(parameters)
+        group.add_gradients(parameters)
         return [None if p.grad is None else p.grad.tolist() for p in parameters]
 
     assert together(2, work) == [[[11, 22], [3, 4], None]] * 2
 
 
 def test_all_begin_with_the_first_ones_weights_and_buffers() -> None:
-    def work(team: Lockstep) -> dict[str, list[float]]:
+    def work(group: ProcessGroup) -> dict[str, list[float]]:
         network = nn.BatchNorm1d(2)
         for value in network.state_dict().values():
-            value.fill_(team.rank + 1)
+            value.fill_(group.rank + 1)
         trainer = Engine(lambda engine, batch: None)
-        Meetings(team, network).attach(trainer)
+        BarrierHandler(group, network).attach(trainer)
         trainer.run([0])
         return {name: value.tolist() for name, value in network.state_dict().items()}
 
@@ -84,12 +84,12 @@ def test_all_begin_with_the_first_ones_weights_and_buffers() -> None:
 def test_alone_nothing_is_exchanged(monkeypatch) -> None:
     for name in ("all_reduce", "broadcast"):
         monkeypatch.setattr(dist, name, None)
-    team, parameter = join(), nn.Parameter(torch.ones(2))
-    assert (team.rank, team.size) == (0, 1)
-    assert team.total([3, 0.1]) == [3, 0.1]
-    team.add_gradients([parameter])
+    group, parameter = join(), nn.Parameter(torch.ones(2))
+    assert (group.rank, group.size) == (0, 1)
+    assert group.total([3, 0.1]) == [3, 0.1]
+    group.add_gradients([parameter])
     assert parameter.grad is None
-    team.copy_first(nn.Linear(1, 1), None)
+    group.copy_first(nn.Linear(1, 1), None)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def squares(holds: list[int], source: list[int]) -> dict[str, Tensor]:
 
 
 class Trainer:
-    """Trains a copy of the network as one of a team."""
+    """Trains a copy of the network as one of a group."""
 
     def __init__(self, decay: float = 0.0, rate: float = 0.1, **settings: Any) -> None:
         self.network, self.auxiliary = network(), DenseClassLoss(32, 2)
@@ -143,9 +143,9 @@ def train(batches: Callable[[int], list[dict[str, Tensor]]], **settings: Any) ->
     """Train two processes, each on its own batches: the trainers and what each step returned."""
     trainers = [Trainer(**settings) for _ in range(2)]  # here, for their weights come from torch's one generator
 
-    def work(team: Lockstep) -> tuple[Trainer, list[Any]]:
-        trainers[team.rank].update.team = team
-        return trainers[team.rank], [trainers[team.rank].step(batch) for batch in batches(team.rank)]
+    def work(group: ProcessGroup) -> tuple[Trainer, list[Any]]:
+        trainers[group.rank].update.group = group
+        return trainers[group.rank], [trainers[group.rank].step(batch) for batch in batches(group.rank)]
 
     return together(2, work)
 

@@ -40,28 +40,28 @@ def geometry(shape, affine):
 
 def test_masks_are_found_by_their_case(tmp_path):
     touch(tmp_path, "a.nii.gz", "b.nii", "c d.PNG", "other.png", "metrics.csv", ".hidden.png")
-    found, strangers = find_predictions(tmp_path, ["a", "b", "c d", "e"], ["RV"])
+    found, unexpected = find_predictions(tmp_path, ["a", "b", "c d", "e"], ["RV"])
     assert [found[case].whole for case in ("a", "b", "c d", "e")] == [
         tmp_path / "a.nii.gz",
         tmp_path / "b.nii",
         tmp_path / "c d.PNG",
         None,
     ]
-    assert strangers == ["other.png"]
+    assert unexpected == ["other.png"]
 
 
 def test_a_case_may_be_called_like_a_hidden_file(tmp_path):
     touch(tmp_path, ".a.nii.gz", "b.nii.gz", "._b.nii.gz")
-    found, strangers = find_predictions(tmp_path, [".a", "b"], ["RV"])
-    assert (found[".a"].whole, strangers) == (tmp_path / ".a.nii.gz", [])
+    found, unexpected = find_predictions(tmp_path, [".a", "b"], ["RV"])
+    assert (found[".a"].whole, unexpected) == (tmp_path / ".a.nii.gz", [])
 
 
 def test_labels_may_have_files_of_their_own(tmp_path):
     touch(tmp_path, "a_RV.nii.gz", "a_left_kidney.nii.gz", "b.nii.gz", "b_RV.nii.gz")
-    found, strangers = find_predictions(tmp_path, ["a", "b"], ["RV", "left kidney", "LV"])
+    found, unexpected = find_predictions(tmp_path, ["a", "b"], ["RV", "left kidney", "LV"])
     assert found["a"].by_label == {"RV": tmp_path / "a_RV.nii.gz", "left kidney": tmp_path / "a_left_kidney.nii.gz"}
     assert found["b"] == PredictionFiles(tmp_path / "b.nii.gz")
-    assert strangers == []
+    assert unexpected == []
 
 
 def test_a_case_is_not_taken_for_another_s_label(tmp_path):
@@ -71,10 +71,10 @@ def test_a_case_is_not_taken_for_another_s_label(tmp_path):
     assert found["a_RV"].whole == tmp_path / "a_RV.png"
 
 
-def test_cases_that_are_not_asked_for_are_no_strangers(tmp_path):
+def test_cases_that_are_not_asked_for_are_not_unexpected(tmp_path):
     touch(tmp_path, "a.png", "b.png")
-    _, strangers = find_predictions(tmp_path, ["a"], ["RV"], known=["a", "b"])
-    assert strangers == []
+    _, unexpected = find_predictions(tmp_path, ["a"], ["RV"], known=["a", "b"])
+    assert unexpected == []
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from monai_ext.data.images import atomic_path
 from monai_ext.errors import UserError
 from monai_ext.evaluation.case_record import table_rows
+from monai_ext.files import atomic_path
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.prompt_table import PromptTable
 

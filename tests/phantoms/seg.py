@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from monai_ext.data.dicom.reading import read_dataset, require_extra
-from monai_ext.data.images import atomic_path
 from monai_ext.data.phantoms.dicom import make_uid
+from monai_ext.files import atomic_path
 
 
 def write_seg(

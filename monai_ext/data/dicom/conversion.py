@@ -20,7 +20,7 @@ from monai_ext.data.dicom.drawing import Drawing, grid_of
 from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.label_map import draw_label_map
 from monai_ext.data.dicom.series import read_volume
-from monai_ext.data.images import PathLike, atomic_path
+from monai_ext.files import PathLike, atomic_path
 
 FORMAT = 2  # raise it when the same input gives other files
 GZIP_LEVEL = 1  # noise does not compress: level 6 takes four times as long for a few percent

@@ -42,9 +42,10 @@ from monai_ext.data.dicom.structures import (
     colour_of,
     find_codes,
 )
-from monai_ext.data.images import PathLike, atomic_path, is_frame, read_geometry, read_label
+from monai_ext.data.images import is_frame, read_geometry, read_label
 from monai_ext.data.manifest import Case, load_datalist
 from monai_ext.errors import UserError, report_user_errors
+from monai_ext.files import PathLike, atomic_path
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monai_ext.data.images import PathLike
 from monai_ext.errors import UserError
+from monai_ext.files import PathLike
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from monai_ext.data.dicom.reading import naming_damage, read_dataset
 from monai_ext.data.dicom.series import parse_date
-from monai_ext.data.images import PathLike
 from monai_ext.errors import UserError
+from monai_ext.files import PathLike
 
 if TYPE_CHECKING:
     from pydicom import Dataset

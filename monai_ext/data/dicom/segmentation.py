@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from monai_ext.data.dicom.geometry import LPS_TO_RAS, series_affine, sorted_slices
 from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.reading import naming_damage, read_dataset
-from monai_ext.data.images import PathLike
 from monai_ext.errors import UserError
+from monai_ext.files import PathLike
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -25,8 +25,9 @@ from monai_ext.data.dicom.geometry import find_problems, series_affine, sorted_s
 from monai_ext.data.dicom.headers import SeriesHeaders, SliceHeader
 from monai_ext.data.dicom.reading import NOT_DICOM, looks_like_dicom, naming_damage, read_dataset, require_extra
 from monai_ext.data.folders import walk
-from monai_ext.data.images import MAX_VOXELS, PathLike
+from monai_ext.data.images import MAX_VOXELS
 from monai_ext.errors import UserError
+from monai_ext.files import PathLike
 
 if TYPE_CHECKING:
     from pydicom import Dataset

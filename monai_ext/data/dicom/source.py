@@ -14,8 +14,8 @@ from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.reading import read_dataset
 from monai_ext.data.dicom.series import SeriesList, group_headers
 from monai_ext.data.dicom.structures import Source, clean_headers
-from monai_ext.data.images import PathLike
 from monai_ext.errors import UserError
+from monai_ext.files import PathLike
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -14,8 +14,9 @@ from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.reading import NOT_DICOM, missing_pixel_bytes
 from monai_ext.data.dicom.series import group_headers
 from monai_ext.data.doctor.findings import Check, Problem, many, some
-from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, PathLike
+from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES
 from monai_ext.errors import UserError
+from monai_ext.files import PathLike
 
 FEW_SLICES = 9
 """A series of several orientations with at most so many slices is taken for a localiser."""

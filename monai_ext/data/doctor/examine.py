@@ -17,9 +17,9 @@ from monai_ext.data.doctor.dicom import read_folder
 from monai_ext.data.doctor.facts import LABEL_KEYS, FileFacts, ListFacts, Use, files_of, read_facts
 from monai_ext.data.doctor.findings import Check, Finding, run_checks
 from monai_ext.data.doctor.glance import is_doubtful
-from monai_ext.data.images import PathLike
 from monai_ext.data.manifest import DataList
 from monai_ext.data.picture_header import PictureHeader
+from monai_ext.files import PathLike
 
 LIST_CHECKS: list[Check[ListFacts]] = [
     *manifest.CHECKS,

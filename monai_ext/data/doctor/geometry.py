@@ -11,7 +11,7 @@ from monai_ext.data.doctor.facts import ListFacts, Use, VolumeHeader
 from monai_ext.data.doctor.findings import Check, Problem, many, some
 from monai_ext.data.file_error import FileError
 from monai_ext.data.images import MILLIMETRES, Geometry
-from monai_ext.data.indexing.frame import lies_mirrored
+from monai_ext.data.indexing.index import lies_mirrored
 
 FORMS_APART = 0.05  # of the smallest spacing: beyond, sform and qform disagree by more than rounding
 PIXDIM_APART = 0.01  # of the spacing

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from monai_ext.data.doctor.facts import ListFacts, Mistake, files_of
 from monai_ext.data.doctor.findings import Check, Problem, many, some
-from monai_ext.data.images import PathLike
 from monai_ext.data.manifest import (
     FILE_KEYS,
     Case,
@@ -31,6 +30,7 @@ from monai_ext.data.manifest import (
     select,
 )
 from monai_ext.errors import UserError
+from monai_ext.files import PathLike
 
 _LIST = Path("list")
 

@@ -18,7 +18,7 @@ from monai_ext.data.indexing.chaos import index_chaos
 from monai_ext.data.indexing.dicom import index_dicom
 from monai_ext.data.indexing.folder import index_folder
 from monai_ext.data.indexing.four_d_lung import index_four_d_lung
-from monai_ext.data.indexing.frame import Index, Options
+from monai_ext.data.indexing.index import Index, Options
 from monai_ext.data.indexing.ms_cmrseg import index_ms_cmrseg
 from monai_ext.data.indexing.mscmr import index_mscmr
 from monai_ext.data.indexing.nsclc_radiomics import index_nsclc_radiomics

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from monai_ext.data.cards import load_card
 from monai_ext.data.indexing import INDEXERS, OWN_DATA
-from monai_ext.data.indexing.frame import Options
+from monai_ext.data.indexing.index import Options
 from monai_ext.data.indexing.report import describe
 from monai_ext.data.indexing.writing import index
 from monai_ext.errors import UserError, report_user_errors

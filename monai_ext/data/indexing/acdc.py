@@ -10,9 +10,9 @@ from nibabel.filebasedimages import ImageFileError
 
 from monai_ext.data.cards import Card
 from monai_ext.data.folders import files_below
-from monai_ext.data.images import atomic_path
-from monai_ext.data.indexing.frame import CaseEntry, Index, Options, by_name, nothing_found, start_list
+from monai_ext.data.indexing.index import CaseEntry, Index, Options, by_name, nothing_found, start_list
 from monai_ext.errors import UserError
+from monai_ext.files import atomic_path
 
 PHASES = ("ED", "ES")  # visits 0 and 1
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, is_frame
-from monai_ext.data.indexing.frame import stem
+from monai_ext.data.indexing.index import stem
 from monai_ext.data.indexing.visits import words
 from monai_ext.errors import UserError
 

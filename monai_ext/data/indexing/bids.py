@@ -11,7 +11,7 @@ from pathlib import Path
 
 from monai_ext.data.folders import files_below, natural
 from monai_ext.data.indexing.folder import name_labels
-from monai_ext.data.indexing.frame import CaseEntry, Index, Options, stem
+from monai_ext.data.indexing.index import CaseEntry, Index, Options, stem
 from monai_ext.data.indexing.sessions import is_known, order_sessions, read_table
 from monai_ext.errors import UserError
 

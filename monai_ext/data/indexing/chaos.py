@@ -18,9 +18,10 @@ from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.reading import looks_like_dicom, require_extra
 from monai_ext.data.dicom.series import read_header
 from monai_ext.data.folders import folders_below, natural
-from monai_ext.data.images import ensure_writable_folder, read_label
-from monai_ext.data.indexing.frame import Index, Options, nothing_found, start_list
+from monai_ext.data.images import read_label
+from monai_ext.data.indexing.index import Index, Options, nothing_found, start_list
 from monai_ext.errors import UserError
+from monai_ext.files import ensure_writable_folder
 
 SEQUENCES = {"chaos_t1": ("T1DUAL", "DICOM_anon/InPhase"), "chaos_t2": ("T2SPIR", "DICOM_anon")}
 

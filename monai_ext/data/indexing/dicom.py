@@ -18,10 +18,10 @@ from monai_ext.data.dicom.geometry import find_problems
 from monai_ext.data.dicom.headers import SeriesHeaders
 from monai_ext.data.dicom.series import NOT_DICOM, group_headers
 from monai_ext.data.folders import natural
-from monai_ext.data.images import ensure_writable_folder
 from monai_ext.data.indexing.drawn import Assigned, OnSeries, Patterns, read_drawn
-from monai_ext.data.indexing.frame import Index, Options
+from monai_ext.data.indexing.index import Index, Options
 from monai_ext.errors import UserError
+from monai_ext.files import ensure_writable_folder
 
 USUAL = ("CT", "MR")
 

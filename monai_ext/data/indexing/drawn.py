@@ -17,7 +17,7 @@ from monai_ext.data.dicom.rtstruct_reader import StructureSet, read_structures
 from monai_ext.data.dicom.segmentation import Segmentation, read_segmentation
 from monai_ext.data.dicom.series import SeriesList
 from monai_ext.data.folders import natural
-from monai_ext.data.indexing.frame import Index, Options
+from monai_ext.data.indexing.index import Index, Options
 from monai_ext.data.indexing.structures import expressions_of, patterns_of
 from monai_ext.errors import UserError
 

@@ -13,7 +13,7 @@ from monai_ext.data.dicom.reading import has_preamble
 from monai_ext.data.folders import files_below
 from monai_ext.data.images import is_frame
 from monai_ext.data.indexing.arrangement import IMAGE_FOLDERS, LABEL_FOLDERS, SCRIBBLE_FOLDERS, SUFFIXES, Found, arrange
-from monai_ext.data.indexing.frame import CaseEntry, Index, Options, label_values, parse_visit_or_date, stem
+from monai_ext.data.indexing.index import CaseEntry, Index, Options, label_values, parse_visit_or_date, stem
 from monai_ext.data.indexing.pictures import MaskCleaner
 from monai_ext.data.indexing.visits import patients_and_visits
 from monai_ext.data.text import read_json

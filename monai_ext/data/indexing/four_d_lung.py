@@ -19,10 +19,10 @@ from monai_ext.data.dicom.headers import SeriesHeaders, SliceHeader
 from monai_ext.data.dicom.rtstruct_reader import Roi, StructureSet, read_structures
 from monai_ext.data.dicom.series import NOT_DICOM, group_headers
 from monai_ext.data.folders import natural
-from monai_ext.data.images import ensure_writable_folder
-from monai_ext.data.indexing.frame import Index, Options, nothing_found, start_list
+from monai_ext.data.indexing.index import Index, Options, nothing_found, start_list
 from monai_ext.data.indexing.structures import structure_to_find
 from monai_ext.errors import UserError
+from monai_ext.files import ensure_writable_folder
 
 GATES = (0,)  # P2SAM uses the first of the ten
 LEFT_OUT = "118_HM10395"

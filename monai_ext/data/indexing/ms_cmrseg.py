@@ -6,7 +6,7 @@ from pathlib import Path
 
 from monai_ext.data.cards import Card
 from monai_ext.data.folders import files_below, natural
-from monai_ext.data.indexing.frame import CaseEntry, Index, Options, by_name, nothing_found, start_list
+from monai_ext.data.indexing.index import CaseEntry, Index, Options, by_name, nothing_found, start_list
 
 _IMAGE = r"(patient[0-9]+_(?:C0|T2|LGE))"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from monai_ext.data.cards import Card
 from monai_ext.data.folders import files_below, natural
-from monai_ext.data.indexing.frame import CaseEntry, Index, Options, by_name, nothing_found, start_list
+from monai_ext.data.indexing.index import CaseEntry, Index, Options, by_name, nothing_found, start_list
 
 
 def index_mscmr(root: Path, files: Path, card: Card, options: Options) -> Index:

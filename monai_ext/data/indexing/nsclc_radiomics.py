@@ -17,10 +17,10 @@ from monai_ext.data.dicom.rtstruct_reader import read_structures
 from monai_ext.data.dicom.segmentation import read_segmentation
 from monai_ext.data.dicom.series import NOT_DICOM, SeriesList, group_headers
 from monai_ext.data.folders import natural
-from monai_ext.data.images import ensure_writable_folder
-from monai_ext.data.indexing.frame import Index, Options, nothing_found, start_list
+from monai_ext.data.indexing.index import Index, Options, nothing_found, start_list
 from monai_ext.data.indexing.structures import structure_to_find
 from monai_ext.errors import UserError
+from monai_ext.files import ensure_writable_folder
 
 
 def index_nsclc_radiomics(root: Path, files: Path, card: Card, options: Options) -> Index:

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from monai_ext.data.cards import Card, Ranges
 from monai_ext.data.folders import files_below, natural
-from monai_ext.data.images import FRAME_SUFFIXES, atomic_path, read_image
-from monai_ext.data.indexing.frame import (
+from monai_ext.data.images import FRAME_SUFFIXES, read_image
+from monai_ext.data.indexing.index import (
     CaseEntry,
     Index,
     Options,
@@ -31,6 +31,7 @@ from monai_ext.data.indexing.frame import (
 )
 from monai_ext.data.text import read_table
 from monai_ext.errors import UserError
+from monai_ext.files import atomic_path
 
 MIDDLE = 128  # a grey value from here on is white
 ANYTHING = 1  # instance numbers and dark colours: all but black

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monai_ext.data.cards import Card
-from monai_ext.data.indexing.frame import Counts, Index
+from monai_ext.data.indexing.index import Counts, Index
 
 SHOWN = 10  # skipped items and reasons on the terminal; the list holds all of them
 

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from monai_ext.data.cards import Card
 from monai_ext.data.folders import files_below
-from monai_ext.data.images import MAX_VOXELS, atomic_path
-from monai_ext.data.indexing.frame import Index, Options, nothing_found, start_list
+from monai_ext.data.images import MAX_VOXELS
+from monai_ext.data.indexing.index import Index, Options, nothing_found, start_list
 from monai_ext.errors import UserError
+from monai_ext.files import atomic_path
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TYPES = {

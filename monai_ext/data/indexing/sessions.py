@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from monai_ext.data import text
 from monai_ext.data.folders import natural
-from monai_ext.data.indexing.frame import parse_visit_or_date
+from monai_ext.data.indexing.index import parse_visit_or_date
 from monai_ext.errors import UserError
 
 VisitValue: TypeAlias = int | float | str

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from monai_ext.data.cards import Card
-from monai_ext.data.indexing.frame import Index, Options
+from monai_ext.data.indexing.index import Index, Options
 from monai_ext.errors import UserError
 
 MOST_NAMES = 20  # of ROIs in a message

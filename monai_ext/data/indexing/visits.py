@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from monai_ext.data.folders import natural
-from monai_ext.data.indexing.frame import parse_visit_or_date
+from monai_ext.data.indexing.index import parse_visit_or_date
 
 Visit: TypeAlias = int | float | str
 

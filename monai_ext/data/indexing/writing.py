@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.data.cards import load_card
-from monai_ext.data.images import atomic_path
 from monai_ext.data.indexing import INDEXERS, OWN_DATA
-from monai_ext.data.indexing.frame import Index, Options, check_cases
+from monai_ext.data.indexing.index import Index, Options, check_cases
 from monai_ext.data.indexing.report import report
 from monai_ext.data.manifest import FILE_KEYS, load_datalist
 from monai_ext.errors import UserError
+from monai_ext.files import atomic_path
 
 REASONS = 3  # different ones in a message
 EVERYWHERE = frozenset({"modality", "image_pattern", "copy_geometry", "headers_only"})

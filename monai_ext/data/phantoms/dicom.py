@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from monai_ext.data.dicom.reading import read_dataset, require_extra
-from monai_ext.data.images import atomic_path
+from monai_ext.files import atomic_path
 
 if TYPE_CHECKING:
     from pydicom import Dataset

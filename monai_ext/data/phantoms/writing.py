@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_ext.data.images import atomic_path
 from monai_ext.data.phantoms.cells import CELL_LABELS, phantom_cells
 from monai_ext.data.phantoms.patient import PATIENT_LABELS, PhantomVisit, phantom_patient
 from monai_ext.data.text import read_json
+from monai_ext.files import atomic_path
 
 LICENCE = "Apache-2.0"  # the package's: nothing here comes from a real image
 

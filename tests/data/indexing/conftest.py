@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_ext.data.indexing.frame import Options
+from monai_ext.data.indexing.index import Options
 from monai_ext.data.indexing.writing import index
 from monai_ext.data.manifest import DataList, load_datalist
 

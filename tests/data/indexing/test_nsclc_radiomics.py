@@ -13,7 +13,7 @@ import pytest
 
 from monai_ext.data.cards import load_card
 from monai_ext.data.images import read_geometry, read_image, read_label
-from monai_ext.data.indexing.frame import Index
+from monai_ext.data.indexing.index import Index
 from monai_ext.data.indexing.nsclc_radiomics import _add_splits
 from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
 from monai_ext.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from monai_ext.data.cards import load_card
-from monai_ext.data.indexing.frame import Index, Options
+from monai_ext.data.indexing.index import Index, Options
 from monai_ext.data.indexing.structures import parse_roi, patterns_of, structure_to_find
 from monai_ext.errors import UserError
 

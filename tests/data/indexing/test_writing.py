@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from monai_ext.data.indexing import INDEXERS
-from monai_ext.data.indexing.frame import Options
+from monai_ext.data.indexing.index import Options
 from monai_ext.data.indexing.writing import index
 from monai_ext.data.manifest import load_datalist
 from monai_ext.errors import UserError

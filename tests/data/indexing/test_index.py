@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monai_ext.data.indexing.frame import (
+from monai_ext.data.indexing.index import (
     Index,
     Options,
     by_name,
