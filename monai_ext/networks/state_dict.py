@@ -13,12 +13,13 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from monai_ext.errors import UserError
+from monai_ext.files import FileMemory, PathLike
 
 Recognise = Callable[[Mapping[str, Any]], str | None]
 """Names the network that the names and shapes of a state dict belong to; None where it is unknown."""
@@ -103,7 +104,7 @@ def check_file(path: Path, variant: str) -> None:
         raise UserError(f"checkpoint {path} is a folder: give the path of a {variant} state dict in it.")
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist: give the path of a {variant} state dict.")
-    found = _other_file(path)
+    found = _KINDS.find(path, _other_file)
     if found:
         raise UserError(f"checkpoint {path} is not a plain state dict of tensors: it is {found}.")
 
@@ -160,11 +161,17 @@ def count_not_finite(value: Tensor) -> int:
 # ---- what a file is instead ------------------------------------------------------------------------------------------
 
 
-def _other_file(path: Path) -> str | None:
+_KINDS: FileMemory[str | None] = FileMemory()
+
+
+def _other_file(path: PathLike) -> str | None:
     """Say what a file is that is not one of ``torch.save``, and what to do; None where it may be one."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        begin = file.read(512)
+    with open(path, "rb") as file:
+        return _describe(Path(path), file)
+
+
+def _describe(path: Path, file: BinaryIO) -> str | None:
+    begin = file.read(512)
     if not begin:
         return "empty: copy or download it again"
     if begin.lstrip()[:1] == b"<":
@@ -174,15 +181,16 @@ def _other_file(path: Path) -> str | None:
             return what
     header = int.from_bytes(begin[:8], "little")
     if begin[8:9] == b"{" and 2 <= header < 2**32:
-        return _describe_safetensors(path, header, size)
+        return _describe_safetensors(path, file, header)
     if begin.startswith(b"PK"):
-        return _describe_archive(path)
+        return _describe_archive(file)
     return None
 
 
-def _describe_safetensors(path: Path, header: int, size: int) -> str:
-    with path.open("rb") as file:
-        text = file.read(8 + header)[8:]
+def _describe_safetensors(path: Path, file: BinaryIO, header: int) -> str:
+    size = path.stat().st_size
+    file.seek(8)
+    text = file.read(header)
     try:
         entries = json.loads(text)
         end = 8 + header + max((e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__"), default=0)
@@ -197,11 +205,11 @@ def _describe_safetensors(path: Path, header: int, size: int) -> str:
     )
 
 
-def _describe_archive(path: Path) -> str | None:
+def _describe_archive(file: BinaryIO) -> str | None:
     """Say what a zip archive is that ``torch.save`` did not write as such."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(file):
         return "incomplete (it ends early): copy or download it again"
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
     if any(name.endswith("/constants.pkl") for name in names):
         return "a TorchScript archive: save the network's state_dict() instead"

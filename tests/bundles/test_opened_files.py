@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from monai_ext.data.provenance import WeightRecord, write_record
+from monai_ext.files import CLOCK_TICK
 
 FAST = {"n_pos": [1, 2], "n_neg": [1, 1]}
 _counters: list[Counter[str]] = []
@@ -69,6 +71,7 @@ def weights(tmp_path, tiny_weights) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     record = {"name": "tiny", "variant": "compact", "datasets": [], "command": "-", "licence": "-", "sha256": digest}
     write_record(path, WeightRecord.model_validate(record))
+    time.sleep(2 * CLOCK_TICK)  # what was written just now is not remembered
     return path
 
 
@@ -84,7 +87,8 @@ def test_an_evaluation_opens_each_file_twice(
     with count_opens() as opens:
         run_bundle("p2sam", "inference", "evaluate", **options)
     files = [*inputs(listed), weights]
-    assert {path.name: opens[str(path)] for path in files} == {path.name: 2 for path in files}  # checks, run
+    expected = {path.name: 2 for path in inputs(listed)} | {weights.name: 3}  # checks, run; checksum, kind, contents
+    assert {path.name: opens[str(path)] for path in files} == expected
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     recorded = {Path(entry["path"]).name: entry["sha256"] for entry in [*record["inputs"], record["checkpoint"]]}
     assert recorded == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
