@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -23,7 +23,9 @@ from monai_ext.errors import UserError
 from monai_ext.prompts.ties import first_minimum
 from monai_ext.transforms.sam_input import slice_positions, to_display
 
-RULES = ("position", "relative", "oracle_centre")
+Range = tuple[int, int] | None
+"""First and last slice; None: not known."""
+
 LARGEST_TILT = 20.0
 """Degrees between the slices of two visits above which positions are no longer comparable slice by slice."""
 SAME_DISTANCE_MM = 1e-3
@@ -54,17 +56,7 @@ def match_slices(
             missing oracle knowledge (``oracle_centre``).
     """
     check_rule(rule)
-    depth, reference_depth = target.shape[-1], reference.shape[-1]
-    if rule == "relative" or (rule == "position" and depth == reference_depth == 1 and _is_frame(target)):
-        return [int((2 * k + 1) * reference_depth / (2 * depth)) for k in range(depth)]
-    if rule == "position":
-        return _by_position(target, reference)
-    if reference_slices is None or target_slices is None:
-        raise UserError(
-            f"{_file(target)}: slice_match oracle_centre needs to know which slices of the target hold the structure: "
-            "overlay configs/oracle_centre.yaml on evaluate.yaml, or choose --slice_match position."
-        )
-    return _by_centre(depth, reference_slices, target_slices)
+    return RULES[rule](target, reference, reference_slices, target_slices)
 
 
 def check_rule(rule: str) -> None:
@@ -77,7 +69,12 @@ def check_rule(rule: str) -> None:
         raise UserError(f"slice_match {rule!r} is unknown: choose one of {', '.join(RULES)}.")
 
 
-def _by_position(target: MetaTensor, reference: MetaTensor) -> list[int | None]:
+def _by_position(
+    target: MetaTensor, reference: MetaTensor, reference_slices: Range = None, target_slices: Range = None
+) -> list[int | None]:
+    """Find the reference slice nearest in scanner coordinates, within half a slice's thickness; frames have none."""
+    if target.shape[-1] == reference.shape[-1] == 1 and _is_frame(target):
+        return _by_height(target, reference)
     centres, normal = slice_positions(target)
     reference_centres, reference_normal = slice_positions(reference)
     tilt = np.degrees(np.arccos(np.clip(abs(normal @ reference_normal), 0, 1)))
@@ -104,13 +101,36 @@ def _by_position(target: MetaTensor, reference: MetaTensor) -> list[int | None]:
     return matches
 
 
-def _by_centre(depth: int, reference: tuple[int, int], target: tuple[int, int]) -> list[int | None]:
-    n_reference, n_target = reference[1] - reference[0] + 1, target[1] - target[0] + 1
-    matches: list[int | None] = [None] * depth
+def _by_height(
+    target: MetaTensor, reference: MetaTensor, reference_slices: Range = None, target_slices: Range = None
+) -> list[int | None]:
+    """Find the slice at the same relative height."""
+    depth, reference_depth = target.shape[-1], reference.shape[-1]
+    return [int((2 * k + 1) * reference_depth / (2 * depth)) for k in range(depth)]
+
+
+def _by_centre(
+    target: MetaTensor, reference: MetaTensor, reference_slices: Range = None, target_slices: Range = None
+) -> list[int | None]:
+    """Align the centres of the slices that hold the structure."""
+    if reference_slices is None or target_slices is None:
+        raise UserError(
+            f"{_file(target)}: slice_match oracle_centre needs to know which slices of the target hold the structure: "
+            "overlay configs/oracle_centre.yaml on evaluate.yaml, or choose --slice_match position."
+        )
+    (first, last), (target_first, target_last) = reference_slices, target_slices
+    n_reference, n_target = last - first + 1, target_last - target_first + 1
+    matches: list[int | None] = [None] * target.shape[-1]
     for k in range(n_target):
         aligned = n_reference // 2 - (n_target // 2 - k)
-        matches[target[0] + k] = reference[0] + min(max(aligned, 0), n_reference - 1)
+        matches[target_first + k] = first + min(max(aligned, 0), n_reference - 1)
     return matches
+
+
+Rule = Callable[[MetaTensor, MetaTensor, Range, Range], list[int | None]]
+
+RULES: dict[str, Rule] = {"position": _by_position, "relative": _by_height, "oracle_centre": _by_centre}
+"""Rules by name; the arguments are those of :func:`match_slices`. A further rule is a further entry."""
 
 
 def _thickness(image: MetaTensor) -> float:

@@ -87,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--follow_up",
         choices=("yes", "no"),
-        help="whether P2SAM shall segment later visits, so that it is an error if there are none (default: if cases "
-        "name patients, and no scribble, split or fold)",
+        help="whether later visits shall be segmented from earlier ones, so that it is an error if there are none "
+        "(default: if cases name patients, and no scribble, split or fold)",
     )
     parser.add_argument("--fast", action="store_true", help="read headers only")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")

@@ -169,9 +169,10 @@ class ListFacts:
     follow_up: bool | None = None
 
     def is_followed_up(self) -> bool:
-        """Tell whether the list is one for P2SAM: unless it is said, one that names patients and is not for training.
+        """Tell whether later visits are to be segmented from earlier ones.
 
-        A scribble, a split or a fold of any case means that it is for training, or tests what was trained.
+        ``follow_up`` says so; without it, cases that name patients do. Not where a case has a scribble, a split or a
+        fold: such a list is for training, or tests what was trained.
         """
         if self.follow_up is not None:
             return self.follow_up

@@ -199,7 +199,7 @@ def visits_apart(facts: ListFacts) -> Iterator[Problem]:
             continue
         if not grids_overlap(one, other):
             sentence = f"{target.name} and its reference {reference.name} do not overlap in space"
-            fix = "check that both are of this patient, or run P2SAM with --slice_match relative"
+            fix = "check that both are of this patient, or match slices by height (--slice_match relative)"
             yield target.problem(sentence, fix)
 
 

@@ -12,7 +12,7 @@ from monai_ext.errors import UserError
 
 
 def nothing_to_follow(facts: ListFacts) -> Iterator[Problem]:
-    """The list is one for P2SAM, which stops at it: no patient has an image later than an annotated one, for instance.
+    """Later visits are to be segmented from earlier ones, and none can be: no patient has an annotated earlier one.
 
     It is not looked for where no case names a patient, or one has a scribble, a split or a fold: such lists are for
     training, or test what was trained. --follow_up yes or no says which it is.
@@ -31,16 +31,21 @@ def no_patient(facts: ListFacts) -> Iterator[Problem]:
     names = [case.case for case in facts.datalist.cases if case.patient is None]
     if names:
         sentence = f"{len(names)} of {many(len(facts.datalist.cases), 'case')} name no patient ({some(names)})"
-        yield Problem(sentence, "add 'patient' where you know it; P2SAM needs it, or references of the case's own")
+        yield Problem(
+            sentence,
+            "add 'patient' where you know it; a later visit needs it to find its reference, or references of its own",
+        )
 
 
 def single_visit(facts: ListFacts) -> Iterator[Problem]:
-    """Patients with one image and no references of its own: P2SAM leaves them out, other methods do not mind."""
+    """Patients with one image and no references of its own: methods that follow a patient leave them out."""
     patients = _patients(facts)
     alone = [name for name, cases in patients.items() if len(cases) == 1 and not cases[0].reference_image]
     if alone:
         sentence = f"{len(alone)} of {many(len(patients), 'patient')} have a single image ({some(alone)})"
-        yield Problem(f"{sentence}, which P2SAM leaves out", "add their other visits if you have them")
+        yield Problem(
+            f"{sentence}, which a method that follows patients leaves out", "add their other visits if you have them"
+        )
 
 
 def visit_missing(facts: ListFacts) -> Iterator[Problem]:
@@ -54,7 +59,7 @@ def visit_missing(facts: ListFacts) -> Iterator[Problem]:
 
 
 def same_visit(facts: ListFacts) -> Iterator[Problem]:
-    """Several annotated images of a patient have the same visit: P2SAM takes them together as references."""
+    """Several annotated images of a patient have the same visit: they serve together as references."""
     for patient, cases in _patients(facts).items():
         visits: dict[object, list[str]] = {}
         for case in cases:
@@ -63,12 +68,12 @@ def same_visit(facts: ListFacts) -> Iterator[Problem]:
         for visit, names in visits.items():
             if len(names) > 1:
                 sentence = f"patient {patient} has {len(names)} annotated images of visit {visit} ({some(names)})"
-                fix = "give each its own visit if they are not to serve together as P2SAM's references"
+                fix = "give each its own visit if they are not to serve together as references"
                 yield Problem(sentence, fix, names[0])
 
 
 def no_annotated_visit(facts: ListFacts) -> Iterator[Problem]:
-    """A patient has several images but no label map (and no scribble): P2SAM has nothing to follow them from."""
+    """A patient has several images but no label map (and no scribble): no visit can serve the others."""
     for patient, cases in _patients(facts).items():
         followed = [case for case in cases if not case.reference_image]
         if len(followed) > 1 and not any(case.label or case.scribble for case in followed):

@@ -148,7 +148,7 @@ def empty_reference(facts: ListFacts) -> Iterator[Problem]:
 
 
 def structure_not_in_reference(facts: ListFacts) -> Iterator[Problem]:
-    """The reference lacks some of the structures; P2SAM stops unless --labels leaves them out."""
+    """The reference lacks some of the structures; a run stops unless --labels leaves them out."""
     for follow_up, present in _references(facts):
         missing = [name for name, value in facts.datalist.labels.items() if value not in present]
         if present and missing:
