@@ -55,6 +55,8 @@ class PersamInferer(FollowUpInferer):
         slice_match: see :class:`FollowUpInferer`.
         reference_image: see :class:`FollowUpInferer`.
         reference_label: see :class:`FollowUpInferer`.
+        guided: target-guided attention and target-semantic prompting in the first pass; without them PerSAM is its two
+            points and its three passes, for weights that never trained with such attention.
 
     Raises:
         UserError: for an unknown mode.
@@ -69,11 +71,12 @@ class PersamInferer(FollowUpInferer):
         slice_match: str = "position",
         reference_image: Paths | None = None,
         reference_label: Paths | None = None,
+        guided: bool = True,
     ) -> None:
         super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
         if mode not in MODES:
             raise UserError(f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}.")
-        self.mode, self.multimask = mode, multimask
+        self.mode, self.multimask, self.guided = mode, multimask, guided
 
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
@@ -102,7 +105,10 @@ class PersamInferer(FollowUpInferer):
     ) -> SliceResult:
         maps = cosine_maps(feature, embeddings.features[0])
         prompt, bias = self._prompt(network, target, embeddings, maps)
-        logits = guided_cascade(network, embeddings, [prompt], target.original_size, bias, feature, self.multimask)
+        attention, target_feature = (bias, feature) if self.guided else (None, None)
+        logits = guided_cascade(
+            network, embeddings, [prompt], target.original_size, attention, target_feature, self.multimask
+        )
         mask = network.to_image(logits, embeddings.size)[0, 0]
         if not bool((mask > 0).any()):
             return SliceResult(None, "no_foreground", {"recovered": recovered})

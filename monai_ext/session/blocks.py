@@ -37,6 +37,9 @@ def case_preprocessing(
 ) -> Compose:
     """Return what brings the files of a case to the input frame: [C, H, W, D], image values in [0, 255].
 
+    A target gets the scale of its patient from its references; what comes with a mask is a reference, which is told the
+    scale (:class:`~monai_ext.inferers.reference.ReferenceLoader`), or stands alone.
+
     Args:
         image_size: pixels of the longer side of a slice.
         intensity: grey values; see :class:`~monai_ext.transforms.intensity.Intensityd`.
@@ -50,11 +53,10 @@ def case_preprocessing(
     steps: list[Any] = [_load("image")]
     steps += [_load(names, mask=True)] if names else []
     steps += [Requestd("image", served, result_options)] if served is not None else []
-    steps += [
-        Intensityd("image", intensity=intensity),
-        FrameExtentd("image", read_geometry, slice_axis),
-        SamInputd(["image", *names], image_size, mode=["bilinear", *["nearest"] * len(names)], slice_axis=slice_axis),
-    ]
+    steps += [Intensityd("image", intensity=intensity)]
+    steps += [] if names else [FrameExtentd("image", read_geometry, slice_axis)]
+    modes = ["bilinear", *["nearest"] * len(names)]
+    steps += [SamInputd(["image", *names], image_size, mode=modes, slice_axis=slice_axis)]
     steps += [_load("label", mask=True)] if with_label else []
     return Compose([*steps, *further])
 

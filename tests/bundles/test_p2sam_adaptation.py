@@ -163,7 +163,7 @@ def test_interrupted_training_ends_in_the_same_weights(lora, start, tmp_path, mo
 
 DRIVER = """
 import runpy, sys
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {tests!r}]
 from test_p2sam_adaptation import sam, tiny_vit
 sam.sam_model_registry["vit_b"] = tiny_vit
 runpy.run_module("monai.bundle", run_name="__main__")
@@ -187,7 +187,9 @@ ALIKE: dict[str, Any] = {
 
 
 def test_two_processes_of_torchrun_train_lora_as_one(start, tmp_path) -> None:
-    (tmp_path / "driver.py").write_text(DRIVER.format(here=str(Path(__file__).parent)))
+    (tmp_path / "driver.py").write_text(
+        DRIVER.format(here=str(Path(__file__).parent), tests=str(Path(__file__).parents[1]))
+    )
     overlay = tmp_path / "alike.yaml"
     overlay.write_text(json.dumps(ALIKE))
     train(tmp_path / "alone", start, str(overlay.with_suffix("")), **ALIKE)

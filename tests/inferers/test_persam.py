@@ -225,6 +225,23 @@ def test_an_empty_mask_between_the_passes_gives_no_box(tiny_network, make_image,
     assert logits.shape == (1, 1, 4 * G, 4 * G)
 
 
+def test_without_guidance_the_first_pass_is_sam_s_own(tiny_network, make_image, make_loader, label, monkeypatch):
+    network, seen = tiny_network(1), []
+    decode = network.decode
+
+    def watch(*args, **options):
+        seen.append((options.get("attention_bias"), options.get("target_embedding")))
+        return decode(*args, **options)
+
+    monkeypatch.setattr(network, "decode", watch)
+    loader = make_loader({"a": (make_image(5, (*SIZE, 1)), label)}, LABELS)
+    for guided in (True, False):
+        PersamInferer(LABELS, loader, guided=guided)(make_image(1, (*SIZE, 1))[None], network, "a", "a")
+    first_passes = seen[::3]
+    assert [bias is not None and target is not None for bias, target in first_passes] == [True] * 2 + [False] * 2
+    assert all(guidance == (None, None) for n, guidance in enumerate(seen) if n % 3)
+
+
 def test_an_empty_answer_is_no_foreground(tiny_network, make_image, make_loader, label, monkeypatch):
     nothing = torch.full((1, 1, 4 * G, 4 * G), -1.0)
     monkeypatch.setattr("monai_ext.inferers.persam.guided_cascade", lambda *args: nothing)
