@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monai_ext.data.text import read_json
 from monai_ext.errors import UserError
 from monai_ext.files import atomic_path
 
@@ -37,7 +38,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / SETTINGS_FILE
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path)
         if all(part in settings for part in PARTS):
             return settings
     except (OSError, ValueError, TypeError):

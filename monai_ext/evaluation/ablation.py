@@ -222,7 +222,7 @@ def read_tables(bundle_root: str | Path) -> dict[str, Table]:
     """
     path = Path(bundle_root) / "configs" / TABLES_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return {
             table: tuple(Setting(name, dict(options)) for name, options in settings.items())
             for table, settings in content.items()

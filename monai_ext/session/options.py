@@ -21,6 +21,7 @@ from monai.bundle.config_item import ComponentLocator
 from monai.bundle.utils import merge_kv
 from monai.utils import ensure_tuple
 
+from monai_ext.data.text import read_text
 from monai_ext.errors import UserError
 from monai_ext.session.values import is_expression, read_value
 
@@ -220,7 +221,7 @@ def _declared(path: Path) -> list[tuple[str, str, str]]:
     """Read (name, value, comment) of the options of one file: plain entries up to the heading after them."""
     content = ConfigParser.load_config_file(path)
     found: list[tuple[str, str, str]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).splitlines():
         if found and line.startswith("# ---"):
             break
         entry = re.match(r"(\w+):(.*)", line)

@@ -58,7 +58,6 @@ NOT_EDITED = {
     "label_server.py": 1,  # the log of a process
     "data/indexing/retouch.py": 1,  # headers of MetaImage, Latin-1
     "data/indexing/acdc.py": 1,  # Info.cfg, of which bytes that are no text are passed over
-    "session.py": 1,  # settings that the session wrote
 }
 
 
