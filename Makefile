@@ -14,11 +14,12 @@ STAMP  := $(VENV)/.installed
 LABEL_STAMP := $(LABEL_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-processors label-install label-demo test-label lint typecheck bench clean
+.PHONY: help install demo test test-fast test-processors label-install label-demo test-label lint typecheck bench clean
 
 help:
 	@echo "make demo       run P2SAM on a phantom patient, into $(DEMO)"
 	@echo "make test       run the tests"
+	@echo "make test-fast  the tests but those that run whole bundles"
 	@echo "make test-processors  the tests that can differ, as on older processors"
 	@echo "make label-demo a MONAI Label server on the phantom patient, its mask compared, into $(LABEL_DEMO)"
 	@echo "make test-label the tests of MONAI Label, with real servers"
@@ -46,6 +47,10 @@ demo: $(STAMP)
 	  --config_file "['bundles/p2sam/configs/inference.yaml','bundles/p2sam/configs/evaluate.yaml']" \
 	  --bundle_root bundles/p2sam --output_dir $(DEMO)
 	@echo "pictures: $(DEMO)/overlays    masks: $(DEMO)/masks"
+
+# Without the tests that run whole bundles, or take seconds: for the everyday.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest --ignore tests/label -m "not slow" $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --ignore tests/label $(ARGS)

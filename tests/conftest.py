@@ -18,3 +18,10 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("MONAI_EXT_DATA does not name the folder of real cases")
     return Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what runs whole bundles; ``make test-fast`` leaves these out, and tests marked so one by one."""
+    for item in items:
+        if "bundles" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
