@@ -31,6 +31,20 @@ class TrainingData(BaseModel):
     licence: str
 
 
+class Serves(BaseModel):
+    """What weights are chosen for where the user names none; empty lists do not limit.
+
+    Args:
+        modalities: words for them, one of which stands in the name of a case's modality.
+        structures: words for them, likewise.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    modalities: list[str] = []
+    structures: list[str] = []
+
+
 class WeightRecord(BaseModel):
     """Provenance of one checkpoint.
 
@@ -44,6 +58,7 @@ class WeightRecord(BaseModel):
         notes: anything else.
         trained_parameters: how many parameters of each part of the network the training changed, where that is known.
         trained_as: options of the training that inference has to repeat (labels in their order, sizes, ...).
+        serves: what they are chosen for by :func:`monai_ext.session.default_weights.choose_weights`; None: for nothing.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -57,6 +72,7 @@ class WeightRecord(BaseModel):
     notes: str = ""
     trained_parameters: dict[str, int] | None = None
     trained_as: dict[str, Any] = {}
+    serves: Serves | None = None
 
 
 def _official(variant: str, sha256: str) -> WeightRecord:

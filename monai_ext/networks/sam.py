@@ -27,9 +27,10 @@ from torchvision.ops import stochastic_depth
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 from monai_ext.networks import fast_decoder
-from monai_ext.networks.compact_encoder import CompactImageEncoder
+from monai_ext.networks.compact_encoder import CompactImageEncoder, PyramidEncoder
 from monai_ext.networks.fast_encoder import FastImageEncoder
 from monai_ext.networks.guidance import Guidance, guided_transformer
+from monai_ext.networks.pretrained_encoder import IMAGENET_MEAN, IMAGENET_STD, PretrainedImageEncoder
 from monai_ext.prompts.prompt import Prompt
 
 try:
@@ -57,7 +58,7 @@ CHECKPOINTS = {
 }
 """Official checkpoints: variant -> (url, sha256)."""
 
-VARIANTS = ("compact", *CHECKPOINTS)
+VARIANTS = ("compact", "compact_lite", *CHECKPOINTS)
 
 
 @dataclass(frozen=True)
@@ -336,8 +337,29 @@ def build_compact(
         blocks: see :class:`CompactImageEncoder`.
         width: channels of the embedding and of SAM's transformer; a multiple of 8.
     """
-    grid = image_size // stride
-    encoder = CompactImageEncoder(image_size, stride, channels, blocks, width)
+    return _under_sam(CompactImageEncoder(image_size, stride, channels, blocks, width), width)
+
+
+def build_compact_lite(
+    image_size: int = 256, stride: int = 8, width: int = 128, imagenet: bool = False
+) -> PromptableSam:
+    """Build the compact model over EfficientNet-Lite0, with random weights or with a trunk from ImageNet.
+
+    Args:
+        image_size: side of the padded input square in pixels.
+        stride: pixels of an embedding cell.
+        width: channels of the embedding and of SAM's transformer; a multiple of 8.
+        imagenet: start the trunk from ImageNet; needs the extra ``pretrained``.
+    """
+    encoder = PretrainedImageEncoder(image_size, stride, width)
+    if imagenet:
+        encoder.load_imagenet()
+    return _under_sam(encoder, width, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _under_sam(encoder: PyramidEncoder, width: int, *normalisation: Sequence[float]) -> PromptableSam:
+    """Put an encoder of ``width`` channels under SAM's prompt encoder and a mask decoder of that width."""
+    image_size, grid = encoder.img_size, encoder.img_size // encoder.stride
     return PromptableSam(
         encoder.to(memory_format=torch.channels_last),  # oneDNN's layout: no reordering between convolutions
         PromptEncoder(
@@ -353,6 +375,7 @@ def build_compact(
             iou_head_depth=3,
             iou_head_hidden_dim=width,
         ),
+        *normalisation,
     )
 
 
@@ -365,11 +388,11 @@ def build_sam(
     """Build a promptable model and load its weights strictly; SAM's ViT in the form of :class:`FastImageEncoder`.
 
     Args:
-        variant: ``compact``, or SAM's ``vit_b``, ``vit_l``, ``vit_h``.
+        variant: ``compact``, ``compact_lite``, or SAM's ``vit_b``, ``vit_l``, ``vit_h``.
         checkpoint: a plain state dict (``.pt``, ``.pth``) of that variant: SAM's official files, MedSAM's, or one
             that our training wrote. None leaves the weights random.
         precision: of the encoder, see :func:`monai_ext.networks.precision.choose_precision`.
-        **compact: sizes of the compact model, see :func:`build_compact`.
+        **compact: sizes of the compact models, see :func:`build_compact` and :func:`build_compact_lite`.
 
     Raises:
         UserError: for an unknown variant, a missing file, or weights of another variant.
@@ -378,6 +401,8 @@ def build_sam(
         raise UserError(f"sam_variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
     if variant == "compact":
         model = build_compact(**compact)
+    elif variant == "compact_lite":
+        model = build_compact_lite(**compact)
     else:
         sam = sam_model_registry[variant](checkpoint=None)
         model = PromptableSam(FastImageEncoder(sam.image_encoder), sam.prompt_encoder, sam.mask_decoder)
