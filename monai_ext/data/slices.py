@@ -195,7 +195,7 @@ class MixedSampler(Sampler[Any]):
             raise UserError("a source of training slices is empty: no slice of its cases holds a structure.")
         self.shares = np.asarray(shares, float) / sum(shares)
         self.length, self.seed, self.epoch, self.reach = length, seed, 0, reach
-        self.cases = [case for case, _ in dataset.index]
+        self.dataset = dataset
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of ``epoch`` (0, 1, ...)."""
@@ -214,8 +214,10 @@ class MixedSampler(Sampler[Any]):
                 yield number, self._partner(number, rng) if source == 0 else number
 
     def _partner(self, number: int, rng: np.random.Generator) -> int:
-        near = range(max(0, number - (self.reach or 0)), min(len(self.cases), number + (self.reach or 0) + 1))
-        return int(rng.choice([n for n in near if self.cases[n] == self.cases[number]]))
+        """Draw a slice of the same case, the slice itself included."""
+        index, reach = self.dataset.index, self.reach or 0
+        near = range(max(0, number - reach), min(len(index), number + reach + 1))
+        return int(rng.choice([n for n in near if index[n][0] == index[number][0]]))
 
 
 class SharedBatches(Sampler[list[Any]]):

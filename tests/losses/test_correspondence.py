@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from monai_ext.losses.correspondence import CorrespondenceLoss
 
 
-def slow(features: Tensor, labels: Tensor, valid: Tensor, number: int, one: int, other: int, temperature: float) -> float:
+def slow(
+    features: Tensor, labels: Tensor, valid: Tensor, number: int, one: int, other: int, temperature: float
+) -> float:
     """-log of the mass that region ``number`` of image ``one`` has on itself in image ``other``."""
     cells, factor = features.shape[-1], labels.shape[-1] // features.shape[-1]
 

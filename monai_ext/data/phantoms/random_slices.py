@@ -16,7 +16,8 @@ def random_slice(rng: np.random.Generator, size: int, kind: str) -> tuple[Floats
 
     ``"mr"`` is anatomy-like: a body in air, unlabelled organs, and labelled blobs, crescents, rings (wall and
     cavity are two labels), lesions and large organs, under a bias field, blur and Rician noise. ``"ct"`` has the
-    same structures at low contrast among fat, muscle, lungs and bones, in a window. ``"rgb"`` is endoscopy-like: lit mucosa with folds and one or two labelled polyps, in a wide range of hues.
+    same structures at low contrast among fat, muscle, lungs and bones, in a window. ``"rgb"`` is endoscopy-like:
+    lit mucosa with folds and one or two labelled polyps, in a wide range of hues.
 
     Args:
         rng: source of all randomness; the same state gives the same slice.
