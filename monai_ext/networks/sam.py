@@ -354,7 +354,24 @@ def build_compact_lite(
     encoder = PretrainedImageEncoder(image_size, stride, width)
     if imagenet:
         encoder.load_imagenet()
-    return _under_sam(encoder, width, IMAGENET_MEAN, IMAGENET_STD)
+    model = _under_sam(encoder, width, IMAGENET_MEAN, IMAGENET_STD)
+    _start_alike(model.mask_decoder.transformer)
+    return model
+
+
+def _start_alike(transformer: TwoWayTransformer) -> None:
+    """Give queries and keys between prompts and image the same weights to start from.
+
+    A prompt then attends to its own place, and cells to the prompts on tissue like theirs, from the first iteration
+    on; a decoder with random weights spends hundreds of iterations to find that.
+    """
+    across = [transformer.final_attn_token_to_image]
+    for layer in transformer.layers:
+        across += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+    for attention in across:
+        with torch.no_grad():
+            attention.q_proj.weight.mul_(2)
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
 
 
 def _under_sam(encoder: PyramidEncoder, width: int, *normalisation: Sequence[float]) -> PromptableSam:

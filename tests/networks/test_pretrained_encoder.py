@@ -122,3 +122,14 @@ def test_weights_load_strictly(tmp_path) -> None:
     torch.testing.assert_close(loaded, {name: value.half().float() for name, value in state.items()})
     with pytest.raises(UserError, match="compact"):
         build_sam("compact", tmp_path / "half.pt")
+
+
+def test_an_untrained_decoder_attends_to_the_place_of_a_point() -> None:
+    torch.manual_seed(0)
+    network = build_compact_lite()
+    attention = network.mask_decoder.transformer.layers[0].cross_attn_token_to_image
+    places = network.prompt_encoder.get_dense_pe()[0].flatten(1).T  # [g * g, C]
+    with torch.no_grad():
+        queries, keys = attention.q_proj(places), attention.k_proj(places)
+    near = (queries[::37] @ keys.T).argmax(dim=1)
+    assert (near == torch.arange(0, len(places), 37)).float().mean() > 0.5
