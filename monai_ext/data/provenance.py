@@ -32,6 +32,22 @@ class TrainingData(BaseModel):
     licence: str
 
 
+class Serves(BaseModel):
+    """What weights are chosen for where the user names none; empty lists do not limit.
+
+    Args:
+        modalities: words for them, one of which stands in the name of a case's modality.
+        structures: words for them, likewise.
+        otherwise: they are also taken for all else, as long as no weights beside them serve everything.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    modalities: list[str] = []
+    structures: list[str] = []
+    otherwise: bool = False
+
+
 class WeightRecord(BaseModel):
     """Provenance of one checkpoint.
 
@@ -47,6 +63,7 @@ class WeightRecord(BaseModel):
         trained_as: options of the training that inference has to repeat (labels in their order, sizes, ...).
         made_with: hash of this package's source and versions of the packages that the training began with.
         accepted: the same of each later start under other code, which ``--accept_code true`` let pass.
+        serves: what they are chosen for by :func:`monai_ext.session.default_weights.choose_weights`; None: for nothing.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -62,6 +79,7 @@ class WeightRecord(BaseModel):
     trained_as: dict[str, Any] = {}
     made_with: dict[str, str] = {}
     accepted: list[dict[str, str]] = []
+    serves: Serves | None = None
 
 
 def _official(variant: str, sha256: str) -> WeightRecord:

@@ -127,7 +127,8 @@ class SliceDataset(Dataset):
     """Slices of several sources, padded to a square, one dictionary a slice.
 
     An item holds ``image`` [3, S, S] float32 in [0, 255], ``label`` [1, S, S] float32 (class indices), ``valid``
-    [1, S, S] (1 where there is image, 0 in the padding) and ``source``, the index of its source.
+    [1, S, S] (1 where there is image, 0 in the padding) and ``source``, the index of its source. For a pair of numbers
+    in place of one, the first three are [2, ...], both slices.
 
     Args:
         sources: name -> stems as :func:`cut_slices` returns them.
@@ -151,7 +152,10 @@ class SliceDataset(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, number: int | tuple[int, int]) -> dict[str, Any]:
+        if isinstance(number, tuple):
+            first, second = (self[n] for n in number)
+            return {"source": first.pop("source"), **{key: torch.stack([first[key], second[key]]) for key in first}}
         case, k = self.index[number]
         image = torch.from_numpy(np.array(self.images[case][k])).float().expand(3, -1, -1)
         label = torch.from_numpy(np.array(self.labels[case][k])).float()[None]
@@ -167,7 +171,7 @@ class SliceDataset(Dataset):
         return torch.nn.functional.pad(array, (0, self.size - width, 0, self.size - height))
 
 
-class MixedSampler(Sampler[int]):
+class MixedSampler(Sampler[Any]):
     """Draws slices with replacement: the source by its share, then a slice of it uniformly.
 
     The draws of an epoch depend on (seed, epoch) alone, so that a run can be resumed: call
@@ -178,15 +182,21 @@ class MixedSampler(Sampler[int]):
         shares: one weight a source.
         length: draws in an epoch.
         seed: seeds the draws.
+        reach: draw pairs of slices: of the first source, the labelled cases, with another slice of the case, at most so
+            many slices away; of the others, whose slices have nothing in common, each slice with itself. None: single
+            slices.
     """
 
-    def __init__(self, dataset: SliceDataset, shares: Sequence[float], length: int, seed: int = 0) -> None:
+    def __init__(
+        self, dataset: SliceDataset, shares: Sequence[float], length: int, seed: int = 0, reach: int | None = None
+    ) -> None:
         sources = np.asarray(dataset.source)
         self.members = [np.flatnonzero(sources == s) for s in range(len(shares))]
         if any(len(m) == 0 and s > 0 for m, s in zip(self.members, shares, strict=True)):
             raise UserError("a source of training slices is empty: no slice of its cases holds a structure.")
         self.shares = np.asarray(shares, float) / sum(shares)
-        self.length, self.seed, self.epoch = length, seed, 0
+        self.length, self.seed, self.epoch, self.reach = length, seed, 0, reach
+        self.dataset = dataset
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of ``epoch`` (0, 1, ...)."""
@@ -195,13 +205,23 @@ class MixedSampler(Sampler[int]):
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | tuple[int, int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         for source in rng.choice(len(self.shares), self.length, p=self.shares):
-            yield int(rng.choice(self.members[source]))
+            number = int(rng.choice(self.members[source]))
+            if self.reach is None:
+                yield number
+            else:
+                yield number, self._partner(number, rng) if source == 0 else number
+
+    def _partner(self, number: int, rng: np.random.Generator) -> int:
+        """Draw a slice of the same case, the slice itself included."""
+        index, reach = self.dataset.index, self.reach or 0
+        near = range(max(0, number - reach), min(len(index), number + reach + 1))
+        return int(rng.choice([n for n in near if index[n][0] == index[number][0]]))
 
 
-class SharedBatches(Sampler[list[int]]):
+class SharedBatches(Sampler[list[Any]]):
     """Batches of a sampler's draws, of each the part of this process; of one process alone the whole.
 
     The sampler must draw the same in every process.
@@ -227,6 +247,6 @@ class SharedBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return len(self.sampler) // self.batch_size
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         for batch in BatchSampler(self.sampler, self.batch_size, drop_last=False):
             yield processes.share_out(batch)

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_ext.engines.lockstep import ProcessGroup
+from monai_ext.losses.correspondence import CorrespondenceLoss
 from monai_ext.losses.promptable import DenseClassLoss, PromptableLoss
 from monai_ext.networks.sam import PromptableSam
 from monai_ext.prompts.sampling import centre_click, noisy_boxes, sample_correction, sample_points
@@ -96,6 +97,11 @@ class InteractiveIteration:
         seed: seeds prompts and augmentation; iteration i depends on (seed, i), and on the process where there are
             several, alone, so that a run can be resumed.
         group: the processes that share the batches out; None: there is one.
+        correspondence: loss on the embeddings of two views of each slice, or None; the batches then have to hold two.
+        correspondence_weight: its weight.
+
+    Raises:
+        ValueError: for an unknown first prompt.
     """
 
     def __init__(
@@ -118,6 +124,8 @@ class InteractiveIteration:
         clip: float | None = None,
         seed: int = 0,
         group: ProcessGroup | None = None,
+        correspondence: CorrespondenceLoss | None = None,
+        correspondence_weight: float = 1.0,
     ) -> None:
         weights = first_prompt if first_prompt is not None else dict.fromkeys(FIRST_PROMPTS, 1.0)
         if unknown := set(weights) - set(FIRST_PROMPTS):
@@ -130,9 +138,12 @@ class InteractiveIteration:
         self.promptless_sources = None if promptless_sources is None else torch.tensor(promptless_sources)
         self.dtype, self.augment, self.clip, self.seed = dtype, augment, clip, seed
         self.group = ProcessGroup() if group is None else group
+        self.correspondence, self.correspondence_weight = correspondence, correspondence_weight
 
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, float]:
         """Train on {"image": [B, 3, S, S], "label": [B, 1, S, S], "valid": [B, 1, S, S], "source": [B]}.
+
+        With V views of each slice, the first three are [B, V, ...].
 
         Returns:
             The losses of the batch; of the whole batch where processes share it out.
@@ -141,7 +152,8 @@ class InteractiveIteration:
         network = cast(PromptableSam, trainer.network)
         device = network.device
         draws = self._draws(engine.state.iteration)
-        image, label, valid = (torch.as_tensor(batch[key]).to(device) for key in ("image", "label", "valid"))
+        image, label, valid, sources = _one_by_one(batch)
+        image, label, valid = (x.to(device) for x in (image, label, valid))
         if self.augment is not None:
             image, label, valid = self.augment(image, label, valid, draws.own)
         labels, inside = label[:, 0].round().long(), valid[:, 0] > 0.5
@@ -155,20 +167,26 @@ class InteractiveIteration:
             kind = FIRST_PROMPTS[int(torch.multinomial(self.first_weights, 1, generator=draws.shared))]
             targets = labels
             if kind == "none" and self.promptless_sources is not None:
-                fit = torch.isin(torch.as_tensor(batch["source"]), self.promptless_sources).to(device)
+                fit = torch.isin(sources, self.promptless_sources).to(device)
                 targets = labels * fit[:, None, None]
             owners, masks = draw_targets(targets, self.objects, kind == "none", draws.own)
         known = torch.zeros(0, dtype=torch.bool)
         if self.auxiliary is not None:
-            known = torch.isin(torch.as_tensor(batch["source"]), self.auxiliary_sources)
-        all_targets, all_known = self.group.total([len(owners), int(known.sum())])
-        total = masked = dense = features.new_zeros(())
+            known = torch.isin(sources, self.auxiliary_sources)
+        found = features.new_zeros(0)
+        if self.correspondence is not None:
+            found = self.correspondence(features, labels, inside, draws.own)
+        all_targets, all_known, all_found = self.group.total([len(owners), int(known.sum()), len(found)])
+        total = masked = dense = matched = features.new_zeros(())
         if len(owners):  # augmentation may have moved every structure out of the image
             masked = self._interact(network, features, owners, masks, inside, kind, draws)
             total = masked = masked * (len(owners) / all_targets)
         if self.auxiliary is not None:
             dense = self.auxiliary(features, labels, known.to(device)) * (int(known.sum()) / max(all_known, 1))
             total = total + self.auxiliary_weight * dense
+        if len(found):
+            matched = found.sum() / all_found
+            total = total + self.correspondence_weight * matched
         if total.requires_grad:  # else the batch, or this process's part, holds nothing to learn from
             total.backward()
         parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
@@ -176,12 +194,14 @@ class InteractiveIteration:
         if self.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.clip)
         trainer.optimizer.step()
-        losses = self.group.total([float(part.detach()) for part in (masked, dense, total)])
-        output = dict(zip(("mask_loss", "auxiliary_loss", "loss"), losses, strict=True))
+        losses = self.group.total([float(part.detach()) for part in (masked, dense, matched, total)])
+        output = dict(zip(("mask_loss", "auxiliary_loss", "correspondence_loss", "loss"), losses, strict=True))
         if not all_targets:
             del output["mask_loss"]
         if self.auxiliary is None:
             del output["auxiliary_loss"]
+        if not all_found:
+            del output["correspondence_loss"]
         return output
 
     def _draws(self, iteration: int) -> Draws:
@@ -241,6 +261,19 @@ class InteractiveIteration:
             negatives = int(torch.randint(0, self.first_points[1] + 1, (), generator=draws.shared))
         points, labels = sample_points(masks, valid, positives, negatives, draws.own, self.near_border, 12 / pixels)
         return points, labels, noisy_boxes(masks, draws.own, most=20 / pixels) if kind == "box" else None
+
+
+def _one_by_one(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return image, label, valid and source of a batch, the views of a slice one after the other.
+
+    Slices that do not name their source are of the first.
+    """
+    image, label, valid = (torch.as_tensor(batch[key]) for key in ("image", "label", "valid"))
+    source = torch.as_tensor(batch.get("source", torch.zeros(len(image), dtype=torch.long)))
+    if image.ndim == 5:
+        source = source.repeat_interleave(image.shape[1])
+        image, label, valid = (x.flatten(0, 1) for x in (image, label, valid))
+    return image, label, valid, source
 
 
 def mask_only_steps(length: int, generator: torch.Generator) -> set[int]:

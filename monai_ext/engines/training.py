@@ -16,10 +16,11 @@ from torch import nn
 from monai_ext import processes
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.phantoms import random_slice, write_phantom_patient
-from monai_ext.data.provenance import TrainingData, WeightRecord
+from monai_ext.data.provenance import Serves, TrainingData, WeightRecord
 from monai_ext.data.regions import draw_regions
 from monai_ext.data.slices import MixedSampler, SliceDataset, cut_slices, store_drawn, store_regions
 from monai_ext.errors import UserError
+from monai_ext.losses.correspondence import CorrespondenceLoss
 from monai_ext.losses.promptable import DenseClassLoss
 from monai_ext.networks.sam import CHECKPOINTS, PromptableSam, fetch_checkpoint
 
@@ -108,6 +109,17 @@ def dense_loss(network: PromptableSam, labels: Mapping[str, int], weight: float)
     return DenseClassLoss(channels, len(labels))
 
 
+def correspondence_loss(weight: float, views: int) -> CorrespondenceLoss | None:
+    """Build the loss that compares two views of a slice, or None for weight 0.
+
+    Raises:
+        UserError: there is one view.
+    """
+    if weight and views != 2:
+        raise UserError("--correspondence compares two views of a slice: set --views 2.")
+    return CorrespondenceLoss() if weight else None
+
+
 def on_device(module: nn.Module | None, device: Any) -> nn.Module | None:
     """Move a module that may be None."""
     return None if module is None else module.to(device)
@@ -124,6 +136,8 @@ def training_sources(
     seed: int,
     phantom_patients: int = 0,
     regions: int = 0,
+    phantom_kinds: Sequence[str] = ("mr", "rgb"),
+    phantom_regions: int = 0,
 ) -> dict[str, list[Path]]:
     """Cut the training slices, draw the phantoms and regions; return source -> stems, the keys being :data:`SOURCES`.
 
@@ -141,37 +155,29 @@ def training_sources(
         phantom_patients: phantom patients of three visits; their seeds begin at :data:`FIRST_PHANTOM_PATIENT`, far from
             that of the demo.
         regions: sets of regions cut from each slice's image; see :mod:`monai_ext.data.regions`.
+        phantom_kinds: of :func:`monai_ext.data.phantoms.random_slice`.
+        phantom_regions: sets of regions cut from each drawn slice.
     """
     folder, values = Path(output_dir) / "slices", list(labels.values())
 
     def make() -> list[list[Path]]:
-        return _make_sources(
-            cases, transform, folder, values, settings, size, phantoms, seed, phantom_patients, regions
-        )
+        data = cut_slices(cases, transform, folder, values, settings)
+        drawn = store_drawn(random_slice, folder, size, phantoms, phantom_kinds, seed) if phantoms else []
+        cut = store_regions(data, draw_regions, folder, regions, seed) if regions else []
+        cut += store_regions(drawn, draw_regions, folder, phantom_regions, seed) if phantom_regions else []
+        return [data, drawn + _cut_patients(phantom_patients, transform, folder, settings), cut]
 
     return dict(zip(SOURCES, _from_first(make), strict=True))
 
 
-def _make_sources(
-    cases: Sequence[Mapping[str, Any]],
-    transform: Transform,
-    folder: Path,
-    values: Sequence[int],
-    settings: str,
-    size: int,
-    phantoms: int,
-    seed: int,
-    phantom_patients: int,
-    regions: int,
-) -> list[list[Path]]:
-    data = cut_slices(cases, transform, folder, values, settings)
-    drawn = store_drawn(random_slice, folder, size, phantoms, seed=seed) if phantoms else []
-    for number in range(FIRST_PHANTOM_PATIENT, FIRST_PHANTOM_PATIENT + phantom_patients):
+def _cut_patients(count: int, transform: Transform, folder: Path, settings: str) -> list[Path]:
+    """Write and cut phantom patients; return their stems."""
+    stems = []
+    for number in range(FIRST_PHANTOM_PATIENT, FIRST_PHANTOM_PATIENT + count):
         patient = load_datalist(write_phantom_patient(folder / f"phantom_patient{number}", number))
         visits = [{"case": c.case, "image": c.image, "label": c.label, "modality": "MR"} for c in patient.cases]
-        drawn += cut_slices(visits, transform, folder, list(patient.labels.values()), settings)
-    cut = store_regions(data, draw_regions, folder, regions, seed) if regions else []
-    return [data, drawn, cut]
+        stems += cut_slices(visits, transform, folder, list(patient.labels.values()), settings)
+    return stems
 
 
 def _from_first(make: Callable[[], Sequence[Sequence[Path]]]) -> list[list[Path]]:
@@ -196,17 +202,22 @@ def training_sampler(
     batch_size: int,
     epoch_length: int | None,
     seed: int,
+    views: int = 1,
+    reach: int = 0,
 ) -> MixedSampler:
     """Draw an epoch's slices: ``epoch_length`` batches, or as many as there are slices.
 
-    The shares of phantoms and regions count where there are any; the rest are slices of the labelled cases.
+    The shares of phantoms and regions count where there are any; the rest are slices of the labelled cases. With two
+    views the draws are pairs, see :class:`MixedSampler`.
     """
+    if views not in (1, 2):
+        raise UserError(f"--views {views} is not possible: choose 1 or 2.")
     present = set(dataset.source)
     shares = [0.0 if number not in present else share for number, share in ((1, phantom_share), (2, region_share))]
     check_shares(*shares)
     shares = [1 - sum(shares), *shares]
     batches = epoch_length or math.ceil(len(dataset) / batch_size)
-    return MixedSampler(dataset, shares, batches * batch_size, seed)
+    return MixedSampler(dataset, shares, batches * batch_size, seed, reach if views == 2 else None)
 
 
 def check_shares(*shares: float) -> None:
@@ -236,6 +247,9 @@ def training_record(
     licence: str,
     phantoms: int = 0,
     trained: Mapping[str, int] | None = None,
+    seen_before: Sequence[Mapping[str, Any]] = (),
+    notes: str | None = None,
+    serves: Mapping[str, Any] | None = None,
 ) -> WeightRecord:
     """Say what the weights will have seen; the checksum is filled in when they are written.
 
@@ -247,12 +261,17 @@ def training_record(
         licence: of the data, which the weights inherit.
         phantoms: drawn slices of each kind that were mixed in.
         trained: numbers of trained parameters of :func:`monai_ext.networks.lora.count_trained`.
+        seen_before: what the weights it starts from have seen, as :class:`TrainingData` has it.
+        notes: whom to name, and anything else.
+        serves: what the weights are chosen for where the user names none, as :class:`Serves` has it.
     """
     seen, held = (sorted({str(c["patient"]) for c in groups[group]}) for group in ("train", "validation"))
     data = [TrainingData(dataset=cases.dataset, patients=seen, labels="dense", licence=licence)]
     if phantoms:
         data.append(TrainingData(dataset="phantom slices", labels="dense", licence="Apache-2.0"))
-    notes = f"choices were made on {', '.join(held)}" if held else ""
+    data += [TrainingData.model_validate(item) for item in seen_before]
+    said = [f"choices were made on {', '.join(held)}"] if held else []
+    said += [notes] if notes else []
     return WeightRecord(
         name=name,
         variant=variant,
@@ -260,8 +279,9 @@ def training_record(
         command=run_command(),
         licence=licence,
         sha256="",
-        notes=notes,
+        notes="; ".join(said),
         trained_parameters=None if trained is None else dict(trained),
+        serves=None if serves is None else Serves.model_validate(serves),
     )
 
 

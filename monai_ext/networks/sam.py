@@ -30,9 +30,10 @@ from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 from monai_ext.networks import fast_decoder
 from monai_ext.networks.backbone import Embeddings
-from monai_ext.networks.compact_encoder import CompactImageEncoder
+from monai_ext.networks.compact_encoder import CompactImageEncoder, PyramidEncoder
 from monai_ext.networks.fast_encoder import FastImageEncoder
 from monai_ext.networks.guidance import Guidance, guided_transformer
+from monai_ext.networks.pretrained_encoder import IMAGENET_MEAN, IMAGENET_STD, PretrainedImageEncoder
 from monai_ext.networks.state_dict import check_file, load_weights, refuse_other_weights
 from monai_ext.prompts.prompt import Prompt
 
@@ -61,7 +62,7 @@ CHECKPOINTS = {
 }
 """Official checkpoints: variant -> (url, sha256)."""
 
-VARIANTS = ("compact", *CHECKPOINTS)
+VARIANTS = ("compact", "compact_lite", *CHECKPOINTS)
 
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 """Channels of SAM's image encoders."""
@@ -376,8 +377,46 @@ def build_compact(
         blocks: see :class:`CompactImageEncoder`.
         width: channels of the embedding and of SAM's transformer; a multiple of 8.
     """
-    grid = image_size // stride
-    encoder = CompactImageEncoder(image_size, stride, channels, blocks, width)
+    return _under_sam(CompactImageEncoder(image_size, stride, channels, blocks, width), width)
+
+
+def build_compact_lite(
+    image_size: int = 256, stride: int = 8, width: int = 128, imagenet: bool = False
+) -> PromptableSam:
+    """Build the compact model over EfficientNet-Lite0, with random weights or with a trunk from ImageNet.
+
+    Args:
+        image_size: side of the padded input square in pixels.
+        stride: pixels of an embedding cell.
+        width: channels of the embedding and of SAM's transformer; a multiple of 8.
+        imagenet: start the trunk from ImageNet; needs the extra ``pretrained``.
+    """
+    encoder = PretrainedImageEncoder(image_size, stride, width)
+    if imagenet:
+        encoder.load_imagenet()
+    model = _under_sam(encoder, width, IMAGENET_MEAN, IMAGENET_STD)
+    _start_alike(model.mask_decoder.transformer)
+    return model
+
+
+def _start_alike(transformer: TwoWayTransformer) -> None:
+    """Give queries and keys between prompts and image the same weights to start from.
+
+    A prompt then attends to its own place, and cells to the prompts on tissue like theirs, from the first iteration
+    on; a decoder with random weights spends hundreds of iterations to find that.
+    """
+    across = [transformer.final_attn_token_to_image]
+    for layer in transformer.layers:
+        across += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+    for attention in across:
+        with torch.no_grad():
+            attention.q_proj.weight.mul_(3)  # else a softmax over a thousand cells is all but even
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+
+
+def _under_sam(encoder: PyramidEncoder, width: int, *normalisation: Sequence[float]) -> PromptableSam:
+    """Put an encoder of ``width`` channels under SAM's prompt encoder and a mask decoder of that width."""
+    image_size, grid = encoder.img_size, encoder.img_size // encoder.stride
     return PromptableSam(
         encoder.to(memory_format=torch.channels_last),  # oneDNN's layout: no reordering between convolutions
         PromptEncoder(
@@ -393,6 +432,7 @@ def build_compact(
             iou_head_depth=3,
             iou_head_hidden_dim=width,
         ),
+        *normalisation,
     )
 
 
@@ -405,11 +445,11 @@ def build_sam(
     """Build a promptable model and load its weights strictly; SAM's ViT in the form of :class:`FastImageEncoder`.
 
     Args:
-        variant: ``compact``, or SAM's ``vit_b``, ``vit_l``, ``vit_h``.
+        variant: ``compact``, ``compact_lite``, or SAM's ``vit_b``, ``vit_l``, ``vit_h``.
         checkpoint: a plain state dict (``.pt``, ``.pth``) of that variant: SAM's official files, MedSAM's, or one
             that our training wrote. None leaves the weights random.
         precision: of the encoder, see :func:`monai_ext.networks.precision.choose_precision`.
-        **compact: sizes of the compact model, see :func:`build_compact`.
+        **compact: sizes of the compact models, see :func:`build_compact` and :func:`build_compact_lite`.
 
     Raises:
         UserError: for an unknown variant, a missing file, or weights of another variant.
@@ -420,6 +460,8 @@ def build_sam(
         check_file(Path(checkpoint), variant)  # before a large network is built
     if variant == "compact":
         model = build_compact(**compact)
+    elif variant == "compact_lite":
+        model = build_compact_lite(**compact)
     else:
         sam = sam_model_registry[variant](checkpoint=None)
         model = PromptableSam(FastImageEncoder(sam.image_encoder), sam.prompt_encoder, sam.mask_decoder)
@@ -473,7 +515,8 @@ def _recognise(asked: str, state: Mapping[str, Any]) -> str | None:
     positions = state.get("image_encoder.pos_embed")
     variant = WIDTHS.get(positions.shape[-1]) if isinstance(positions, Tensor) and positions.ndim else None
     if variant is None and any(str(name).startswith("image_encoder.stages.") for name in state):
-        variant = "compact"
+        lite = any(".conv_pw." in str(name) for name in state)  # timm's name, of EfficientNet's blocks
+        variant = "compact_lite" if lite else "compact"
     if variant is not None and variant != asked:
         return f"they are {variant} weights: give the checkpoint of this variant or set --sam_variant {variant}."
     if any(str(name).startswith("main_decoder.") for name in state):

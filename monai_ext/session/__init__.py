@@ -6,12 +6,13 @@ what must happen once happens in the first of them, and a mistake is shown once:
 
 from monai_ext.session.cases import count_classes, find_datalist, refuse_phantom, run_folder, select_labels
 from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, try_out
+from monai_ext.session.default_weights import choose_weights
 from monai_ext.session.launch import choose_device, finish, run_cases, start
 from monai_ext.session.made import make_folder
 from monai_ext.session.options import check_options
 from monai_ext.session.preflight import look_at_headers, prepare
 from monai_ext.session.resume import case_settings, keep_training
-from monai_ext.session.weights import check_checkpoint, find_checkpoint, find_segmentor, refuse_overlap
+from monai_ext.session.weights import check_checkpoint, find_checkpoint, find_segmentor, find_variant, refuse_overlap
 
 __all__ = [
     "at_least",
@@ -20,10 +21,12 @@ __all__ = [
     "check_device",
     "check_options",
     "choose_device",
+    "choose_weights",
     "count_classes",
     "find_checkpoint",
     "find_datalist",
     "find_segmentor",
+    "find_variant",
     "finish",
     "keep_training",
     "look_at_headers",

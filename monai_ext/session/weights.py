@@ -8,78 +8,89 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext import processes
-from monai_ext.data.provenance import check_overlap, read_record, verify_sha256
+from monai_ext.data.manifest import DataList
+from monai_ext.data.provenance import as_trained, check_overlap, read_record, verify_sha256
+from monai_ext.data.studies import served_folder
 from monai_ext.errors import UserError, answer_user_errors
 from monai_ext.networks.sam import CHECKPOINTS, VARIANTS, fetch_checkpoint
+from monai_ext.session.default_weights import choose_weights
 
 
 def find_checkpoint(
     checkpoint: str | None,
-    variant: str,
+    variant: str | None,
     bundle_root: str | os.PathLike,
-    datalist: str | os.PathLike | None = "given",
+    cases: DataList | None = None,
 ) -> Path:
-    """Return the weights' file: a path, the name of shipped weights, or the variant's own for None.
+    """Return the weights' file: a path, the name of shipped weights, or for None those that serve the data list.
 
     Args:
-        checkpoint: a path, or the name of a file in the bundle's ``models`` ("compact_chaos"), or None: the bundle's
-            ``compact_acdc`` for the compact variant and SAM's official checkpoint, fetched once, for the others.
-        variant: of the network.
+        checkpoint: a path, or the name of a file in the bundle's ``models`` ("compact_chaos"), or None: SAM's official
+            checkpoint, fetched once, for SAM's variants; in a MONAI Label server the bundle's ``model.pt``, which the
+            server reads; else see :func:`choose_weights`.
+        variant: of the network; None: that of the weights.
         bundle_root: the bundle's folder.
-        datalist: of the run; None, the phantom patient, is served by ``compact_chaos``, which has learned from other
-            phantom patients.
+        cases: of the run; needed where ``checkpoint`` is None.
 
     Raises:
-        UserError: for a missing file, or one whose sha256 is not that of its record.
+        UserError: for a missing file, one whose sha256 is not that of its record, or no weights that serve the cases.
     """
 
     answer_user_errors()  # the first of this package that runs in a MONAI Label server and in ckpt_export
 
     def find() -> Path:
-        return _find_checkpoint(checkpoint, variant, Path(bundle_root), datalist)
+        return _find_checkpoint(checkpoint, variant, Path(bundle_root) / "models", cases)
 
     if processes.count() > 1:
         processes.from_first(lambda: str(find()))  # so that it is fetched once
     return find()
 
 
-def check_checkpoint(checkpoint: str | None, variant: str, bundle_root: str | os.PathLike) -> None:
+def check_checkpoint(checkpoint: str | None, variant: str | None, bundle_root: str | os.PathLike) -> None:
     """Refuse weights that are not there, before anything is fetched or read; see :func:`find_checkpoint`."""
-    _locate(checkpoint, variant, Path(bundle_root))
+    models = Path(bundle_root) / "models"
+    if _locate(checkpoint, variant, models) is None and variant not in CHECKPOINTS and not any(models.glob("*.pt")):
+        raise UserError(f"there are no weights in {models}: is --bundle_root right?")
 
 
-def _find_checkpoint(
-    checkpoint: str | None, variant: str, bundle_root: Path, datalist: str | os.PathLike | None
-) -> Path:
-    path = _locate(checkpoint, variant, bundle_root, datalist)
-    if path is None:
+def _find_checkpoint(checkpoint: str | None, variant: str | None, models: Path, cases: DataList | None) -> Path:
+    path = _locate(checkpoint, variant, models)
+    if path is None and variant in CHECKPOINTS:
         return fetch_checkpoint(variant)
+    if path is None:
+        if cases is None:
+            raise UserError("no weights are named: give a path or a name with --checkpoint.")
+        path = choose_weights(models, cases, variant)
     record = read_record(path)
     if record is not None and record.sha256:
         verify_sha256(path, record.sha256)
     return path
 
 
-def _locate(
-    checkpoint: str | None, variant: str, bundle_root: Path, datalist: str | os.PathLike | None = "given"
-) -> Path | None:
-    """Return where the weights are; None where they are SAM's own."""
-    models = bundle_root / "models"
-    if variant not in VARIANTS:
+def _locate(checkpoint: str | None, variant: str | None, models: Path) -> Path | None:
+    """Return where the weights are; None where they are SAM's own, or the data list decides."""
+    if variant is not None and variant not in VARIANTS:
         raise UserError(f"sam_variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
-    if checkpoint is None and variant in CHECKPOINTS:
+    if checkpoint is not None:
+        path = Path(str(checkpoint))
+        if not path.is_file() and (models / f"{checkpoint}.pt").is_file():
+            path = models / f"{checkpoint}.pt"
+    elif variant not in CHECKPOINTS and served_folder() is not None:
+        path = (models / "model.pt").resolve()
+    else:
         return None
-    name = str(checkpoint or ("compact_chaos" if datalist is None else "compact_acdc"))
-    path = Path(name)
-    if not path.is_file() and (models / f"{name}.pt").is_file():
-        path = models / f"{name}.pt"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in models.glob("*.pt"))) or "none"
         raise UserError(
-            f"checkpoint {name} does not exist: give a path, or one of the weights in {models} ({there}); is "
-            "--bundle_root right?"
+            f"checkpoint {checkpoint or path} does not exist: give a path, or one of the weights in {models} "
+            f"({there}); is --bundle_root right?"
         )
     return path
+
+
+def find_variant(weights: str | os.PathLike, variant: str | None) -> str:
+    """Return the network's variant: the one given, or that of the weights' record, ``compact`` where there is none."""
+    return str(as_trained(weights, "architecture", variant, "compact"))
 
 
 def find_segmentor(checkpoint: str | None, bundle_root: str | os.PathLike, train: str) -> Path:

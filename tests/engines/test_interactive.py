@@ -22,6 +22,7 @@ from monai_ext.engines.interactive import (
     to_decoder_grid,
     trained_parameters,
 )
+from monai_ext.losses.correspondence import CorrespondenceLoss
 from monai_ext.losses.promptable import DenseClassLoss, PromptableLoss
 from monai_ext.networks.sam import PromptableSam, add_drop_path, build_compact
 from monai_ext.prompts.sampling import centre_click
@@ -518,3 +519,42 @@ def test_validation_clicks_each_structure_and_asks_for_their_union(network) -> N
     validation._clear(engine)
     validation._finish(engine)
     assert engine.state.metrics == {"click_dice": 0, "no_prompt_dice": 0}
+
+
+# ---- two views -------------------------------------------------------------------------------------------------------
+
+
+def two_views() -> dict[str, Tensor]:
+    batch = discs()
+    stacked = {key: torch.stack([batch[key], batch[key].roll(1, 0)], dim=1) for key in ("image", "label", "valid")}
+    return {**stacked, "source": torch.tensor([0, 1, 0, 0])}
+
+
+def test_views_are_images_of_their_own(network, monkeypatch) -> None:
+    calls = Calls(network, monkeypatch)
+    update = InteractiveIteration(PromptableLoss(), iterations=1, first_prompt=only("none"), promptless_sources=[0])
+    step(update, trainer(network), two_views(), 1)
+    assert len(calls[0]["points"]) == 2 * 3  # both views of the three slices of source 0
+
+
+def test_regions_have_to_find_each_other_in_two_views(network) -> None:
+    batch, loss = two_views(), CorrespondenceLoss()
+    options = {"iterations": 1, "first_prompt": only("points"), "seed": 3}
+    plain = step(InteractiveIteration(PromptableLoss(), **options), trainer(network), batch, 1)
+    both = InteractiveIteration(PromptableLoss(), **options, correspondence=loss, correspondence_weight=0.25)
+    output = step(both, trainer(network), batch, 1)
+    assert "correspondence_loss" not in plain
+    assert output["loss"] == pytest.approx(output["mask_loss"] + 0.25 * output["correspondence_loss"])
+    images, labels = (batch[key].flatten(0, 1) for key in ("image", "label"))
+    features = network.train().encode(images).features
+    expected = loss(features, labels[:, 0].long(), torch.ones_like(labels[:, 0]) > 0, seeded())
+    assert 0 < output["correspondence_loss"] < 2 * float(expected.mean().detach())
+
+
+def test_correspondence_teaches_the_encoder(network) -> None:
+    update = InteractiveIteration(
+        PromptableLoss(), iterations=1, dense_first=100, correspondence=CorrespondenceLoss(), seed=1
+    )
+    engine = trainer(network, rate=3e-3)
+    values = [step(update, engine, two_views(), i)["correspondence_loss"] for i in range(1, 25)]
+    assert np.mean(values[-4:]) < 0.8 * np.mean(values[:4])

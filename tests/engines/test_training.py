@@ -153,6 +153,32 @@ def test_regions_are_the_third_source_with_or_without_phantoms(tmp_path) -> None
 
 
 @pytest.mark.usefixtures("files")
+def test_regions_of_drawn_slices_and_kinds_of_them(tmp_path) -> None:
+    train = training.split_training(datalist(), ["b"])["train"]
+    place = (train, cut, tmp_path, {"organ": 4, "lesion": 1}, "settings", 64, 2, 0)
+    found = training.training_sources(*place, phantom_kinds=["mr", "ct", "rgb"], phantom_regions=1)
+    assert {name: len(stems) for name, stems in found.items()} == {"data": 3, "phantoms": 3, "regions": 3}
+    assert [stem.name.split("_")[1] for stem in found["phantoms"]] == ["mr", "ct", "rgb"]
+    assert all("regions" in stem.name for stem in found["regions"])
+
+
+@pytest.mark.usefixtures("files")
+def test_two_views_are_pairs(tmp_path) -> None:
+    dataset = SliceDataset(sources(tmp_path, 2), 64)
+    pairs = list(training.training_sampler(dataset, 0.5, 0.0, 4, 20, 0, views=2, reach=1))
+    assert all(len(pair) == 2 for pair in pairs)
+    with pytest.raises(UserError, match="--views 3 is not possible"):
+        training.training_sampler(dataset, 0.5, 0.0, 4, 5, 0, views=3)
+
+
+def test_correspondence_needs_two_views() -> None:
+    assert training.correspondence_loss(0.5, 2) is not None
+    assert training.correspondence_loss(0.0, 1) is None
+    with pytest.raises(UserError, match="--correspondence compares two views of a slice: set --views 2"):
+        training.correspondence_loss(0.5, 1)
+
+
+@pytest.mark.usefixtures("files")
 def test_validation_takes_its_patients_or_the_first_case(tmp_path) -> None:
     labels = {"organ": 4, "lesion": 1}
     for held, expected in ((["b", "7"], ["b0", "7"]), ([], ["a0"])):
@@ -210,6 +236,21 @@ def test_record_names_the_patients_and_the_command(monkeypatch) -> None:
     ]
     assert record.notes == "choices were made on b"
     assert (record.name, record.variant, record.licence, record.sha256) == ("weights", "compact", "CC BY 4.0", "")
+
+
+def test_record_names_what_was_seen_before_whom_to_credit_and_what_it_serves() -> None:
+    data = datalist()
+    before = [{"dataset": "ImageNet-1k", "labels": "none", "licence": "Apache-2.0"}]
+    record = training.training_record(
+        *("weights", "compact_lite", data, training.split_training(data, ["b"]), "CC BY 3.0"),
+        seen_before=before,
+        notes="Toy et al. 2015",
+        serves={"modalities": ["MR"]},
+    )
+    assert [(d.dataset, d.labels) for d in record.datasets] == [("Toy", "dense"), ("ImageNet-1k", "none")]
+    assert record.notes == "choices were made on b; Toy et al. 2015"
+    assert record.serves is not None
+    assert (record.serves.modalities, record.serves.structures) == (["MR"], [])
 
 
 def as_process(monkeypatch, rank: int, store: dist.Store) -> None:

@@ -265,7 +265,8 @@ def test_half_precision_weights_load_into_single(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "sentence"), [("vit_x", r"'vit_x' is unknown: choose one of compact, vit_b, vit_l, vit_h")]
+    ("variant", "sentence"),
+    [("vit_x", r"'vit_x' is unknown: choose one of compact, compact_lite, vit_b, vit_l, vit_h")],
 )
 def test_unknown_variant(variant: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):

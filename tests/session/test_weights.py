@@ -12,17 +12,39 @@ from monai_ext.files import sha256_of
 from monai_ext.session import weights
 
 
-def record(path: Path, sha256: str, patients=("p1", "p2")) -> None:
-    data = TrainingData(dataset="ACDC", patients=list(patients), labels="dense", licence="CC BY-NC-SA 4.0")
-    write_record(
-        path,
-        WeightRecord(name=path.stem, variant="compact", datasets=[data], command="c", licence="l", sha256=sha256),
-    )
+def record(path: Path, sha256: str, variant="compact", serves=None) -> None:
+    data = TrainingData(dataset="ACDC", patients=["p1", "p2"], labels="dense", licence="CC BY-NC-SA 4.0")
+    known = {"name": path.stem, "variant": variant, "command": "c", "licence": "l", "sha256": sha256, "serves": serves}
+    write_record(path, WeightRecord(datasets=[data], **known))
 
 
-@pytest.mark.parametrize(("given", "name"), [(None, "compact_acdc"), ("compact_chaos", "compact_chaos")])
-def test_weights_by_name(bundle, given, name):
-    assert session.find_checkpoint(given, "compact", bundle) == bundle / "models" / f"{name}.pt"
+@pytest.mark.parametrize("name", ["compact_acdc", "compact_chaos"])
+def test_weights_by_name(bundle, name):
+    assert session.find_checkpoint(name, "compact", bundle) == bundle / "models" / f"{name}.pt"
+    assert session.find_checkpoint(name, None, bundle) == bundle / "models" / f"{name}.pt"
+
+
+def test_without_a_name_the_data_list_decides(bundle, datalist):
+    path = bundle / "models" / "compact_acdc.pt"
+    record(path, sha256_of(path), serves={"structures": ["LV"]})
+    assert session.find_checkpoint(None, None, bundle, datalist) == path
+    with pytest.raises(UserError, match="no weights are named: give a path or a name with --checkpoint"):
+        session.find_checkpoint(None, None, bundle)
+
+
+def test_a_label_server_takes_the_weights_it_reads_itself(bundle, datalist, monkeypatch):
+    monkeypatch.setattr(weights, "served_folder", lambda: bundle)
+    (bundle / "models" / "model.pt").symlink_to("compact_chaos.pt")
+    found = session.find_checkpoint(None, None, bundle, datalist)
+    assert found == (bundle / "models" / "compact_chaos.pt").resolve()
+
+
+def test_variant_is_that_of_the_weights(bundle):
+    path = bundle / "models" / "compact_acdc.pt"
+    assert session.find_variant(path, None) == "compact"
+    record(path, "", variant="compact_lite")
+    assert session.find_variant(path, None) == "compact_lite"
+    assert session.find_variant(path, "vit_b") == "vit_b"
 
 
 def test_weights_by_path(bundle, tmp_path):
@@ -47,17 +69,17 @@ def test_missing_weights_name_those_there_are(bundle):
 
 
 def test_unknown_variant_is_refused(bundle):
-    with pytest.raises(UserError, match="sam_variant 'vit_x' is unknown: choose one of compact, vit_b"):
+    with pytest.raises(UserError, match="sam_variant 'vit_x' is unknown: choose one of compact, compact_lite, vit_b"):
         session.find_checkpoint(None, "vit_x", bundle)
 
 
 def test_sha256_of_the_record_is_checked(bundle):
     path = bundle / "models" / "compact_acdc.pt"
     record(path, sha256_of(path))
-    assert session.find_checkpoint(None, "compact", bundle) == path
+    assert session.find_checkpoint("compact_acdc", "compact", bundle) == path
     record(path, "0" * 64)
     with pytest.raises(UserError, match=r"compact_acdc\.pt: the sha256 is"):
-        session.find_checkpoint(None, "compact", bundle)
+        session.find_checkpoint("compact_acdc", "compact", bundle)
 
 
 PAIRS = [{"patient": "p2"}, {"patient": "p3"}, {"patient": "p2"}]

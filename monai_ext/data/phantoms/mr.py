@@ -10,7 +10,7 @@ from monai_ext.data.phantoms.noise import Floats, blur, smooth_noise
 from monai_ext.data.phantoms.structures import Structure, fits, next_structure, solid
 
 
-def _paint(image: Floats, window: Window, coverage: Floats, value: Floats | float) -> None:
+def paint(image: Floats, window: Window, coverage: Floats, value: Floats | float) -> None:
     """Blend ``value`` over the image where ``coverage`` is, in place."""
     image[window] += (value - image[window]) * coverage
 
@@ -23,7 +23,7 @@ def _contrasting(rng: np.random.Generator, level: float, least: float = 0.1, mos
     return float(np.clip(level + step, 0.03, 1.0))
 
 
-class _Tissue:
+class Tissue:
     """A bank of textures of one slice, of which each organ takes its own mixture."""
 
     def __init__(self, rng: np.random.Generator, shape: tuple[int, int]) -> None:
@@ -39,7 +39,7 @@ class _Tissue:
         return np.asarray(texture + np.float32(level), dtype=np.float32)
 
 
-def _random_body(rng: np.random.Generator, shape: tuple[int, int]) -> Blob:
+def random_body(rng: np.random.Generator, shape: tuple[int, int]) -> Blob:
     """A body contour: mostly with air around, sometimes larger than the field of view."""
     height, width = shape
     x, y = width * rng.normal(0.5, 0.03), height * rng.normal(0.5, 0.03)
@@ -50,22 +50,22 @@ def _random_body(rng: np.random.Generator, shape: tuple[int, int]) -> Blob:
     return Blob(x, y, (radii[0], radii[1]), angle, body.harmonics)
 
 
-def _paint_body(rng: np.random.Generator, image: Floats, body: Blob, tissue: _Tissue) -> Floats:
+def _paint_body(rng: np.random.Generator, image: Floats, body: Blob, tissue: Tissue) -> Floats:
     """Paint tissue with a rim of fat over the air; return the body's coverage [H, W]."""
     whole = (slice(0, image.shape[0]), slice(0, image.shape[1]))
     level, soft = body.level(whole), np.float32(min(body.radii))
     coverage = np.clip((1 - level) * soft + np.float32(0.5), 0, 1)
     muscle = rng.uniform(0.15, 0.6)
     rim = _contrasting(rng, muscle, 0.1, 0.5)
-    _paint(image, whole, coverage, tissue.value(rim, whole, 0.02))
+    paint(image, whole, coverage, tissue.value(rim, whole, 0.02))
     depth = np.float32(rng.uniform(0.7, 0.98)) + np.float32(0.03) * tissue.bank[0]
-    _paint(image, whole, np.clip((depth - level) * soft * 0.5 + np.float32(0.5), 0, 1),
+    paint(image, whole, np.clip((depth - level) * soft * 0.5 + np.float32(0.5), 0, 1),
            tissue.value(muscle, whole, muscle * rng.uniform(0.02, 0.16)))  # fmt: skip
     return coverage
 
 
 def _paint_organs(
-    rng: np.random.Generator, image: Floats, body: Blob, inside: Floats, tissue: _Tissue, unit: float
+    rng: np.random.Generator, image: Floats, body: Blob, inside: Floats, tissue: Tissue, unit: float
 ) -> None:
     """Three to eight unlabelled organs and up to eight small vessels of differing grey level and texture."""
     radii = np.exp(rng.uniform(np.log(10), np.log(50), int(rng.integers(3, 9))))
@@ -77,16 +77,32 @@ def _paint_organs(
         window = blob.window(inside.shape)
         level = _contrasting(rng, float(image[window].mean()), 0.05, 0.45)
         coverage = blob.coverage(window) * inside[window]
-        _paint(image, window, coverage, tissue.value(level, window, level * rng.uniform(0.02, 0.16)))
+        paint(image, window, coverage, tissue.value(level, window, level * rng.uniform(0.02, 0.16)))
         if rng.random() < 0.25:  # a capsule or wall, so that a wall alone tells nothing
             hollow = Blob(blob.x, blob.y, (0.75 * radius, 0.75 * radius), blob.angle, blob.harmonics)
-            _paint(image, window, hollow.coverage(window) * coverage, _contrasting(rng, level))
+            paint(image, window, hollow.coverage(window) * coverage, _contrasting(rng, level))
 
 
-def _place_structures(
-    rng: np.random.Generator, image: Floats, body: Blob, inside: Floats, tissue: _Tissue, unit: float
+def place_structures(
+    rng: np.random.Generator,
+    image: Floats,
+    body: Blob,
+    inside: Floats,
+    tissue: Tissue,
+    unit: float,
+    contrast: tuple[float, float] = (0.12, 0.55),
 ) -> NDArray[np.int64]:
-    """Paint the labelled structures over the anatomy; return their labels [H, W], 1..K, K at most 4."""
+    """Paint the labelled structures over the anatomy; return their labels [H, W], 1..K, K at most 4.
+
+    Args:
+        rng: source of randomness.
+        image: [H, W], 0..1 for soft tissue; painted in place.
+        body: its outline.
+        inside: its coverage [H, W].
+        tissue: textures.
+        unit: pixels of one pixel of a slice of the reference size.
+        contrast: least and most by which a structure differs from the mean of what is around it.
+    """
     label = np.zeros(image.shape, np.int64)
     placed: list[Structure] = []
     wanted, count = int(rng.integers(1, 5)), 0
@@ -96,13 +112,13 @@ def _place_structures(
             structure, label, inside, touching=len(structure.parts) == 1
         ):
             continue
-        count = _add_structure(rng, image, label, structure, inside, tissue, count)
+        count = _add_structure(rng, image, label, structure, inside, tissue, count, contrast)
         placed.append(structure)
         if count >= wanted:
             break
     if not placed:
         spot = solid(Blob(body.x, body.y, (8 * unit + 2, 8 * unit + 2)), image.shape)
-        _add_structure(rng, image, label, spot, inside, tissue, 0)
+        _add_structure(rng, image, label, spot, inside, tissue, 0, contrast)
     return label
 
 
@@ -112,18 +128,20 @@ def _add_structure(
     label: NDArray[np.int64],
     structure: Structure,
     inside: Floats,
-    tissue: _Tissue,
+    tissue: Tissue,
     count: int,
+    contrast: tuple[float, float],
 ) -> int:
     """Paint one structure and number its parts from ``count`` + 1 on; return the new count."""
     window = structure.window
     free = (label[window] == 0) & (inside[window] > 0.5)
     around = image[window][::2, ::2]
-    level = float(around.mean())
+    level = float(np.clip(around.mean(), 0, 1))
+    seen = min(0.1, contrast[1] / 2)
     for part in structure.parts:
-        candidates = [_contrasting(rng, level, 0.12, 0.55) for _ in range(int(rng.integers(1, 4)))]
-        level = max(candidates, key=lambda grey: np.count_nonzero(np.abs(around - np.float32(grey)) > 0.1))
-        _paint(image, window, part * free, tissue.value(level, window, level * rng.uniform(0.01, 0.12)))
+        candidates = [_contrasting(rng, level, *contrast) for _ in range(int(rng.integers(1, 4)))]
+        level = max(candidates, key=lambda grey: np.count_nonzero(np.abs(around - np.float32(grey)) > seen))
+        paint(image, window, part * free, tissue.value(level, window, level * rng.uniform(0.01, 0.12)))
         count += 1
         label[window][free & (part > 0.5)] = count
     return count
@@ -157,8 +175,8 @@ def mr_slice(rng: np.random.Generator, size: int) -> tuple[Floats, NDArray[np.in
     """Draw an MR-like slice [1, size, size], 0..255, and its label [size, size], 1..K with K at most 4."""
     shape, unit = (size, size), size / REFERENCE_SIZE
     image = np.zeros(shape, np.float32)
-    tissue, body = _Tissue(rng, shape), _random_body(rng, shape)
+    tissue, body = Tissue(rng, shape), random_body(rng, shape)
     inside = _paint_body(rng, image, body, tissue)
     _paint_organs(rng, image, body, inside, tissue, unit)
-    label = _place_structures(rng, image, body, inside, tissue, unit)
+    label = place_structures(rng, image, body, inside, tissue, unit)
     return _scan(rng, np.clip(image, 0, None))[None], label

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from monai_ext import session
+from monai_ext.data.manifest import DataList
+from monai_ext.data.provenance import Serves, WeightRecord, read_record, write_record
+from monai_ext.errors import UserError
+
+SHIPPED = Path(__file__).parents[2] / "bundles" / "p2sam" / "models"
+
+
+def weights(models: Path, name: str, variant: str = "compact", **serves: Any) -> None:
+    torch.save({}, models / f"{name}.pt")
+    known = Serves(**serves) if serves else None
+    record = WeightRecord(name=name, variant=variant, datasets=[], command="", licence="CC0", sha256="", serves=known)
+    write_record(models / f"{name}.pt", record)
+
+
+@pytest.fixture
+def models(tmp_path) -> Path:
+    weights(tmp_path, "heart", modalities=["MR"], structures=["LV", "left ventricle", "heart"])
+    weights(tmp_path, "belly", modalities=["MR"], structures=["liver", "kidney"])
+    weights(tmp_path, "general", variant="compact_lite", modalities=[], structures=[])
+    weights(tmp_path, "silent")
+    torch.save({}, tmp_path / "unknown.pt")
+    return tmp_path
+
+
+def chosen(models: Path, modality: str | None, *labels: str, own: str | None = None, variant: str | None = None) -> str:
+    case = {"case": "a", "image": "a.nii.gz", "modality": own}
+    names = {name: value for value, name in enumerate(labels, start=1)}
+    content = {"dataset": "D", "modality": modality, "labels": names, "cases": [case]}
+    return session.choose_weights(models, DataList.model_validate(content), variant).stem
+
+
+@pytest.mark.parametrize(
+    ("modality", "labels", "name"),
+    [
+        ("MR", ["LV"], "heart"),
+        ("mr", ["lv_cavity", "wall"], "heart"),
+        ("T2 MR", ["Left-Ventricle"], "heart"),
+        ("MR", ["leftVentricle"], "heart"),
+        ("MR", ["left_kidney", "right_kidney"], "belly"),
+        ("MR", ["liver tumour", "LV", "right kidney"], "belly"),
+        ("MR", ["liver", "LV"], "general"),  # as much of the one as of the other
+        ("MR", ["lesion"], "general"),
+        ("MR", ["LVX", "kidneystone"], "general"),  # parts of words
+        ("CT", ["LV"], "general"),
+        ("MRCP", ["liver"], "general"),
+        (None, ["liver"], "general"),
+        ("endoscopy", ["polyp"], "general"),
+    ],
+)
+def test_weights_are_chosen_by_modality_and_structures(models, modality, labels, name) -> None:
+    assert chosen(models, modality, *labels) == name
+
+
+def test_modality_of_a_case_goes_before_that_of_the_list(models) -> None:
+    assert chosen(models, "MR", "LV", own="CT") == "general"
+    assert chosen(models, "CT", "LV", own="MR") == "heart"
+
+
+def test_only_weights_of_the_variant_count(models) -> None:
+    assert chosen(models, "MR", "LV", variant="compact_lite") == "general"
+    with pytest.raises(UserError, match=r"no weights .* serve CT with LV: name weights with --checkpoint \(belly"):
+        chosen(models, "CT", "LV", variant="compact")
+
+
+def test_a_link_to_weights_is_not_weights_of_its_own(models) -> None:
+    (models / "model.pt").symlink_to("heart.pt")
+    (models / "model.json").symlink_to("heart.json")
+    assert chosen(models, "MR", "LV") == "heart"
+
+
+def test_weights_for_all_else_where_none_serve_everything(models, capsys) -> None:
+    weights(models, "heart", modalities=["MR"], structures=["LV"], otherwise=True)
+    assert chosen(models, "MR", "liver") == "belly"
+    assert chosen(models, "CT", "lesion") == "general"
+    assert capsys.readouterr().err == ""
+    assert chosen(models, "CT", "lesion", variant="compact") == "heart"
+    (models / "general.pt").unlink()
+    assert chosen(models, "CT", "lesion") == "heart"
+    assert "serve CT with lesion: heart is taken, which has not seen this modality" in capsys.readouterr().err
+    assert chosen(models, "MR", "LV") == "heart"
+    assert capsys.readouterr().err == ""
+
+
+ELSE = "compact_open" if (SHIPPED / "compact_open.pt").is_file() else "compact_acdc"
+"""Shipped weights for what no other weights know."""
+
+
+@pytest.mark.parametrize(
+    ("modality", "labels", "name"),
+    [
+        ("MR", ["RV", "MYO", "LV"], "compact_acdc"),
+        ("MR", ["left atrium"], "compact_acdc"),
+        ("MR", ["liver", "right_kidney", "left_kidney", "spleen"], "compact_chaos"),
+        ("CT", ["liver", "spleen"], ELSE),
+        ("MR", ["tumour"], ELSE),
+        ("CT", ["tumour"], ELSE),
+        ("US", ["lesion"], ELSE),
+        ("endoscopy", ["polyp"], ELSE),
+    ],
+)
+def test_shipped_weights(modality, labels, name) -> None:
+    assert chosen(SHIPPED, modality, *labels) == name
+
+
+def test_records_of_shipped_weights_name_their_network() -> None:
+    variants = {p.stem: read_record(p).variant for p in SHIPPED.glob("compact_*.pt")}
+    known = {"compact_acdc": "compact", "compact_chaos": "compact", "compact_open": "compact_lite"}
+    assert variants == {name: known[name] for name in variants}
+    assert {"compact_acdc", "compact_chaos"} <= set(variants)
