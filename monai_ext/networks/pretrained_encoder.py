@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -27,6 +26,13 @@ CHANNELS = (24, 40, 112)
 """Of the trunk's maps at strides 4, 8 and 16."""
 
 _TIMM = "tf_efficientnet_lite0"
+
+
+def _build_trunk(**options: Any) -> nn.Module:
+    """Build timm's network with random weights; timm is imported here, since it takes a second that others save."""
+    import timm
+
+    return timm.create_model(_TIMM, pretrained=False, **options)
 
 
 class PretrainedImageEncoder(PyramidEncoder):
@@ -44,7 +50,7 @@ class PretrainedImageEncoder(PyramidEncoder):
 
     def __init__(self, image_size: int = 256, stride: int = 8, out_channels: int = 128) -> None:
         super().__init__(image_size, stride)
-        self._take_trunk(timm.create_model(_TIMM, pretrained=False, num_classes=0))
+        self._take_trunk(_build_trunk(num_classes=0))
         self.add_pyramid(CHANNELS, out_channels)
 
     def trunk_maps(self, x: Tensor) -> list[Tensor]:
@@ -62,7 +68,7 @@ class PretrainedImageEncoder(PyramidEncoder):
         Raises:
             UserError: the package with the weights is not installed.
         """
-        trunk = timm.create_model(_TIMM, pretrained=False)
+        trunk = _build_trunk()
         trunk.load_state_dict(to_timm(read_imagenet()), strict=True)
         self._take_trunk(trunk)
         for module in (self.stem, self.stages[0]):
