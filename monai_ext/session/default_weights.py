@@ -10,8 +10,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
+from monai_ext import processes
 from monai_ext.data.manifest import DataList
 from monai_ext.data.provenance import WeightRecord, read_record
 from monai_ext.errors import UserError
@@ -50,16 +52,22 @@ def choose_weights(models: str | os.PathLike, cases: DataList, variant: str | No
         return general[0]
     asked = f"{', '.join(sorted(filter(None, modalities))) or 'this modality'} with {', '.join(cases.labels)}"
     if makeshift:
-        print(
+        _say_once(
             f"note: no weights in {folder} serve {asked}: {makeshift[0].stem} is taken, which has not seen this "
-            "modality or these structures; adapt a model, or name weights with --checkpoint or --sam_variant",
-            file=sys.stderr,
+            "modality or these structures; adapt a model, or name weights with --checkpoint or --sam_variant"
         )
         return makeshift[0]
     raise UserError(
         f"no weights in {folder} say that they serve {asked}: name weights with --checkpoint "
         f"({', '.join(p.stem for p in records) or 'none'})."
     )
+
+
+@cache
+def _say_once(note: str) -> None:
+    """Print a note, of several processes in the first."""
+    if processes.is_first():
+        print(note, file=sys.stderr)
 
 
 def _count_served(record: WeightRecord, modalities: Iterable[str], structures: Iterable[str]) -> int:
