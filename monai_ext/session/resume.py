@@ -51,7 +51,7 @@ def case_settings(
         "device": torch.device(device).type,
         "precision": precision,
         "dataset": cases.dataset,
-        "labels": dict(cases.labels),
+        "labels": list(cases.labels.items()),  # their order decides between equal logits
         "ignore": cases.ignore,
         "config": deciding_config(running_parser(), NOT_OF_A_CASE),
     }
