@@ -27,7 +27,7 @@ from monai_ext.networks.feature_enrichment import FeatureEnrichment
 from monai_ext.networks.label_encoder import LabelEncoder
 from monai_ext.networks.latent_block import Gaussian, LatentBlock
 from monai_ext.networks.mutual_guidance import MutualGuidance
-from monai_ext.networks.spatial_interaction import SpatialInteraction
+from monai_ext.networks.spatial_interaction import Projected, SpatialInteraction
 from monai_ext.networks.state_dict import load_weights
 from monai_ext.networks.trunk import Trunk, build_trunk
 from monai_ext.networks.trunk_stages import LITE0
@@ -177,7 +177,9 @@ class PrototypeNet(nn.Module):
         super().__init__()
         self.trunk, self.options = trunk, options or PrototypeOptions()
         o, channels = self.options, trunk.channels
-        self.prior = self.enrichment = self.label_encoder = self.posterior = self.interaction = self.guidance = None
+        self.prior = self.enrichment = self.label_encoder = self.posterior = None
+        self.interaction: SpatialInteraction | None = None
+        self.guidance: MutualGuidance | None = None
         if o.fem:
             self.prior = LatentBlock(channels, trunk.grid, o.latent, o.hidden, o.prior_pool)
             self.enrichment = FeatureEnrichment(channels, o.latent, o.fem_form)
@@ -210,7 +212,7 @@ class PrototypeNet(nn.Module):
         return self.trunk.stride
 
     def encode(self, images: Tensor) -> Embeddings:
-        """Run the trunk: images [B, 1 or 3, H, W] in [0, 255] -> f, on which all else is a small fraction of the cost."""
+        """Run the trunk: images [B, 1 or 3, H, W] in [0, 255] -> the features f."""
         return self.trunk.encode(images)
 
     def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -319,17 +321,30 @@ class PrototypeNet(nn.Module):
         own = None if query_masks is None else self.shares(query_masks)
         return Episode(torch.stack(scores), supports, queries, shares, own, valid)
 
-    def relevance(self, episode: Episode) -> Tensor:
-        """Compare all images of the episodes by SIM, supports first: [2 B, 2 B] (Eq. 6).
+    def project(self, episode: Episode) -> tuple[Projected, Tensor]:
+        """Prepare all images of the episodes, supports first, for :meth:`relevance`.
+
+        Returns:
+            What SIM compares, of 2 B images, and the shares of their masks, [2 B, g * g].
 
         Raises:
             ValueError: the network was built without SIM, or the episodes had no query masks.
         """
         if self.interaction is None or episode.query_shares is None:
-            raise ValueError("relevance needs scl, auxiliary and the masks of the queries")
+            raise ValueError("the contrast needs scl, auxiliary and the masks of the queries")
         features = torch.cat([episode.supports.features, episode.queries.features])
         shares = torch.cat([episode.support_shares, episode.query_shares])
-        return self.interaction.relevance(self.interaction(features), shares.flatten(1))
+        return self.interaction(features), shares.flatten(1)
+
+    def relevance(self, images: Projected, shares: Tensor, anchors: int | None = None) -> Tensor:
+        """Compare images by SIM; see :meth:`SpatialInteraction.relevance`.
+
+        Raises:
+            ValueError: the network was built without it.
+        """
+        if self.interaction is None:
+            raise ValueError("the network was built without spatial interaction")
+        return self.interaction.relevance(images, shares, anchors)
 
     def align(self, episode: Episode) -> list[Tensor | None]:
         """Segment each support by the query as it was segmented (PANet, Wang et al. 2019, §3.4), for its loss.

@@ -47,8 +47,8 @@ class SpatialInteraction(nn.Module):
         parts = (layer(features).flatten(2).transpose(1, 2) for layer in (self.queries, self.keys, self.values))
         return Projected(*parts)
 
-    def relevance(self, images: Projected, weights: Tensor) -> Tensor:
-        """Compare every image with every other and with itself (Eqs. 4 to 6).
+    def relevance(self, images: Projected, weights: Tensor, anchors: int | None = None) -> Tensor:
+        """Compare images with one another and with themselves (Eqs. 4 to 6).
 
         Args:
             images: n images.
@@ -56,25 +56,29 @@ class SpatialInteraction(nn.Module):
                 terms of Eq. 6 is averaged over the mask of the image whose values it holds, where the paper averages
                 over all places: a slice shows many organs, and two slices are alike in one of them. An image without
                 weight is compared everywhere.
+            anchors: compare the first so many images alone with all; None: all.
 
         Returns:
-            [n, n] symmetric, in [-2, 2].
+            [anchors, n], in [-2, 2].
         """
         count = len(images.values)
-        empty = weights.sum(dim=1, keepdim=True) == 0
-        weights = torch.where(empty, 1.0, weights)
+        first = count if anchors is None else anchors
+        weights = torch.where(weights.sum(dim=1, keepdim=True) == 0, 1.0, weights)
         weights = weights / weights.sum(dim=1, keepdim=True)
-        rows = [self._agreement(images, k, weights[k]) for k in range(count)]
-        agreement = torch.stack(rows)  # [k, o]: of the values of k with those of o aligned to k
-        return agreement + agreement.T
+        to_all = torch.stack([self._agreement(images, k, slice(None), weights[k]) for k in range(first)])
+        to_anchors = [self._agreement(images, k, slice(first), weights[k]) for k in range(first, count)]
+        return to_all + torch.stack([*to_all[:, :first], *to_anchors]).T
 
-    def _agreement(self, images: Projected, k: int, weights: Tensor) -> Tensor:
-        """Compare the values of image k with those of each image, aligned to its places: [n]."""
-        own = images.values[k]
-        scale = own.shape[-1] ** -0.5
+    def _agreement(self, images: Projected, k: int, others: slice, weights: Tensor) -> Tensor:
+        """Compare the values of image k with those of others, aligned to its places: one number for each other.
+
+        Only places with weight are computed: of an organ, a twentieth of all.
+        """
+        places = weights.nonzero()[:, 0]
+        queries, keys, values = (part[others] for part in images)
         if self.of_other:  # V_{o|k} = softmax(Q_k K_o^T) V_o
-            attention = torch.softmax(images.queries[k] @ images.keys.transpose(1, 2) * scale, dim=-1)
+            affinity = images.queries[k, places] @ keys.transpose(1, 2)
         else:  # V_{o|k} = softmax(Q_o K_k^T) V_o
-            attention = torch.softmax(images.queries @ images.keys[k].T * scale, dim=-1)
-        cosine = F.cosine_similarity(own, attention @ images.values, dim=-1)
-        return cosine @ weights
+            affinity = queries[:, places] @ images.keys[k].T
+        aligned = torch.softmax(affinity / values.shape[-1] ** 0.5, dim=-1) @ values
+        return F.cosine_similarity(images.values[k, places], aligned, dim=-1) @ weights[places]
