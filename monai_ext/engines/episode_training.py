@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from monai_ext import processes
 from monai_ext.data.episode_lists import check_episodes, draw_episodes, read_episodes, write_episodes
 from monai_ext.data.episodes import Episode, EpisodePool, FewShotTask
 from monai_ext.data.manifest import Case, DataList, load_datalist
+from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.data.provenance import TrainingData, WeightRecord
 from monai_ext.data.slice_store import StoredCase, store_slices
 from monai_ext.data.superpixels import Superpixels, store_superpixels
@@ -20,8 +22,23 @@ from monai_ext.errors import UserError
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 Groups = Mapping[str, Sequence[Mapping[str, Any]]]
 
+PHANTOMS = 4
+"""Phantom patients where no data list is given."""
+
 VALIDATING = 2
 """Patients of the fold after the tested one that validate where none are named."""
+
+
+def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike) -> Path:
+    """Return the data list, or write phantom patients into ``output_dir/phantom`` where none is given.
+
+    Raises:
+        UserError: the phantoms cannot be written.
+    """
+    if datalist is not None:
+        return Path(datalist)
+    folder = Path(output_dir).expanduser().absolute() / "phantom"
+    return Path(processes.from_first(lambda: str(write_phantom_patients(folder, PHANTOMS))))
 
 
 def load_lists(
@@ -106,6 +123,11 @@ def _next_fold(datalist: DataList, fold: int | None) -> list[str]:
     following = folds[(folds.index(fold) + 1) % len(folds)]
     patients = dict.fromkeys(_patient(case) for case in datalist.cases if case.fold == following)
     return list(patients)[:VALIDATING]
+
+
+def all_items(groups: Groups) -> list[Mapping[str, Any]]:
+    """Return the cases of all groups in one list."""
+    return [item for group in groups.values() for item in group]
 
 
 def _texts(given: Sequence[str] | str | int) -> list[str]:

@@ -29,6 +29,10 @@ Predict = Callable[[Any, Batch], Tensor]
 """(network, batch) -> logits [B, S, S] of the queries, above 0 where the structure is."""
 
 
+SELECTION = ("val_mean", "val_dice", "val_superpixel_dice", "val_miou", "val_fb_iou")
+"""Metrics that can choose weights."""
+
+
 class EpisodicIteration:
     """One training iteration: draws of noise by the iteration's number, losses, one step of the optimiser.
 
@@ -170,7 +174,7 @@ class EpisodicSelection:
     Args:
         evaluator: on frozen episodes, with :class:`EpisodicValidation`.
         network: that is trained.
-        table: where each validation is noted.
+        folder: of ``validation.csv``, where each validation is noted.
         metric: of the evaluator, larger is better; None: the last weights stay.
         interval: epochs between validations.
 
@@ -182,13 +186,13 @@ class EpisodicSelection:
         self,
         evaluator: Engine,
         network: nn.Module,
-        table: ValidationTable,
+        folder: PathLike,
         metric: str | None = "val_mean",
         interval: int = 1,
     ) -> None:
         if interval < 1:
             raise UserError(f"--val_interval is {interval}: give 1 or more.")
-        self.evaluator, self.network, self.table = evaluator, network, table
+        self.evaluator, self.network, self.table = evaluator, network, ValidationTable(folder)
         self.metric, self.interval = metric, interval
         self.best, self.epoch = -1.0, 0
         self.weights: dict[str, Tensor] = {}
@@ -200,9 +204,13 @@ class EpisodicSelection:
 
     def _validate(self, engine: Engine) -> None:
         evaluator: Any = self.evaluator
+        if not evaluator.state.epoch_length:  # there are no validation patients
+            return
         evaluator.run(engine.state.epoch)
         metrics = dict(evaluator.state.metrics)
         self.table.note(engine.state.epoch, engine.state.iteration, metrics)
+        if self.metric is not None and self.metric not in metrics:
+            raise UserError(f"--select {self.metric}: the validation has no such episodes; choose val_mean.")
         if self.metric is not None and metrics[self.metric] > self.best:
             self.best, self.epoch = float(metrics[self.metric]), engine.state.epoch
             self.weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
@@ -244,3 +252,8 @@ def parameter_groups(network: nn.Module, learning_rate: float, trunk_rate: float
             (trunk if of_trunk else rest).append(parameter)
     groups = [{"params": rest, "lr": learning_rate}]
     return groups + ([{"params": trunk, "lr": trunk_rate}] if trunk else [])
+
+
+def count_epochs(steps: int, epoch_length: int) -> int:
+    """Return how many epochs make at least so many steps."""
+    return -(-steps // epoch_length)
