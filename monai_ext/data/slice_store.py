@@ -3,7 +3,8 @@
 A stored case is recognised by the contents of its files, so that a corrected label is cut anew and a moved one is not.
 Its files are ``<case>_<hash>_image.npy`` [n, C, H, W] uint8 and one ``..._<mask>.npy`` [n, H, W] uint8 of each mask
 (class indices; :data:`IGNORE` where the class is not known), ``..._affine.npy`` [4, 4] ([h, w, k] -> RAS mm),
-``..._slices.npy`` [n] (which slices of the case these are) and ``..._pixels.npy`` [n, classes + 1] (pixels of each class).
+``..._slices.npy`` [n] (which slices of the case these are) and ``..._pixels.npy`` [n, classes + 1] (pixels of each
+class).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from monai_ext.errors import UserError
 from monai_ext.files import atomic_path, source_sha256
 
 IGNORE = 255
-"""Class index of pixels whose class is not known: without a scribble, of the list's ``ignore`` value, in the padding."""
+"""Class index of pixels whose class is not known: not scribbled on, of the list's ``ignore`` value, in the padding."""
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -153,13 +154,12 @@ def _cut(
     for what, array in (("affine", np.asarray(affine, np.float64)), ("slices", kept), ("pixels", pixels[kept])):
         save_array(f"{stored.stem}_{what}.npy", array)
     save_array(f"{stored.stem}_{mask}.npy", classes[kept])
-    save_array(
-        f"{stored.stem}_image.npy", to_planes(np.asarray(item["image"]))[kept]
-    )  # last: a case that has it is whole
+    # The image comes last: a case that has one is whole.
+    save_array(f"{stored.stem}_image.npy", to_planes(np.asarray(item["image"]))[kept])
 
 
 def class_indices(whole: np.ndarray, values: Sequence[int], ignore: int | None = None) -> np.ndarray:
-    """Return a mask with the places of ``values``, from 1, :data:`IGNORE` for ``ignore`` and 0 for the rest, as uint8."""
+    """Return the places of ``values``, from 1, in a mask; :data:`IGNORE` for ``ignore``, 0 for the rest. As uint8."""
     classes = np.zeros(whole.shape, np.uint8)
     if ignore is not None:
         classes[whole == ignore] = IGNORE
