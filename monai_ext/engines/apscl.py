@@ -14,6 +14,9 @@ from monai_ext.losses.spatial_contrast import ContrastQueue, SpatialContrastLoss
 from monai_ext.networks.prototype_net import Episode, PrototypeNet
 from monai_ext.networks.spatial_interaction import Projected
 
+UNKNOWN = 255
+"""Class of pixels that no loss counts."""
+
 
 class ApsclObjective:
     """L = L_CE + lambda_KL (L_KL^s + L_KL^q) + lambda_SCL L_SCL, of which each auxiliary term can be switched off.
@@ -68,10 +71,11 @@ class ApsclObjective:
 
         Args:
             network: built with ``auxiliary``, in training mode.
-            batch: ``support_image`` and ``query_image`` [B, 1 or 3, H, W] in [0, 255], ``support_mask`` and
-                ``query_mask`` [B, H, W] of 0 and 1, ``classes``: B numbers, each superpixel its own, and
-                ``supervised``: B times whether the class is an annotated one. B = 2 where two classes are needed, else
-                1.
+            batch: of :class:`monai_ext.data.episodes.EpisodeDataset`: ``support_image`` and ``query_image``
+                [B, 1 or 3, H, W] in [0, 255], ``support_mask`` and ``query_mask`` [B, H, W] of 0 and 1, ``classes``: B
+                numbers, each superpixel its own, and ``supervised``: B times whether the class is an annotated one.
+                B = 2 where two classes are needed, else 1. ``support_valid`` and ``query_valid`` [B, H, W] bool, where
+                they are given, say what is known.
             generator: of the noise of z.
 
         Returns:
@@ -79,9 +83,15 @@ class ApsclObjective:
             and ``variance_mu_y`` and ``active_units`` of :class:`CollapseMonitor`.
         """
         episode = network.run_episodes(
-            batch["support_image"], batch["support_mask"], batch["query_image"], batch["query_mask"], generator
+            batch["support_image"],
+            batch["support_mask"],
+            batch["query_image"],
+            batch["query_mask"],
+            batch.get("support_valid"),
+            batch.get("query_valid"),
+            generator,
         )
-        terms = {"ce": self._cross_entropy(network, episode.scores[0], batch["query_mask"][0])}
+        terms = {"ce": self._cross_entropy(network, episode.scores[0], batch, "query")}
         loss = terms["ce"]
         if self.lambda_kl and network.options.fem and (self.superpixel_kl or bool(batch["supervised"][0])):
             terms["kl"] = self._divergence(episode)
@@ -94,7 +104,7 @@ class ApsclObjective:
         if self.lambda_align:
             aligned = network.align(episode)[0]
             if aligned is not None:
-                terms["align"] = self._cross_entropy(network, aligned, batch["support_mask"][0])
+                terms["align"] = self._cross_entropy(network, aligned, batch, "support")
                 loss = loss + self.lambda_align * terms["align"]
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
@@ -107,11 +117,13 @@ class ApsclObjective:
         self.queue.load_state_dict(state["queue"])
         self.monitor.load_state_dict(state["monitor"])
 
-    def _cross_entropy(self, network: PrototypeNet, scores: Tensor, mask: Tensor) -> Tensor:
-        """Compare scores [2, g, g] with a mask [H, W] at the image's size."""
-        logits = network.to_image(scores[None], (mask.shape[-2], mask.shape[-1]))
-        target = mask[None].to(logits.device, torch.long)
-        return F.cross_entropy(logits, target, self.ce_weight.to(logits))
+    def _cross_entropy(self, network: PrototypeNet, scores: Tensor, batch: Mapping[str, Any], role: str) -> Tensor:
+        """Compare scores [2, g, g] with the first mask at the image's size, where it is known."""
+        target = batch[f"{role}_mask"][:1].to(scores.device, torch.long)
+        if f"{role}_valid" in batch:
+            target = target.masked_fill(~batch[f"{role}_valid"][:1].to(scores.device, torch.bool), UNKNOWN)
+        logits = network.to_image(scores[None], (target.shape[-2], target.shape[-1]))
+        return F.cross_entropy(logits, target, self.ce_weight.to(logits), ignore_index=UNKNOWN)
 
     def _divergence(self, episode: Episode) -> Tensor:
         """L_KL^s + L_KL^q of the episode that is segmented."""
@@ -134,3 +146,21 @@ class ApsclObjective:
 def _posterior_means(episode: Episode) -> Tensor:
     branches = (episode.supports[:1], episode.queries[:1])
     return torch.cat([b.posterior.mean for b in branches if b.posterior is not None])
+
+
+def segment_queries(network: PrototypeNet, batch: Mapping[str, Any]) -> Tensor:
+    """Segment the queries of episodes: logits [B, H, W], above 0 where the structure is.
+
+    Args:
+        network: in evaluation mode.
+        batch: as :class:`ApsclObjective` takes it; neither masks of queries nor what is known of them are read.
+    """
+    episode = network.run_episodes(
+        batch["support_image"],
+        batch["support_mask"],
+        batch["query_image"],
+        support_valid=batch.get("support_valid"),
+    )
+    height, width = batch["query_image"].shape[-2:]
+    logits = network.to_image(episode.scores, (height, width))
+    return logits[:, 1] - logits[:, 0]

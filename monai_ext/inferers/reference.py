@@ -39,10 +39,9 @@ class Reference:
             self._embeddings[index] = encode_slice(network, self.image.as_tensor()[..., index], self.frame)
         return self._embeddings[index]
 
-    def held_slices(self) -> tuple[int, int]:
-        """Return the first and last slice that hold any structure."""
-        held = np.flatnonzero(np.asarray(self.label[0]).any(axis=(0, 1)))
-        return int(held[0]), int(held[-1])
+    def held_slices(self) -> list[int]:
+        """Return the slices that hold any structure, ascending."""
+        return np.flatnonzero(np.asarray(self.label[0]).any(axis=(0, 1))).tolist()
 
     def has_scale(self, extent: Extent | None) -> bool:
         """Tell whether loading it for a frame of so many mm would give the same image again."""

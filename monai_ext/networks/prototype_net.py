@@ -148,7 +148,8 @@ class Episode:
         queries: B images.
         support_shares: [B, g, g] share of each cell that the support's mask covers.
         query_shares: likewise of the query's mask; None where it was not given.
-        valid: [g, g] share of each cell that lies in the images.
+        support_valid: [B, g, g] share of each cell of the supports that counts.
+        query_valid: likewise of the queries.
     """
 
     scores: Tensor
@@ -156,7 +157,8 @@ class Episode:
     queries: Branch
     support_shares: Tensor
     query_shares: Tensor | None
-    valid: Tensor
+    support_valid: Tensor
+    query_valid: Tensor
 
 
 class PrototypeNet(nn.Module):
@@ -235,7 +237,7 @@ class PrototypeNet(nn.Module):
 
     def valid_share(self, size: tuple[int, int]) -> Tensor:
         """Return the share of each cell that images of (H, W) cover, [g, g]: padding is neither class."""
-        return covered_share(torch.ones(1, *size, device=self.device), self.stride, (self.grid, self.grid))[0]
+        return self._covered(torch.ones(1, *size))[0]
 
     def enrich(
         self,
@@ -271,7 +273,7 @@ class PrototypeNet(nn.Module):
         Args:
             features: f', [K, C, g, g].
             shares: [K, g, g] of :meth:`shares`.
-            valid: [g, g] of :meth:`valid_share`.
+            valid: [g, g] of :meth:`valid_share`, or [K, g, g]; what is neither structure nor valid belongs to no class.
 
         Returns:
             None where no support shows the structure, or one shows nothing else.
@@ -283,11 +285,15 @@ class PrototypeNet(nn.Module):
             return None
         return Support(foreground, background, None if self.guidance is None else z.mean(dim=0))
 
+    def guided(self, features: Tensor, support: Support) -> Tensor:
+        """Embed a query as it is compared with prototypes: f' [C, g, g] -> Z_q reweighted (Eqs. 9 and 10), [E1, g, g]."""
+        if self.guidance is None or support.guide is None:
+            return features
+        return self.guidance(self.guidance.query(features[None])[0], support.guide)
+
     def compare(self, features: Tensor, support: Support) -> Tensor:
-        """Compare a query with the prototypes (Eqs. 9, 10 and 12): f' [C, g, g] -> [2, g, g], background first."""
-        z = features
-        if self.guidance is not None and support.guide is not None:
-            z = self.guidance(self.guidance.query(features[None])[0], support.guide)
+        """Compare a query with the prototypes (Eq. 12): f' [C, g, g] -> [2, g, g], background first."""
+        z = self.guided(features, support)
         classes = (support.background, support.foreground)
         return torch.stack([class_score(prototypes, z, self.options.scale) for prototypes in classes])
 
@@ -297,6 +303,8 @@ class PrototypeNet(nn.Module):
         support_masks: Tensor,
         query_images: Tensor,
         query_masks: Tensor | None = None,
+        support_valid: Tensor | None = None,
+        query_valid: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Episode:
         """Run B episodes of one support and one query; masks of queries are for the losses alone.
@@ -306,6 +314,8 @@ class PrototypeNet(nn.Module):
             support_masks: [B, H, W], 1 where the structure is.
             query_images: as the supports.
             query_masks: as those of the supports; None: no posterior.
+            support_valid: [B, H, W], where images and masks are known; None: everywhere.
+            query_valid: likewise of the queries.
             generator: of the noise of z, on the CPU; see :meth:`enrich`.
 
         Raises:
@@ -315,11 +325,14 @@ class PrototypeNet(nn.Module):
         images = torch.cat([support_images, query_images])
         masks = None if query_masks is None else torch.cat([support_masks, query_masks])
         branch = self.enrich(self.encode(images).features, masks, generator=generator)
-        valid = self.valid_share((images.shape[-2], images.shape[-1]))
         supports, queries, shares = branch[:count], branch[count:], self.shares(support_masks)
-        scores = [self._segment(supports.features[k], shares[k], queries.features[k], valid, k) for k in range(count)]
+        everywhere = self.valid_share((images.shape[-2], images.shape[-1])).expand(count, -1, -1)
+        valid = [everywhere if v is None else self._covered(v) for v in (support_valid, query_valid)]
+        scores = [
+            self._segment(supports.features[k], shares[k], queries.features[k], valid[0][k], k) for k in range(count)
+        ]
         own = None if query_masks is None else self.shares(query_masks)
-        return Episode(torch.stack(scores), supports, queries, shares, own, valid)
+        return Episode(torch.stack(scores), supports, queries, shares, own, *valid)
 
     def project(self, episode: Episode) -> tuple[Projected, Tensor]:
         """Prepare all images of the episodes, supports first, for :meth:`relevance`.
@@ -355,10 +368,10 @@ class PrototypeNet(nn.Module):
         Returns:
             Scores [2, g, g] of each support, background first; None where the query was all one class.
         """
-        predicted = (episode.scores.argmax(dim=1).detach() * episode.valid).to(episode.scores.dtype)
+        predicted = (episode.scores.argmax(dim=1).detach() * episode.query_valid).to(episode.scores.dtype)
         aligned = []
         for k, shares in enumerate(predicted):
-            turned = self.make_support(episode.queries.features[k : k + 1], shares[None], episode.valid)
+            turned = self.make_support(episode.queries.features[k : k + 1], shares[None], episode.query_valid[k])
             aligned.append(None if turned is None else self.compare(episode.supports.features[k], turned))
         return aligned
 
@@ -380,6 +393,9 @@ class PrototypeNet(nn.Module):
         windows = [local_prototypes(f, w, self.options.window) for f, w in zip(features, weights, strict=True)]
         local = torch.cat(windows)
         return torch.cat([local, mean]) if with_global or not len(local) else local
+
+    def _covered(self, masks: Tensor) -> Tensor:
+        return covered_share(masks.to(self.device), self.stride, (self.grid, self.grid))
 
     def _padded(self, masks: Tensor) -> Tensor:
         height, width = masks.shape[-2:]
@@ -406,7 +422,7 @@ def build_prototype_net(
     channels: int = 256,
     auxiliary: bool = False,
     frozen_statistics: bool = True,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> PrototypeNet:
     """Build the network with its weights.
 
@@ -419,16 +435,16 @@ def build_prototype_net(
         channels: of the features that are compared.
         auxiliary: see :class:`PrototypeNet`.
         frozen_statistics: see :class:`monai_ext.networks.trunk.Trunk`.
-        **options: see :class:`PrototypeOptions`.
+        options: see :class:`PrototypeOptions`; what is not named has its default.
 
     Raises:
         UserError: for an unknown trunk or option, or weights of another network.
     """
     names = PrototypeOptions.__dataclass_fields__
-    for name in options:
+    for name in options or {}:
         if name not in names:
             raise UserError(f"option {name!r} of the network is unknown: choose among {', '.join(names)}.")
-    chosen = PrototypeOptions(**options)
+    chosen = PrototypeOptions(**(options or {}))
     network = PrototypeNet(
         build_trunk(trunk, trunk_weights, image_size, channels, frozen_statistics=frozen_statistics), chosen, auxiliary
     )

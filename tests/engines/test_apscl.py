@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from monai_ext.engines.apscl import ApsclObjective
+from monai_ext.engines.apscl import ApsclObjective, segment_queries
 from monai_ext.networks.prototype_net import PrototypeNet, build_prototype_net
 
 TERMS = {"loss", "ce", "kl", "scl", "variance_mu_y", "active_units"}
@@ -18,7 +18,7 @@ TERMS = {"loss", "ce", "kl", "scl", "variance_mu_y", "active_units"}
 def network() -> PrototypeNet:
     torch.manual_seed(0)
     sizes = {"latent": 4, "hidden": (8, 8), "prior_pool": 2, "sim_width": 8, "mgd_width": 8}
-    return build_prototype_net(image_size=64, channels=8, auxiliary=True, **sizes).train()
+    return build_prototype_net(image_size=64, channels=8, auxiliary=True, options=sizes).train()
 
 
 def step(seed: int = 0, supervised: bool = True) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def test_the_terms_are_those_of_the_episode(network: PrototypeNet) -> None:
     terms = objective(network, batch, generator())
     with torch.no_grad():
         images = (batch[name] for name in ("support_image", "support_mask", "query_image", "query_mask"))
-        episode = network.run_episodes(*images, generator())
+        episode = network.run_episodes(*images, generator=generator())
         logits = network.to_image(episode.scores[:1], (64, 64))
         target = batch["query_mask"][:1].long()
         torch.testing.assert_close(terms["ce"], F.cross_entropy(logits, target, torch.tensor([0.05, 1])))
@@ -109,7 +109,9 @@ def test_the_objective_goes_on(network: PrototypeNet) -> None:
 
 def test_a_few_steps_learn_an_episode() -> None:
     torch.manual_seed(0)
-    network = build_prototype_net(image_size=64, channels=8, auxiliary=True, hidden=(8, 8), prior_pool=2).train()
+    network = build_prototype_net(
+        image_size=64, channels=8, auxiliary=True, options={"hidden": (8, 8), "prior_pool": 2}
+    ).train()
     optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
     objective, batch = ApsclObjective(), step()
     losses = []
@@ -120,3 +122,26 @@ def test_a_few_steps_learn_an_episode() -> None:
         optimiser.step()
         losses.append(float(terms["ce"]))
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_only_known_pixels_count(network: PrototypeNet) -> None:
+    objective = ApsclObjective(lambda_kl=0, lambda_scl=0)
+    batch = one(step())
+    known = torch.ones(1, 64, 64, dtype=torch.bool)
+    known[:, :, 32:] = False
+    first = {**batch, "query_valid": known}
+    other = {**first, "query_mask": batch["query_mask"].where(known, 1 - batch["query_mask"])}
+    terms = [objective(network, b, generator())["ce"] for b in (batch, first, other)]
+    assert torch.equal(terms[1], terms[2])
+    assert not torch.equal(terms[0], terms[1])
+
+
+def test_prediction_reads_no_mask_of_the_query(network: PrototypeNet) -> None:
+    batch = step()
+    poisoned = {**batch, "query_mask": None, "query_valid": None}
+    network.eval()
+    with torch.no_grad():
+        logits = [segment_queries(network, b) for b in (batch, poisoned)]
+    network.train()
+    assert logits[0].shape == (2, 64, 64)
+    assert torch.equal(logits[0], logits[1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -231,7 +233,7 @@ def slow_scores(query: Tensor, prototypes: list[Tensor], scale: float = 20.0) ->
 
 
 def masked_mean(features: Tensor, weights: Tensor) -> Tensor:
-    total = sum(features[:, y, x] * weights[y, x] for y in range(len(weights)) for x in range(len(weights)))
+    total = sum(features[:, y, x] * weights[y, x] for y, x in weights.nonzero().tolist())
     return total / weights.sum()
 
 
@@ -363,14 +365,29 @@ def test_every_parameter_learns(trunk: Trunk) -> None:
     network.zero_grad(set_to_none=True)
 
 
+def test_what_is_not_known_belongs_to_no_class(trunk: Trunk) -> None:
+    network = PrototypeNet(trunk, replace(TINY, fem=False, mgd=False, scl=False)).eval()
+    support, support_mask, query, _ = episodes(1)
+    known = torch.ones(1, 64, 56)
+    known[:, 40:] = 0
+    with torch.no_grad():
+        scores = network.run_episodes(support, support_mask, query, support_valid=known).scores[0]
+        features = [network.encode(x).features for x in (support, query)]
+        shares = network.shares(support_mask)
+        rest = masked_mean(features[0][0, :, :5, :7], 1 - shares[0, :5, :7])
+        torch.testing.assert_close(scores[0], slow_scores(features[1][0], [rest]), atol=1e-3, rtol=1e-3)
+
+
 def test_alignment_swaps_support_and_query(trunk: Trunk) -> None:
     network = PrototypeNet(trunk, replace(TINY, fem=False, mgd=False, scl=False)).eval()
     with torch.no_grad():
         episode = network.run_episodes(*episodes())
         aligned = network.align(episode)
         for k in range(2):
-            predicted = episode.scores[k].argmax(dim=0) * episode.valid
-            prototypes = [masked_mean(episode.queries.features[k], w) for w in (episode.valid - predicted, predicted)]
+            predicted = episode.scores[k].argmax(dim=0) * episode.query_valid[k]
+            prototypes = [
+                masked_mean(episode.queries.features[k], w) for w in (episode.query_valid[k] - predicted, predicted)
+            ]
             expected = torch.stack([slow_scores(episode.supports.features[k], [p]) for p in prototypes])
             torch.testing.assert_close(aligned[k], expected, atol=1e-3, rtol=1e-3)
 
@@ -423,9 +440,10 @@ def test_small_masks_are_not_lost(trunk: Trunk, mask_resize: str) -> None:
 # --------------------------------------------------------------------------------------------------------- weights
 
 
-def build(**options: object) -> PrototypeNet:
+def build(trunk: str = LITE0, auxiliary: bool = False, checkpoint: Path | None = None, **options: Any) -> PrototypeNet:
     tiny = {name: getattr(TINY, name) for name in ("latent", "hidden", "prior_pool", "sim_width", "mgd_width")}
-    return build_prototype_net(image_size=64, channels=8, **{**tiny, **options})
+    sizes = {"image_size": 64, "channels": 8, "options": {**tiny, **options}}
+    return build_prototype_net(trunk, checkpoint=checkpoint, auxiliary=auxiliary, **sizes)
 
 
 def test_weights_of_a_training_serve_inference(tmp_path) -> None:
