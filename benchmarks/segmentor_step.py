@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import PolynomialLR
 from torch.utils.data import DataLoader
 
-from monai_ext.data.scribble_slices import ScribbleDataset, ShuffledSampler, cut_scribbles
+from monai_ext.data.scribble_slices import ScribbleDataset, ShuffledSampler, store_scribbles
 from monai_ext.engines.segmentor import SegmentorIteration, SegmentorTraining
 from monai_ext.handlers.training import stage_handlers
 from monai_ext.networks.dual_branch_unet import build_segmentor
@@ -47,12 +47,13 @@ def random_slices(folder: Path, size: int) -> ScribbleDataset:
     drawn = np.where(rng.random(shape) < 0.05, rng.integers(0, CLASSES, shape), CLASSES)
     scribble = MetaTensor(torch.from_numpy(drawn[None].astype(np.float32)), affine=torch.eye(4))
     case = {"case": "random", "patient": "random", "image": "image", "scribble": "scribble"}
-    cut = cut_scribbles(
-        [case], lambda item: {**item, "image": image, "scribble": scribble}, folder, list(range(1, CLASSES)), CLASSES
+    labels = {f"class {value}": value for value in range(1, CLASSES)}
+    stored = store_scribbles(
+        [case], lambda item: {**item, "image": image, "scribble": scribble}, folder, labels, CLASSES
     )
     coarse = torch.from_numpy(rng.integers(0, CLASSES, (SLICES, 1, 16, 16)).astype(np.float32))
     target = F.interpolate(coarse, (size, size), mode="nearest-exact")[:, 0].numpy().astype(np.uint8)
-    return ScribbleDataset(cut, size, {"random": target})
+    return ScribbleDataset(stored, size, {"random": target})
 
 
 def plain_loop(dataset: ScribbleDataset, network: nn.Module, batch: int, steps: int) -> Iterator[tuple[float, float]]:

@@ -1,15 +1,9 @@
-"""Training on scribbles: cases cut once into 8-bit slices on disk, and drawn in a repeatable order.
-
-One case gives ``<case>_<hash>_image.npy`` [n, H, W] uint8, ``..._scribble.npy`` [n, H, W] uint8 (class indices; 255
-where there is no scribble) and ``..._affine.npy`` [4, 4] ([h, w, k] -> RAS mm). All slices are kept, also those without
-a scribble. Dense labels, where a run may use them, lie beside: ``..._label.npy``.
-"""
+"""Training on scribbles: every slice of the scribbled cases, drawn in a repeatable order."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
-from tqdm import tqdm
 
-from monai_ext.data.contents import case_contents, content_key
 from monai_ext.data.manifest import DataList
+from monai_ext.data.slice_store import IGNORE, StoredCase, Transform, class_indices, store_slices
 from monai_ext.errors import UserError
-from monai_ext.files import atomic_path, source_sha256
-
-IGNORE = 255
-"""Class index of pixels without a scribble, and of those outside the image."""
-
-Transform = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class CutCase:
-    """One case on disk.
-
-    Attributes:
-        case: its name.
-        patient: whose it is.
-        stem: of the files.
-        has_label: a dense label lies beside.
-    """
-
-    case: str
-    patient: str
-    stem: Path
-    has_label: bool
-
-    def load(self, what: str) -> np.ndarray:
-        """Return ``image``, ``scribble``, ``label`` or ``affine``, memory-mapped."""
-        return np.load(f"{self.stem}_{what}.npy", mmap_mode="r")
+from monai_ext.files import PathLike, atomic_path
+from monai_ext.prompts.scribble_grid import resize_scribble
 
 
 def scribbled_cases(datalist: DataList, simulated: bool = False) -> list[dict[str, Any]]:
@@ -82,74 +50,49 @@ def scribbled_cases(datalist: DataList, simulated: bool = False) -> list[dict[st
     return found
 
 
-def cut_scribbles(
+def store_scribbles(
     cases: Sequence[Mapping[str, Any]],
     transform: Transform,
-    folder: str | Path,
-    values: Sequence[int],
+    folder: PathLike,
+    labels: Mapping[str, int],
     unlabelled: int,
     known: Sequence[int] = (),
     settings: str = "",
     label_transform: Transform | None = None,
-) -> list[CutCase]:
-    """Cut the cases; what is there from an earlier start is kept.
+    dataset: str = "",
+) -> list[StoredCase]:
+    """Store all slices of the cases, also those without a scribble; see :func:`store_slices`.
 
     Args:
         cases: of :func:`scribbled_cases`.
-        transform: maps a case to image [C, H, W, D] in [0, 255] and scribble [1, H, W, D], both with the affine of the
-            result.
+        transform: maps a case to image [C, H, W, D] in [0, 255] and scribble [1, H, W, D].
         folder: of the files.
-        values: of the structures, in the order of the classes 1, 2, ...
+        labels: name -> value of the structures, in the order of the classes 1, 2, ...
         unlabelled: value of what is not scribbled on.
         known: values of further structures: their scribbles are background.
-        settings: text that stands for the transform's settings. Other settings, entries of a case, contents of its
-            files or another source of this package make new files.
+        settings: text that stands for those of the transforms.
         label_transform: maps a case to label [1, H, W, D]; None: dense labels are not read.
+        dataset: of the cases.
 
     Raises:
         UserError: a scribble has a value that the data list does not know, or nothing is scribbled on.
     """
-    cut = []
-    for case in tqdm(cases, desc="cutting slices", disable=None):
-        key = content_key([case_contents(case), list(values), unlabelled, list(known), settings, source_sha256()])
-        stem = Path(folder) / f"{case['case']}_{key[:10]}"
-        if not Path(f"{stem}_image.npy").is_file():
-            item = transform(dict(case))
-            raw = np.rint(np.asarray(item["scribble"])[0]).astype(np.int64)
-            unknown = set(np.unique(raw).tolist()) - {0, unlabelled, *values, *known}
-            if unknown:
-                raise UserError(
-                    f"case {case['case']}: the scribble {case['scribble']} holds the value {min(unknown)}, which is "
-                    "neither a label of the data list nor its 'ignore' value; correct one or the other."
-                )
-            scribble = np.zeros(raw.shape, np.uint8)
-            scribble[raw == unlabelled] = IGNORE
-            for index, value in enumerate(values, start=1):
-                scribble[raw == value] = index
-            _save(f"{stem}_affine.npy", np.asarray(item["image"].affine, np.float64))
-            _save(f"{stem}_scribble.npy", scribble.transpose(2, 0, 1))
-            _save(f"{stem}_image.npy", grey_slices(np.asarray(item["image"])))
-        has_label = case.get("label") is not None and label_transform is not None
-        if has_label and label_transform and not Path(f"{stem}_label.npy").is_file():
-            raw = np.rint(np.asarray(label_transform({"case": case["case"], "label": case["label"]})["label"])[0])
-            label = np.zeros(raw.shape, np.uint8)
-            for index, value in enumerate(values, start=1):
-                label[raw == value] = index
-            _save(f"{stem}_label.npy", label.transpose(2, 0, 1))
-        cut.append(CutCase(str(case["case"]), str(case["patient"]), stem, has_label))
-    if not any((np.asarray(c.load("scribble")) - np.uint8(1) < len(values)).any() for c in cut):
+    stored = store_slices(
+        cases,
+        transform,
+        folder,
+        labels,
+        mask="scribble",
+        ignore=unlabelled,
+        known=known,
+        further=None if label_transform is None else {"label": label_transform},
+        every_slice=True,
+        settings=settings,
+        dataset=dataset,
+    )
+    if not any(case.load("pixels")[:, 1:].any() for case in stored):
         raise UserError("no slice has a scribble of a structure: check the scribbles, --labels and --split.")
-    return cut
-
-
-def grey_slices(image: np.ndarray) -> np.ndarray:
-    """Return [C, H, W, D] in [0, 255] as slices [D, H, W] uint8, channels averaged: what a segmentor learns from."""
-    return image.mean(axis=0).round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1)
-
-
-def _save(path: str, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        np.save(temporary, np.ascontiguousarray(array))
+    return stored
 
 
 def write_classes(path: Path, classes: np.ndarray, affine: np.ndarray, values: Sequence[int]) -> None:
@@ -169,22 +112,7 @@ def gzip_bytes(image: nib.Nifti1Image) -> bytes:
 def read_classes(path: Path, values: Sequence[int]) -> np.ndarray:
     """Read what :func:`write_classes` wrote."""
     raw = np.asarray(nib.Nifti1Image.from_filename(path).dataobj).transpose(2, 0, 1)
-    classes = np.zeros(raw.shape, np.uint8)
-    for index, value in enumerate(values, start=1):
-        classes[raw == value] = index
-    return classes
-
-
-def shrink_scribble(scribble: Tensor, size: tuple[int, int]) -> Tensor:
-    """Make a scribble smaller without losing lines: a pixel is of any class drawn in it, the largest of several.
-
-    Args:
-        scribble: [H, W] class indices or :data:`IGNORE`.
-        size: of the result, at most (H, W).
-    """
-    order = scribble.float().add(1).where(scribble != IGNORE, 0)
-    largest = F.adaptive_max_pool2d(order[None, None], size)[0, 0]
-    return (largest - 1).where(largest > 0, IGNORE).to(scribble.dtype)
+    return class_indices(raw, values)
 
 
 class ScribbleDataset(Dataset):
@@ -195,15 +123,15 @@ class ScribbleDataset(Dataset):
     padding.
 
     Args:
-        data: of :func:`cut_scribbles`.
+        data: of :func:`store_scribbles`.
         size: side S; slices whose longer side is another are resampled.
         targets: case -> [n, H, W] class indices; None: there are none.
     """
 
-    def __init__(self, data: Sequence[CutCase], size: int, targets: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(self, data: Sequence[StoredCase], size: int, targets: Mapping[str, np.ndarray] | None = None) -> None:
         self.data = list(data)
         self.size, self.targets = int(size), targets
-        self.images = [case.load("image") for case in data]
+        self.images = [case.grey() for case in data]
         self.scribbles = [case.load("scribble") for case in data]
         self.index = [(n, k) for n, image in enumerate(self.images) for k in range(len(image))]
 
@@ -221,7 +149,7 @@ class ScribbleDataset(Dataset):
         prepared, size = self.prepare(image)
         item = {
             "image": prepared,
-            "scribble": self._square(resize_classes(scribble, size, is_scribble=True), IGNORE),
+            "scribble": self._square(resize_scribble(scribble, size, IGNORE), IGNORE),
         }
         if self.targets is not None:
             target = torch.from_numpy(np.array(self.targets[self.data[n].case][k]))
@@ -252,12 +180,10 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image[None, None], size, mode="bilinear", align_corners=False, antialias=True)[0, 0]
 
 
-def resize_classes(classes: Tensor, size: tuple[int, int], is_scribble: bool = False) -> Tensor:
-    """Resample class indices [H, W] to ``size`` by nearest neighbour, scribbles by :func:`shrink_scribble`."""
+def resize_classes(classes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample class indices [H, W] to ``size`` by nearest neighbour."""
     if tuple(classes.shape) == size:
         return classes
-    if is_scribble and size[0] <= classes.shape[0]:
-        return shrink_scribble(classes, size)
     return F.interpolate(classes[None, None].float(), size, mode="nearest-exact")[0, 0].to(classes.dtype)
 
 

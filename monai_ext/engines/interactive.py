@@ -33,6 +33,7 @@ from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_ext.data.slice_store import IGNORE
 from monai_ext.engines.lockstep import ProcessGroup
 from monai_ext.losses.correspondence import CorrespondenceLoss
 from monai_ext.losses.promptable import DenseClassLoss, PromptableLoss
@@ -41,6 +42,8 @@ from monai_ext.prompts.sampling import centre_click, noisy_boxes, sample_correct
 from monai_ext.transforms.augment import BatchAugment
 
 FIRST_PROMPTS = ("none", "points", "box")
+SURELY_OUTSIDE = -20.0
+"""Logit of pixels whose class is not known: no loss counts it as a mistake."""
 
 
 def autocast(device: torch.device, dtype: str | None) -> AbstractContextManager:
@@ -156,7 +159,8 @@ class InteractiveIteration:
         image, label, valid = (x.to(device) for x in (image, label, valid))
         if self.augment is not None:
             image, label, valid = self.augment(image, label, valid, draws.own)
-        labels, inside = label[:, 0].round().long(), valid[:, 0] > 0.5
+        labels, undecided = split_undecided(label)
+        inside = (valid[:, 0] > 0.5) & ~undecided
 
         network.train()
         trainer.optimizer.zero_grad(set_to_none=True)
@@ -179,10 +183,11 @@ class InteractiveIteration:
         all_targets, all_known, all_found = self.group.total([len(owners), int(known.sum()), len(found)])
         total = masked = dense = matched = features.new_zeros(())
         if len(owners):  # augmentation may have moved every structure out of the image
-            masked = self._interact(network, features, owners, masks, inside, kind, draws)
+            masked = self._interact(network, features, owners, masks, inside, undecided, kind, draws)
             total = masked = masked * (len(owners) / all_targets)
         if self.auxiliary is not None:
-            dense = self.auxiliary(features, labels, known.to(device)) * (int(known.sum()) / max(all_known, 1))
+            dense = self.auxiliary(features, labels, known.to(device), ~undecided)
+            dense = dense * (int(known.sum()) / max(all_known, 1))
             total = total + self.auxiliary_weight * dense
         if len(found):
             matched = found.sum() / all_found
@@ -222,12 +227,15 @@ class InteractiveIteration:
         owners: Tensor,
         masks: Tensor,
         valid: Tensor,
+        undecided: Tensor,
         kind: str,
         draws: Draws,
     ) -> Tensor:
         """Walk through the interactive loop; return the mean loss of its iterations."""
         features = features[owners]
         shares, cells, inside = to_decoder_grid(masks, valid[owners], 4 * network.grid)
+        unscored = F.max_pool2d(undecided[owners, None].float(), masks.shape[-1] // cells.shape[-1]) > 0.5
+        unscored &= ~cells[:, None]
         pixels = masks.shape[-1] / cells.shape[-1]
         points, labels, boxes = self._first(cells, inside, kind, pixels, draws)
         length = int(torch.randint(1, self.iterations + 1, (), generator=draws.shared)) if self.random_length else None
@@ -243,11 +251,12 @@ class InteractiveIteration:
             with autocast(features.device, self.dtype):
                 logits, quality = network.decode_batch(features, *given, mask_input=previous)
             logits = logits.float()
-            total = total + self.loss(logits, quality.float(), shares[:, None], cells[:, None])
+            scored = logits.masked_fill(unscored, SURELY_OUTSIDE)
+            total = total + self.loss(scored, quality.float(), shares[:, None], cells[:, None])
             previous = logits.detach()
             if step + 1 < length and step + 1 not in alone:
                 count = int(torch.randint(1, self.corrections + 1, (), generator=draws.shared))
-                more = sample_correction(cells, previous[:, 0] > 0, count, draws.own)
+                more = sample_correction(cells, scored.detach()[:, 0] > 0, count, draws.own)
                 points, labels = torch.cat([points, more[0]], dim=1), torch.cat([labels, more[1]], dim=1)
         return total / length
 
@@ -274,6 +283,13 @@ def _one_by_one(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tenso
         source = source.repeat_interleave(image.shape[1])
         image, label, valid = (x.flatten(0, 1) for x in (image, label, valid))
     return image, label, valid, source
+
+
+def split_undecided(label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return classes [B, S, S], 0 where they are not known, and where that is, of a label [B, 1, S, S]."""
+    classes = label[:, 0].round().long()
+    undecided = classes == IGNORE
+    return classes.masked_fill(undecided, 0), undecided
 
 
 def mask_only_steps(length: int, generator: torch.Generator) -> set[int]:
@@ -369,7 +385,7 @@ class PromptedValidation:
         """Score one batch; its keys are those of :class:`InteractiveIteration`."""
         network = cast(PromptableSam, cast(Any, engine).network)
         device = network.device
-        labels = torch.as_tensor(batch["label"])[:, 0].round().long().to(device)
+        labels, undecided = split_undecided(torch.as_tensor(batch["label"]).to(device))
         network.eval()
         with autocast(device, self.dtype):
             features = network.encode(torch.as_tensor(batch["image"]).to(device)).features
@@ -377,14 +393,17 @@ class PromptedValidation:
         masks = torch.stack([labels[b] == v for b, v in owners])
         clicks = torch.tensor([centre_click(m.cpu().numpy()) for m in masks], device=device).float()[:, None]
         rows = torch.tensor([b for b, _ in owners], device=device)
-        self._score("click_dice", network, features[rows], clicks, masks)
-        self._score("no_prompt_dice", network, features, clicks.new_zeros(len(labels), 0, 2), labels > 0)
+        self._score("click_dice", network, features[rows], clicks, masks, undecided[rows])
+        self._score("no_prompt_dice", network, features, clicks.new_zeros(len(labels), 0, 2), labels > 0, undecided)
         return {}
 
-    def _score(self, name: str, network: PromptableSam, features: Tensor, points: Tensor, masks: Tensor) -> None:
+    def _score(
+        self, name: str, network: PromptableSam, features: Tensor, points: Tensor, masks: Tensor, undecided: Tensor
+    ) -> None:
         with autocast(features.device, self.dtype):
             logits, _ = network.decode_batch(features, points, torch.ones_like(points[..., 0]))
         predicted = network.to_image(logits.float(), (masks.shape[-2], masks.shape[-1]))[:, 0] > 0
+        predicted &= ~undecided
         overlap = (predicted & masks).sum((1, 2))
         total = (predicted.sum((1, 2)) + masks.sum((1, 2))).clamp(min=1)
         self.scores[name] += (2 * overlap / total).tolist()

@@ -25,7 +25,8 @@ from torch import nn
 
 from monai_ext.data.provenance import WeightRecord, record_training
 from monai_ext.data.pseudo_labels import PseudoLabels
-from monai_ext.data.scribble_slices import CutCase, ScribbleDataset, read_classes, write_classes
+from monai_ext.data.scribble_slices import ScribbleDataset, read_classes, write_classes
+from monai_ext.data.slice_store import StoredCase
 from monai_ext.data.text import read_json
 from monai_ext.engines.segmentor import PromptedSlices, SamTuning, SegmentorTraining, segment_slices
 from monai_ext.errors import UserError
@@ -34,7 +35,7 @@ from monai_ext.inferers.embedding_cache import EmbeddingCache
 from monai_ext.inferers.prompted_sam import PromptedSamInferer
 from monai_ext.networks.sam import PromptableSam, load_weights
 
-Callback = Callable[[Path, CutCase, PseudoLabels], None]
+Callback = Callable[[Path, StoredCase, PseudoLabels], None]
 """Called with a round's folder after each case's pseudo-labels: pictures, Dice. Nothing it finds is used."""
 
 
@@ -115,7 +116,7 @@ class AlternatingRounds:
 
     def _dense_labels(self) -> dict[str, np.ndarray]:
         for case in self.dataset.data:
-            if not case.has_label:
+            if not case.has("label"):
                 raise UserError(f"case {case.case} has no 'label': --variant full trains on dense masks.")
         return {case.case: np.asarray(case.load("label")) for case in self.dataset.data}
 
@@ -136,22 +137,25 @@ class AlternatingRounds:
         folder, network = self._folder(number), self._sam()
         done = folder / "agreement.json"
         paths = {case.case: folder / "pseudo_labels" / f"{case.case}.nii.gz" for case in self.dataset.data}
-        if not done.is_file():
-            if number:
-                load_weights(network, self._folder(number - 1) / "sam.pt", "sam")
-            network.eval()
-            agreed = scribbled = 0
-            for n, case in enumerate(self.dataset.data):
-                images, scribbles = (np.asarray(x[n]) for x in (self.dataset.images, self.dataset.scribbles))
-                found = self.inferer(images, network, scribbles, case.case, self.cache)  # type: ignore[misc]
-                write_classes(paths[case.case], found.labels, np.asarray(case.load("affine")), self.values)
-                for callback in self.callbacks:
-                    callback(folder, case, found)
-                agreed, scribbled = agreed + found.agreed, scribbled + found.scribbled
-            with atomic_path(done) as temporary:
-                share = agreed / max(1, scribbled)
-                temporary.write_text(json.dumps({"agreement": share, "scribbled_pixels": scribbled}) + "\n")
-        return {name: read_classes(path, self.values) for name, path in paths.items()}
+        if done.is_file():
+            return {name: read_classes(path, self.values) for name, path in paths.items()}
+        if number:
+            load_weights(network, self._folder(number - 1) / "sam.pt", "sam")
+        network.eval()
+        made: dict[str, np.ndarray] = {}
+        agreed = scribbled = 0
+        for n, case in enumerate(self.dataset.data):
+            images, scribbles = (np.asarray(x[n]) for x in (self.dataset.images, self.dataset.scribbles))
+            found = self.inferer(images, network, scribbles, case.case, self.cache)  # type: ignore[misc]
+            write_classes(paths[case.case], found.labels, np.asarray(case.load("affine")), self.values)
+            made[case.case] = found.labels
+            for callback in self.callbacks:
+                callback(folder, case, found)
+            agreed, scribbled = agreed + found.agreed, scribbled + found.scribbled
+        with atomic_path(done) as temporary:
+            share = agreed / max(1, scribbled)
+            temporary.write_text(json.dumps({"agreement": share, "scribbled_pixels": scribbled}) + "\n")
+        return made
 
     def _train(self, folder: Path, targets: dict[str, np.ndarray] | None) -> None:
         path = folder / "segmentor.pt"

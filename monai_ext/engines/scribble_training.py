@@ -9,7 +9,8 @@ from typing import Any
 
 from monai_ext.data.manifest import DataList
 from monai_ext.data.provenance import TrainingData, WeightRecord, read_record, refuse_dense_labels
-from monai_ext.data.scribble_slices import CutCase, Transform, cut_scribbles
+from monai_ext.data.scribble_slices import store_scribbles
+from monai_ext.data.slice_store import StoredCase, Transform
 from monai_ext.engines.training import run_command
 from monai_ext.errors import UserError
 from monai_ext.networks.sam import CHECKPOINTS, PromptableSam, build_sam, fetch_checkpoint
@@ -22,7 +23,12 @@ def unlabelled_value(datalist: DataList, simulated: bool) -> int:
     return max(datalist.labels.values()) + 1
 
 
-def cut_cases(
+def drawn_unlabelled(unlabelled: int, simulated: bool) -> int | None:
+    """Return the value of unlabelled pixels of scribbles that are read from files; None where none are."""
+    return None if simulated else unlabelled
+
+
+def store_cases(
     cases: Sequence[Mapping[str, Any]],
     transform: Transform,
     label_transform: Transform,
@@ -31,8 +37,8 @@ def cut_cases(
     unlabelled: int,
     output_dir: str | os.PathLike,
     settings: str,
-) -> list[CutCase]:
-    """Cut the cases of a data list into ``output_dir/slices``; see :func:`cut_scribbles`.
+) -> list[StoredCase]:
+    """Store the cases of a data list in ``output_dir/slices``; see :func:`store_scribbles`.
 
     Args:
         cases: of :func:`monai_ext.data.scribble_slices.scribbled_cases`.
@@ -44,8 +50,17 @@ def cut_cases(
         output_dir: of the training.
         settings: text that stands for those of the transforms.
     """
-    folder, known = Path(output_dir) / "slices", list(datalist.labels.values())
-    return cut_scribbles(cases, transform, folder, list(labels.values()), unlabelled, known, settings, label_transform)
+    return store_scribbles(
+        cases,
+        transform,
+        Path(output_dir) / "slices",
+        labels,
+        unlabelled,
+        list(datalist.labels.values()),
+        settings,
+        label_transform,
+        datalist.dataset,
+    )
 
 
 def find_sam(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> Path | None:
@@ -133,7 +148,7 @@ def segmentor_record(
     architecture: str,
     variant: str,
     datalist: DataList,
-    cases: Sequence[CutCase] | Sequence[Mapping[str, Any]],
+    cases: Sequence[StoredCase] | Sequence[Mapping[str, Any]],
     licence: str,
     weights: str | os.PathLike | None = None,
     simulated: bool = False,
@@ -152,7 +167,7 @@ def segmentor_record(
         simulated: the scribbles were drawn by a program.
         trained_as: options that inference has to repeat; see :class:`WeightRecord`.
     """
-    patients = sorted({str(c.patient if isinstance(c, CutCase) else c["patient"]) for c in cases})
+    patients = sorted({str(c.patient if isinstance(c, StoredCase) else c["patient"]) for c in cases})
     own = TrainingData(
         dataset=datalist.dataset,
         patients=patients,

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
 from torch.utils.data import DataLoader
 
-from monai_ext.data.scribble_slices import IGNORE, ScribbleDataset, ShuffledSampler
+from monai_ext.data.scribble_slices import ScribbleDataset, ShuffledSampler
+from monai_ext.data.slice_store import IGNORE
 from monai_ext.engines.interactive import autocast
 from monai_ext.errors import UserError
 from monai_ext.inferers.embedding_cache import EmbeddingCache

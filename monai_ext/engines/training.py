@@ -18,7 +18,8 @@ from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.phantoms import random_slice, write_phantom_patient
 from monai_ext.data.provenance import Serves, TrainingData, WeightRecord
 from monai_ext.data.regions import draw_regions
-from monai_ext.data.slices import MixedSampler, SliceDataset, cut_slices, store_drawn, store_regions
+from monai_ext.data.slice_store import StoredCase, Transform, store_drawn, store_regions, store_slices
+from monai_ext.data.slices import MixedSampler, SliceDataset
 from monai_ext.errors import UserError
 from monai_ext.losses.correspondence import CorrespondenceLoss
 from monai_ext.losses.promptable import DenseClassLoss
@@ -30,7 +31,6 @@ FIRST_PHANTOM_PATIENT = 1000
 SOURCES = ("data", "phantoms", "regions")
 """Sources of training slices in the order of their numbers: labelled cases, drawn ones, regions of the same images."""
 
-Transform = Callable[[dict[str, Any]], dict[str, Any]]
 Groups = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -138,8 +138,9 @@ def training_sources(
     regions: int = 0,
     phantom_kinds: Sequence[str] = ("mr", "rgb"),
     phantom_regions: int = 0,
-) -> dict[str, list[Path]]:
-    """Cut the training slices, draw the phantoms and regions; return source -> stems, the keys being :data:`SOURCES`.
+    ignore: int | None = None,
+) -> dict[str, list[StoredCase]]:
+    """Store the training slices, draw phantoms and regions; return source -> cases, the keys being :data:`SOURCES`.
 
     Of several processes, the first one does so for all.
 
@@ -157,11 +158,12 @@ def training_sources(
         regions: sets of regions cut from each slice's image; see :mod:`monai_ext.data.regions`.
         phantom_kinds: of :func:`monai_ext.data.phantoms.random_slice`.
         phantom_regions: sets of regions cut from each drawn slice.
+        ignore: value of the labels where the class is not known: no loss counts these pixels.
     """
-    folder, values = Path(output_dir) / "slices", list(labels.values())
+    folder = Path(output_dir) / "slices"
 
-    def make() -> list[list[Path]]:
-        data = cut_slices(cases, transform, folder, values, settings)
+    def make() -> list[list[StoredCase]]:
+        data = store_slices(cases, transform, folder, labels, ignore=ignore, settings=settings)
         drawn = store_drawn(random_slice, folder, size, phantoms, phantom_kinds, seed) if phantoms else []
         cut = store_regions(data, draw_regions, folder, regions, seed) if regions else []
         cut += store_regions(drawn, draw_regions, folder, phantom_regions, seed) if phantom_regions else []
@@ -170,28 +172,33 @@ def training_sources(
     return dict(zip(SOURCES, _from_first(make), strict=True))
 
 
-def _cut_patients(count: int, transform: Transform, folder: Path, settings: str) -> list[Path]:
-    """Write and cut phantom patients; return their stems."""
-    stems = []
+def _cut_patients(count: int, transform: Transform, folder: Path, settings: str) -> list[StoredCase]:
+    """Write phantom patients and store their slices."""
+    stored = []
     for number in range(FIRST_PHANTOM_PATIENT, FIRST_PHANTOM_PATIENT + count):
         patient = load_datalist(write_phantom_patient(folder / f"phantom_patient{number}", number))
         visits = [{"case": c.case, "image": c.image, "label": c.label, "modality": "MR"} for c in patient.cases]
-        stems += cut_slices(visits, transform, folder, list(patient.labels.values()), settings)
-    return stems
+        stored += store_slices(visits, transform, folder, patient.labels, settings=settings)
+    return stored
 
 
-def _from_first(make: Callable[[], Sequence[Sequence[Path]]]) -> list[list[Path]]:
-    """Let the first process make files; return their paths in all."""
-    told = processes.from_first(lambda: [[str(path) for path in paths] for paths in make()])
-    return [[Path(name) for name in names] for names in told]
+def _from_first(make: Callable[[], Sequence[Sequence[StoredCase]]]) -> list[list[StoredCase]]:
+    """Let the first process store cases; return them in all."""
+    told = processes.from_first(lambda: [[case.to_json() for case in cases] for cases in make()])
+    return [[StoredCase.from_json(case) for case in cases] for cases in told]
 
 
 def validation_sources(
-    groups: Groups, transform: Transform, output_dir: str | os.PathLike, labels: Mapping[str, int], settings: str
-) -> dict[str, list[Path]]:
-    """Cut the validation patients' slices; without such patients, the first training case stands in."""
+    groups: Groups,
+    transform: Transform,
+    output_dir: str | os.PathLike,
+    labels: Mapping[str, int],
+    settings: str,
+    ignore: int | None = None,
+) -> dict[str, list[StoredCase]]:
+    """Store the validation patients' slices; without such patients, the first training case stands in."""
     cases, folder = groups["validation"] or groups["train"][:1], Path(output_dir) / "slices"
-    (data,) = _from_first(lambda: [cut_slices(cases, transform, folder, list(labels.values()), settings)])
+    (data,) = _from_first(lambda: [store_slices(cases, transform, folder, labels, ignore=ignore, settings=settings)])
     return {"data": data}
 
 

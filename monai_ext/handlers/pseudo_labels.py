@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_ext.data.pseudo_labels import PseudoLabels
-from monai_ext.data.scribble_slices import CutCase
+from monai_ext.data.slice_store import StoredCase
 from monai_ext.data.text import read_table
 from monai_ext.files import atomic_path
 from monai_ext.handlers.overlay import DPI, Scene, draw
@@ -33,16 +33,16 @@ class PseudoLabelOverlays:
     def __init__(self, labels: Mapping[str, int], max_slices: int = 12) -> None:
         self.names, self.max_slices = list(labels), max_slices
 
-    def __call__(self, folder: Path, case: CutCase, found: PseudoLabels) -> None:
+    def __call__(self, folder: Path, case: StoredCase, found: PseudoLabels) -> None:
         """Draw one case of the round whose folder is given."""
         points: dict[int, list[tuple[str, float, float, bool]]] = {}
         for row in found.points:
             stars = [(row["label"], x, y, True) for x, y, positive in row["points"] if positive]
             points.setdefault(row["slice"], []).extend(stars)
-        truth = {} if not case.has_label else self._masks(np.asarray(case.load("label")))
+        truth = {} if not case.has("label") else self._masks(np.asarray(case.load("label")))
         scene = Scene(
             title=f"{folder.name}, {case.case}",
-            image=np.asarray(case.load("image")).transpose(1, 2, 0)[None],
+            image=case.grey().transpose(1, 2, 0)[None],
             predictions=self._masks(found.labels),
             truths=truth,
             spacing=(1.0, 1.0),
@@ -67,9 +67,9 @@ class PseudoLabelDice:
     def __init__(self, labels: Mapping[str, int]) -> None:
         self.names = list(labels)
 
-    def __call__(self, folder: Path, case: CutCase, found: PseudoLabels) -> None:
+    def __call__(self, folder: Path, case: StoredCase, found: PseudoLabels) -> None:
         """Measure one case of the round whose folder is given, where it has a dense label."""
-        if not case.has_label:
+        if not case.has("label"):
             return
         truth, path = np.asarray(case.load("label")), folder / TABLE
         rows: list[dict[str, str]] = []

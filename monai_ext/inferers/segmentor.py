@@ -9,7 +9,8 @@ from monai.inferers import Inferer
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_ext.data.scribble_slices import grey_slices, plane_in_square, resize_image
+from monai_ext.data.scribble_slices import plane_in_square, resize_image
+from monai_ext.data.slice_store import grey_planes, to_planes
 from monai_ext.errors import UserError
 from monai_ext.networks.dual_branch_unet import STRIDE, DualBranchUNet
 
@@ -56,7 +57,7 @@ class SegmentorInferer(Inferer):
             :class:`~monai_ext.transforms.labels.MergeLabelsd` gives the argmax over all K + 1 classes.
         """
         device = next(network.parameters()).device
-        slices = grey_slices(np.asarray(torch.as_tensor(inputs)[0].cpu()))
+        slices = grey_planes(to_planes(np.asarray(torch.as_tensor(inputs)[0].cpu())))
         frame = slices.shape[1:]
         size = plane_in_square(frame, self.image_size)
         parts = []

@@ -70,17 +70,20 @@ class DenseClassLoss(nn.Module):
         super().__init__()
         self.classifier = nn.Conv2d(channels, classes + 1, 1)
 
-    def forward(self, features: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+    def forward(self, features: Tensor, labels: Tensor, known: Tensor, decided: Tensor | None = None) -> Tensor:
         """Return the mean loss over the cells of the images whose classes are known.
 
         Args:
             features: [B, C, g, g].
             labels: [B, S, S] integer, 0 for background, S a multiple of g.
             known: [B] bool: images whose labels are these classes. With none the loss is 0.
+            decided: [B, S, S] bool: pixels whose class is known; the others have no share in a cell. None: all.
         """
         if not known.any():
             return features.new_zeros(())
         logits = self.classifier(features[known])
         shares = F.one_hot(labels[known].long(), logits.shape[1]).permute(0, 3, 1, 2).float()
+        if decided is not None:
+            shares = shares * decided[known, None]
         shares = F.adaptive_avg_pool2d(shares, logits.shape[-2:])
         return F.cross_entropy(logits, shares)

@@ -34,6 +34,7 @@ def case_preprocessing(
     served: Studies | None = None,
     with_label: bool = False,
     further: Sequence[Callable[..., Any]] = (),
+    unlabelled: int | None = None,
 ) -> Compose:
     """Return what brings the files of a case to the input frame: [C, H, W, D], image values in [0, 255].
 
@@ -48,6 +49,7 @@ def case_preprocessing(
         served: finds the reference of a MONAI Label request; see :class:`~monai_ext.transforms.request.Requestd`.
         with_label: load ``label`` as it is stored, for metrics.
         further: transforms that come last.
+        unlabelled: the masks are scribbles, with this value where nothing is drawn. None: they are dense.
     """
     names = list(ensure_tuple(masks))
     steps: list[Any] = [_load("image")]
@@ -55,8 +57,8 @@ def case_preprocessing(
     steps += [Requestd("image", served, result_options)] if served is not None else []
     steps += [Intensityd("image", intensity=intensity)]
     steps += [] if names else [FrameExtentd("image", read_geometry, slice_axis)]
-    modes = ["bilinear", *["nearest"] * len(names)]
-    steps += [SamInputd(["image", *names], image_size, mode=modes, slice_axis=slice_axis)]
+    modes = ["bilinear", *["nearest" if unlabelled is None else "scribble"] * len(names)]
+    steps += [SamInputd(["image", *names], image_size, mode=modes, slice_axis=slice_axis, unlabelled=unlabelled)]
     steps += [_load("label", mask=True)] if with_label else []
     return Compose([*steps, *further])
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from monai_ext.errors import UserError
+from monai_ext.prompts.scribble_grid import resize_scribble
 
 DISPLAY_DIRECTIONS = {"S": "PLS", "A": "ILP", "R": "IPR"}
 """Slice axis -> patient directions in which H, W and D grow, as a radiologist looks at the picture.
@@ -395,7 +396,8 @@ class SamInputd(MapTransform, InvertibleTransform):
     (:class:`monai_ext.transforms.frame_extent.FrameExtentd`, :func:`frame_size`).
 
     A label (mode "nearest") keeps every structure that a slice holds: one that covers no more than a pixel of the
-    input frame, or that nearest neighbours would miss, is taken by area (:func:`resize_labels`).
+    input frame, or that nearest neighbours would miss, is taken by area (:func:`resize_labels`). The lines of a
+    scribble (mode "scribble") are not broken (:func:`monai_ext.prompts.scribble_grid.resize_scribble`).
 
     Physical positions are maintained: ``affine`` of the result takes [h, w, d] to RAS mm. ``meta`` also gets
     ``plane_size`` = (h0, w0), the pixels of a slice before resampling, and ``slice_axis`` ("R", "A", "S"; ""
@@ -410,10 +412,11 @@ class SamInputd(MapTransform, InvertibleTransform):
     Args:
         keys: items to transform, each [C, X, Y, Z] or [C, W, H] with its affine in RAS mm.
         image_size: pixels of the longer side of a slice.
-        mode: "bilinear" for images (float32 result) or "nearest" for labels (dtype kept), one for all or one
-            a key.
+        mode: "bilinear" for images (float32 result), "nearest" for labels or "scribble" (dtype kept), one for all
+            or one a key.
         slice_axis: "R", "A" or "S" to cut slices orthogonal to it; None: :func:`choose_slice_axis`.
         allow_missing_keys: do not raise for a key that is absent.
+        unlabelled: value of a scribble where nothing is drawn; mode "scribble" needs it.
 
     Raises:
         UserError: an unknown option; an image with a broken affine (names the file).
@@ -426,15 +429,20 @@ class SamInputd(MapTransform, InvertibleTransform):
         mode: str | Sequence[str] = "bilinear",
         slice_axis: str | None = None,
         allow_missing_keys: bool = False,
+        unlabelled: int | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.image_size = int(image_size)
+        self.image_size, self.unlabelled = int(image_size), unlabelled
         self.mode = ensure_tuple_rep(mode, len(self.keys))
         self.slice_axis = slice_axis
         if self.image_size < 1:
             raise UserError(f"image_size is {image_size}; give the pixels of the longer side, 1 or more")
-        if unknown := set(self.mode) - {"bilinear", "nearest"}:
-            raise UserError(f"SamInputd mode {sorted(unknown)[0]!r} is unknown; choose 'bilinear' or 'nearest'")
+        if unknown := set(self.mode) - {"bilinear", "nearest", "scribble"}:
+            raise UserError(
+                f"SamInputd mode {sorted(unknown)[0]!r} is unknown; choose 'bilinear', 'nearest' or 'scribble'"
+            )
+        if "scribble" in self.mode and unlabelled is None:
+            raise UserError("SamInputd mode 'scribble' needs 'unlabelled', the value of pixels without a scribble")
         if slice_axis is not None and slice_axis not in DISPLAY_DIRECTIONS:
             raise UserError(f"slice_axis {slice_axis!r} is unknown; choose 'R', 'A', 'S' or null")
 
@@ -470,6 +478,8 @@ class SamInputd(MapTransform, InvertibleTransform):
         new_size = input_plane_size(old_size, spacing[:2].tolist(), self.image_size, max(extent))
         if mode == "nearest":
             planes = resize_labels(upright, new_size)
+        elif mode == "scribble" and self.unlabelled is not None:
+            planes = resize_scribble(upright.permute(0, 3, 1, 2), new_size, self.unlabelled).permute(0, 2, 3, 1)
         else:
             planes = resize_planes(upright, new_size, mode, antialias=True)
 
@@ -484,7 +494,7 @@ class SamInputd(MapTransform, InvertibleTransform):
             out,
             orig_size=tuple(image.shape[1:]),
             extra_info={
-                "mode": mode,
+                "mode": "nearest" if mode == "scribble" else mode,
                 "order": layout.order,
                 "flips": tuple(int(flip) for flip in layout.flips),
                 "plane_size": old_size,

@@ -23,8 +23,8 @@ SLOW = (
     "monai_ext.session.weights.fetch_checkpoint",
     "monai_ext.engines.training.fetch_checkpoint",
     "monai_ext.engines.scribble_training.fetch_checkpoint",
-    "monai_ext.engines.scribble_training.cut_scribbles",
-    "monai_ext.engines.training.cut_slices",
+    "monai_ext.engines.scribble_training.store_scribbles",
+    "monai_ext.engines.training.store_slices",
     "monai_ext.session.preflight.check_pairs",
     "monai_ext.session.preflight.examine",
 )

@@ -13,17 +13,16 @@ from monai.data import MetaTensor
 
 from monai_ext.data.manifest import Case, DataList
 from monai_ext.data.scribble_slices import (
-    IGNORE,
     ScribbleDataset,
     ShuffledSampler,
-    cut_scribbles,
     plane_in_square,
     read_classes,
     resize_classes,
     scribbled_cases,
-    shrink_scribble,
+    store_scribbles,
     write_classes,
 )
+from monai_ext.data.slice_store import IGNORE
 from monai_ext.errors import UserError
 
 AFFINE = np.diag([1.5, 1.5, 8.0, 1.0])
@@ -53,13 +52,13 @@ def a_case(name: str = "a") -> dict[str, Any]:
 
 
 def cut(folder: Path, **changes: Any) -> list:
-    options = {"cases": [a_case()], "transform": volumes, "values": [7, 3], "unlabelled": UNLABELLED}
-    return cut_scribbles(**{**options, "folder": folder, **changes})
+    options = {"cases": [a_case()], "transform": volumes, "labels": {"x": 7, "y": 3}, "unlabelled": UNLABELLED}
+    return store_scribbles(**{**options, "folder": folder, **changes})
 
 
 def test_classes_are_the_places_of_the_values_and_the_unlabelled_is_ignored(tmp_path) -> None:
     case = cut(tmp_path)[0]
-    scribble, image = case.load("scribble"), case.load("image")
+    scribble, image = case.load("scribble"), case.grey()
     assert scribble.shape == image.shape == (2, 12, 10)
     assert (scribble[0, 2, 2:8] == 2).all()
     assert (scribble[0, 6, 3:5] == 1).all()
@@ -71,7 +70,7 @@ def test_classes_are_the_places_of_the_values_and_the_unlabelled_is_ignored(tmp_
 
 
 def test_structures_that_are_not_asked_for_are_background(tmp_path) -> None:
-    scribble = cut(tmp_path, values=[7], known=[3, 7])[0].load("scribble")
+    scribble = cut(tmp_path, labels={"x": 7}, known=[3, 7])[0].load("scribble")
     assert (scribble[0, 2, 2:8] == 0).all()
 
 
@@ -89,9 +88,9 @@ def test_a_scribble_corrected_in_place_is_cut_again(tmp_path) -> None:
 
 def test_unknown_values_and_empty_scribbles_are_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="holds the value 3"):
-        cut(tmp_path / "a", values=[7])
+        cut(tmp_path / "a", labels={"x": 7})
     with pytest.raises(UserError, match="no slice has a scribble"):
-        cut(tmp_path / "b", values=[5], known=[3, 7])
+        cut(tmp_path / "b", labels={"z": 5}, known=[3, 7])
 
 
 def datalist(**changes: Any) -> DataList:
@@ -124,16 +123,6 @@ def test_written_classes_are_read_again_and_the_same_bytes_each_time(tmp_path) -
     assert (image.affine == AFFINE).all()
 
 
-def test_a_shrunk_scribble_is_what_a_search_of_each_cell_finds() -> None:
-    rng = np.random.default_rng(0)
-    scribble = np.where(rng.random((24, 18)) < 0.1, rng.integers(0, 4, (24, 18)), IGNORE).astype(np.uint8)
-    found = shrink_scribble(torch.from_numpy(scribble), (8, 6)).numpy()
-    for y in range(8):
-        for x in range(6):
-            drawn = [int(v) for v in scribble[3 * y : 3 * y + 3, 3 * x : 3 * x + 3].ravel() if v != IGNORE]
-            assert found[y, x] == (max(drawn) if drawn else IGNORE)
-
-
 def test_items_are_padded_squares_in_which_the_padding_is_unknown(tmp_path) -> None:
     cases = cut(tmp_path)
     targets = {"a": np.ones((2, 12, 10), np.uint8)}
@@ -141,7 +130,7 @@ def test_items_are_padded_squares_in_which_the_padding_is_unknown(tmp_path) -> N
     item = dataset[0]
     assert len(dataset) == 2
     assert item["image"].shape == (1, 12, 12)
-    assert torch.equal(item["image"][0, :, :10], torch.from_numpy(np.array(cases[0].load("image")[0])) / 255)
+    assert torch.equal(item["image"][0, :, :10], torch.from_numpy(np.array(cases[0].grey()[0])) / 255)
     assert (item["image"][..., 10:] == 0).all()
     assert (item["scribble"][:, 10:] == IGNORE).all()
     assert (item["target"][:, :10] == 1).all()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from monai_ext.data.slice_store import IGNORE
 from monai_ext.engines.interactive import (
     FIRST_PROMPTS,
+    SURELY_OUTSIDE,
     InteractiveIteration,
     PromptedValidation,
     autocast,
@@ -291,7 +293,9 @@ def test_share_of_first_prompts(network, monkeypatch, first_prompt, expected: li
     monkeypatch.setattr(
         InteractiveIteration,
         "_interact",
-        lambda self, network, features, owners, masks, inside, kind, generator: drawn.append(kind) or features.sum(),
+        lambda self, network, features, owners, masks, inside, unknown, kind, draws: (
+            drawn.append(kind) or features.sum()
+        ),
     )
     monkeypatch.setattr(network, "encode", lambda image: SimpleNamespace(features=torch.zeros(1, requires_grad=True)))
     engine, batch = trainer(network), {key: value[..., :8, :8] for key, value in discs(1).items() if key != "source"}
@@ -401,6 +405,41 @@ def test_encoder_learns_from_every_step_of_the_loop(network, monkeypatch) -> Non
     assert all(call["features"] is calls[0]["features"] and call["features"].requires_grad for call in calls)
 
 
+def test_pixels_without_a_known_class_are_neither_prompted_nor_scored(network, monkeypatch) -> None:
+    batch, scored = discs(2), []
+    batch["label"][:, :, :, :24] = IGNORE  # with all of the first disc
+
+    class Loss(PromptableLoss):
+        def forward(self, logits: Tensor, quality: Tensor, masks: Tensor, truth: Tensor | None = None) -> Tensor:
+            scored.append(logits)
+            return super().forward(logits, quality, masks, truth)
+
+    calls = Calls(network, monkeypatch)
+    update = InteractiveIteration(Loss(), 3, first_prompt=only("points"), first_points=(2, 4), corrections=2)
+    for iteration in range(1, 6):
+        step(update, trainer(network), batch, iteration)
+    whole = SIDE * 24 // SIZE  # cells of the decoder's grid that lie in the unknown part
+    assert all((logits[..., :whole] == SURELY_OUTSIDE).all() for logits in scored)
+    assert all((logits[..., whole:] != SURELY_OUTSIDE).all() for logits in scored)
+    points = torch.cat([call["points"].flatten(0, 1) for call in calls])
+    assert points[:, 0].min() >= 24
+
+
+def test_validation_does_not_score_pixels_without_a_known_class(network) -> None:
+    def scores(batch: dict[str, Tensor]) -> list[float]:
+        validation = PromptedValidation()
+        validation._clear(cast(Any, None))
+        validation(cast(Any, SimpleNamespace(network=network)), batch)
+        return validation.scores["no_prompt_dice"]
+
+    batch = discs(2)
+    known = scores(batch)
+    batch["label"] = torch.where(batch["label"] == 0, float(IGNORE), batch["label"])
+    alone = scores(batch)  # what lies outside of the discs costs nothing now
+    assert all(one >= other for one, other in zip(alone, known, strict=True))
+    assert alone != known
+
+
 def test_dense_iterations_train_the_encoder_alone(network, monkeypatch) -> None:
     calls = Calls(network, monkeypatch)
     auxiliary = DenseClassLoss(32, 2)
@@ -423,9 +462,9 @@ def test_auxiliary_loss_knows_the_classes_of_its_sources_alone(network) -> None:
     seen: list[list[bool]] = []
 
     class Auxiliary(DenseClassLoss):
-        def forward(self, features: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+        def forward(self, features: Tensor, labels: Tensor, known: Tensor, decided: Tensor | None = None) -> Tensor:
             seen.append(known.tolist())
-            return super().forward(features, labels, known)
+            return super().forward(features, labels, known, decided)
 
     auxiliary = Auxiliary(32, 2)
     update = InteractiveIteration(PromptableLoss(), 1, auxiliary=auxiliary, auxiliary_sources=(0, 2))

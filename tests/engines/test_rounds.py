@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 
 from monai_ext.data.provenance import WeightRecord
-from monai_ext.data.scribble_slices import CutCase, ScribbleDataset
+from monai_ext.data.scribble_slices import ScribbleDataset
 from monai_ext.engines.rounds import AlternatingRounds
 from monai_ext.engines.segmentor import SegmentorIteration, SegmentorTraining
 from monai_ext.errors import UserError
 from monai_ext.handlers.training import stage_handlers
 from monai_ext.networks.dual_branch_unet import build_segmentor
+from tests.stored_cases import stored_case
 
 RECORD = WeightRecord(name="model", variant="plain", datasets=[], command="", licence="CC0", sha256="")
 
 
 def rounds(folder: Path, variant: str = "pce", has_label: bool = True, **options: Any) -> AlternatingRounds:
-    for what in ("image", "scribble", "label"):
-        np.save(folder / f"a_{what}.npy", np.ones((2, 16, 16), np.uint8))
-    dataset = ScribbleDataset([CutCase("a", "a", folder / "a", has_label)], 16)
+    slices = np.ones((2, 16, 16), np.uint8)
+    masks = {"scribble": slices, "label": slices} if has_label else {"scribble": slices}
+    dataset = ScribbleDataset([stored_case(folder, slices, **masks)], 16)
     network = build_segmentor(2, "plain")
     training = SegmentorTraining(network, SegmentorIteration(variant), stage_handlers, iterations=1, batch_size=2)
     return AlternatingRounds(folder, dataset, {"x": 1}, training, RECORD, **options)
@@ -40,8 +41,9 @@ def test_what_is_there_is_not_made_again(tmp_path) -> None:
 
 
 def test_full_masks_need_dense_labels_and_rounds_a_number(tmp_path) -> None:
+    (tmp_path / "without").mkdir()
     with pytest.raises(UserError, match="case a has no 'label'"):
-        rounds(tmp_path, "full", has_label=False).run()
+        rounds(tmp_path / "without", "full", has_label=False).run()
     with pytest.raises(UserError, match="--rounds is -1"):
         rounds(tmp_path, rounds=-1)
     rounds(tmp_path, "full").run()

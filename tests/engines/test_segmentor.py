@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from monai_ext.data.scribble_slices import IGNORE, CutCase, ScribbleDataset
+from monai_ext.data.scribble_slices import ScribbleDataset
+from monai_ext.data.slice_store import IGNORE
 from monai_ext.engines.segmentor import (
     PromptedSlices,
     SamTuning,
@@ -26,6 +27,7 @@ from monai_ext.inferers.prompted_sam import PromptedSamInferer
 from monai_ext.networks.dual_branch_unet import BranchOutputs, DualBranchUNet, build_segmentor
 from monai_ext.networks.sam import build_compact
 from monai_ext.transforms.augment import ScribbleAugment
+from tests.stored_cases import stored_case
 
 LABELS = {"bar": 1}
 
@@ -40,9 +42,7 @@ def dataset(tmp_path) -> ScribbleDataset:
     scribble = np.full_like(label, IGNORE)
     for k in range(3):
         scribble[k, 4 + k, 4:12], scribble[k, 14, 2:14] = 1, 0
-    for what, array in (("image", image), ("scribble", scribble), ("label", label)):
-        np.save(tmp_path / f"a_{what}.npy", array)
-    return ScribbleDataset([CutCase("a", "a", tmp_path / "a", True)], 16, {"a": label})
+    return ScribbleDataset([stored_case(tmp_path, image, scribble=scribble, label=label)], 16, {"a": label})
 
 
 def outputs() -> BranchOutputs:

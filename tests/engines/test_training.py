@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from monai_ext import processes
 from monai_ext.data.manifest import Case, DataList
+from monai_ext.data.slice_store import StoredCase
 from monai_ext.data.slices import SliceDataset
 from monai_ext.engines import training
 from monai_ext.errors import UserError
@@ -121,7 +122,7 @@ def cut(item: dict[str, Any]) -> dict[str, Any]:
     return {"image": 50.0 + 100 * (label == 4), "label": label}
 
 
-def sources(folder: Path, phantoms: int, regions: int = 0) -> dict[str, list[Path]]:
+def sources(folder: Path, phantoms: int, regions: int = 0) -> dict[str, list[StoredCase]]:
     train = training.split_training(datalist(), ["b"])["train"]
     labels = {"organ": 4, "lesion": 1}
     return training.training_sources(train, cut, folder, labels, "settings", 64, phantoms, 0, regions=regions)
@@ -130,9 +131,9 @@ def sources(folder: Path, phantoms: int, regions: int = 0) -> dict[str, list[Pat
 @pytest.mark.usefixtures("files")
 def test_sources_of_a_training(tmp_path) -> None:
     alone = sources(tmp_path, 0)
-    assert {name: len(stems) for name, stems in alone.items()} == {"data": 3, "phantoms": 0, "regions": 0}
+    assert {name: len(cases) for name, cases in alone.items()} == {"data": 3, "phantoms": 0, "regions": 0}
     mixed = sources(tmp_path, 2)
-    assert {name: len(stems) for name, stems in mixed.items()} == {"data": 3, "phantoms": 2, "regions": 0}
+    assert {name: len(cases) for name, cases in mixed.items()} == {"data": 3, "phantoms": 2, "regions": 0}
     assert mixed["data"] == alone["data"]
     dataset = SliceDataset(mixed, 64)
     assert [dataset[n]["source"] for n in range(len(dataset))] == [0] * 6 + [1] * 4
@@ -142,7 +143,7 @@ def test_sources_of_a_training(tmp_path) -> None:
 @pytest.mark.usefixtures("files")
 def test_regions_are_the_third_source_with_or_without_phantoms(tmp_path) -> None:
     mixed = sources(tmp_path, 0, regions=2)
-    assert {name: len(stems) for name, stems in mixed.items()} == {"data": 3, "phantoms": 0, "regions": 3}
+    assert {name: len(cases) for name, cases in mixed.items()} == {"data": 3, "phantoms": 0, "regions": 3}
     dataset = SliceDataset(mixed, 64)
     numbers = np.array([dataset[n]["source"] for n in range(len(dataset))])
     assert set(numbers) == {0, 2}
@@ -157,9 +158,9 @@ def test_regions_of_drawn_slices_and_kinds_of_them(tmp_path) -> None:
     train = training.split_training(datalist(), ["b"])["train"]
     place = (train, cut, tmp_path, {"organ": 4, "lesion": 1}, "settings", 64, 2, 0)
     found = training.training_sources(*place, phantom_kinds=["mr", "ct", "rgb"], phantom_regions=1)
-    assert {name: len(stems) for name, stems in found.items()} == {"data": 3, "phantoms": 3, "regions": 3}
-    assert [stem.name.split("_")[1] for stem in found["phantoms"]] == ["mr", "ct", "rgb"]
-    assert all("regions" in stem.name for stem in found["regions"])
+    assert {name: len(cases) for name, cases in found.items()} == {"data": 3, "phantoms": 3, "regions": 3}
+    assert [case.case.split("_")[1] for case in found["phantoms"]] == ["mr", "ct", "rgb"]
+    assert all("regions" in case.stem for case in found["regions"])
 
 
 @pytest.mark.usefixtures("files")
@@ -184,7 +185,7 @@ def test_validation_takes_its_patients_or_the_first_case(tmp_path) -> None:
     for held, expected in ((["b", "7"], ["b0", "7"]), ([], ["a0"])):
         groups = training.split_training(datalist(), held)
         found = training.validation_sources(groups, cut, tmp_path, labels, "settings")
-        assert [stem.name.rsplit("_", 1)[0] for stem in found["data"]] == expected
+        assert [case.case for case in found["data"]] == expected
 
 
 @pytest.mark.usefixtures("files")
@@ -269,8 +270,8 @@ def test_the_first_of_several_processes_makes_the_slices(tmp_path, monkeypatch) 
         made = training.training_sources(groups["train"], transform, **place, size=64, phantoms=2, seed=0, regions=1)
         found.append((made, training.validation_sources(groups, transform, **place)))
     assert found[0] == found[1]
-    assert [len(stems) for stems in found[0][0].values()] == [3, 2, 3]
-    assert isinstance(found[1][1]["data"][0], Path)
+    assert [len(cases) for cases in found[0][0].values()] == [3, 2, 3]
+    assert isinstance(found[1][1]["data"][0], StoredCase)
 
 
 def test_the_first_of_several_processes_fetches_the_weights(tmp_path, monkeypatch) -> None:

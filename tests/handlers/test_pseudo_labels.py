@@ -10,19 +10,19 @@ import pytest
 from skimage.io import imread
 
 from monai_ext.data.pseudo_labels import PseudoLabels
-from monai_ext.data.scribble_slices import CutCase
+from monai_ext.data.slice_store import StoredCase
 from monai_ext.handlers.pseudo_labels import TABLE, PseudoLabelDice, PseudoLabelOverlays
+from tests.stored_cases import stored_case
 
 LABELS = {"disc": 5, "ring": 7}
 
 
-def case(folder: Path, name: str = "a", has_label: bool = True) -> CutCase:
+def case(folder: Path, name: str = "a", has_label: bool = True) -> StoredCase:
     """Two slices of 16 x 12 pixels; class 1 in rows 0-3, class 2 nowhere."""
     label = np.zeros((2, 16, 12), np.uint8)
     label[:, :4] = 1
-    np.save(folder / f"{name}_label.npy", label)
-    np.save(folder / f"{name}_image.npy", np.full((2, 16, 12), 90, np.uint8))
-    return CutCase(name, "p", folder / name, has_label)
+    masks = {"label": label} if has_label else {}
+    return stored_case(folder, np.full((2, 16, 12), 90, np.uint8), name, **masks)
 
 
 def found(rows: int = 4) -> PseudoLabels:

@@ -143,3 +143,15 @@ def test_dense_loss_ignores_images_of_other_classes() -> None:
 def test_dense_loss_is_zero_where_nothing_is_known() -> None:
     loss = DenseClassLoss(channels=5, classes=2)
     assert float(loss(torch.randn(2, 5, 2, 2), torch.ones(2, 4, 4), torch.tensor([False, False]))) == 0
+
+
+def test_pixels_of_unknown_class_have_no_share_in_a_cell() -> None:
+    torch.manual_seed(0)
+    loss = DenseClassLoss(channels=5, classes=2)
+    features, labels, decided = torch.randn(1, 5, 1, 1), torch.tensor([[[1, 0], [2, 2]]]), torch.ones(1, 2, 2).bool()
+    decided[0, 0, 1] = decided[0, 1, 0] = False
+    surprise = (-loss.classifier(features)[0, :, 0, 0].log_softmax(0)).tolist()
+    known = torch.tensor([True])
+    assert loss(features, labels, known, decided).item() == pytest.approx(
+        float(surprise[1] + surprise[2]) / 4, rel=1e-5
+    )

@@ -1,0 +1,72 @@
+"""What APSCL's training config calls: its network and objective with the ablation's switches, and its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_ext.engines.apscl import ApsclObjective
+from monai_ext.networks.prototype_net import PrototypeNet, build_prototype_net
+
+
+def build_network(
+    trunk: str,
+    trunk_weights: str | None,
+    image_size: int,
+    fem: bool = True,
+    scl: bool = True,
+    mgd: bool = True,
+    prototypes: str = "global",
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> PrototypeNet:
+    """Build the network as a training starts with it; see :func:`build_prototype_net`.
+
+    Args:
+        trunk: of the network.
+        trunk_weights: that the trunk starts from.
+        image_size: side of the padded square in pixels.
+        fem: see :class:`monai_ext.networks.prototype_net.PrototypeOptions`, as the other switches.
+        scl: likewise.
+        mgd: likewise.
+        prototypes: likewise.
+        options: the further ones.
+        seed: of what starts from random numbers.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        switches = {"fem": fem, "scl": scl, "mgd": mgd, "prototypes": prototypes}
+        further = {**switches, **(options or {})}
+        return build_prototype_net(trunk, trunk_weights, image_size=image_size, auxiliary=True, **further)
+
+
+def build_objective(
+    fem: bool = True,
+    scl: bool = True,
+    lambda_kl: float = 0.1,
+    lambda_scl: float = 0.07,
+    lambda_align: float = 0.0,
+    ce_weight: Sequence[float] = (1.0, 1.0),
+    scl_pool: str = "two_class",
+) -> ApsclObjective:
+    """Build the objective; the terms of what is switched off are off."""
+    return ApsclObjective(
+        lambda_kl if fem else 0.0, lambda_scl if scl else 0.0, lambda_align, ce_weight, scl_pool=scl_pool
+    )
+
+
+def predict_queries(network: PrototypeNet, batch: Mapping[str, Any]) -> Tensor:
+    """Segment the queries of a batch: how far the structure is ahead of the background, [B, S, S]."""
+    images = batch["query_image"]
+    episode = network.run_episodes(batch["support_image"], batch["support_mask"], images)
+    logits = network.to_image(episode.scores, (images.shape[-2], images.shape[-1]))
+    return logits[:, 1] - logits[:, 0]
+
+
+def weights_file(trunk_weights: str | None) -> Path | None:
+    """Return the file that a trunk starts from; None for published weights, which are known by their name."""
+    return None if trunk_weights in (None, "coco", "imagenet") else Path(str(trunk_weights))
