@@ -10,7 +10,7 @@ from typing import Any
 from monai_ext import processes
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import pair_with_reference
-from monai_ext.data.phantoms import write_phantom_patients
+from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.data.provenance import read_record
 from monai_ext.data.supports import pair_with_support
 from monai_ext.errors import UserError
@@ -36,9 +36,11 @@ def find_few_shot_datalist(datalist: str | os.PathLike | None, output_dir: str |
     return Path(processes.from_first(write))
 
 
-def find_support_list(support_list: str | os.PathLike | None, datalist: str | os.PathLike) -> Path:
-    """Return the data list that has the support: the one given, or that of the run, all of its folds and splits."""
-    return Path(datalist if support_list is None else support_list)
+def load_supports(
+    support_list: str | os.PathLike | None, datalist: str | os.PathLike, data_root: str | os.PathLike | None = None
+) -> DataList:
+    """Read the data list that has the support: the one given, or that of the run, with all of its folds and splits."""
+    return load_datalist(datalist, data_root) if support_list is None else load_datalist(support_list)
 
 
 def serve_cases(
@@ -46,7 +48,7 @@ def serve_cases(
     labels: Mapping[str, int],
     folder: str | os.PathLike,
     support: str | None,
-    support_list: str | os.PathLike,
+    supports: DataList,
     queries: Sequence[str] | str | None = None,
     weights: str | os.PathLike | None = None,
     allow_modality: bool = False,
@@ -60,7 +62,7 @@ def serve_cases(
         folder: of the run; the mask of the support is written into its folder ``supports``.
         support: an annotated case and slices of it, ``case05:14``; see
             :func:`monai_ext.data.supports.parse_support`.
-        support_list: data list that has the support.
+        supports: data list that has the support.
         queries: names of the cases to segment; None: all that are of other patients.
         weights: their file, whose record says which patients they were trained on.
         allow_modality: let support and query be of different modalities.
@@ -83,16 +85,15 @@ def serve_cases(
         raise UserError(
             f"a support serves one structure, and {len(labels)} are asked for: name one, --labels \"['NAME']\"."
         )
-    source = load_datalist(support_list)
     names = [queries] if isinstance(queries, str) else queries
     return pair_with_support(
         cases,
         support,
         next(iter(labels)),
         Path(folder) / "supports",
-        source,
+        supports,
         names,
-        trained_patients(weights, source.dataset),
+        trained_patients(weights, supports.dataset),
         allow_modality,
         allow_overlap,
     )
