@@ -163,7 +163,7 @@ class EpisodePool:
         cases: Sequence[StoredCase],
         classes: Sequence[str],
         excluded: Sequence[str] = (),
-        min_pixels: int = 100,
+        min_pixels: int = 1,
         superpixels: str | None = None,
         superpixels_only: bool = False,
     ) -> None:

@@ -41,7 +41,7 @@ def build_network(
         torch.manual_seed(seed)
         switches = {"fem": fem, "scl": scl, "mgd": mgd, "prototypes": prototypes}
         further = {**switches, **(options or {})}
-        return build_prototype_net(trunk, trunk_weights, image_size=image_size, auxiliary=True, **further)
+        return build_prototype_net(trunk, trunk_weights, image_size=image_size, auxiliary=True, options=further)
 
 
 def build_objective(
