@@ -89,7 +89,8 @@ def test_named_slices_alone(datalist, tmp_path) -> None:
 
 def test_supports_of_one_case_have_files_of_their_own(datalist, tmp_path) -> None:
     one, other, again = (
-        pair_with_support(datalist, text, "liver", tmp_path)[0]["reference_label"][0] for text in ("a0:1", "a0:3", "a0:1")
+        pair_with_support(datalist, text, "liver", tmp_path)[0]["reference_label"][0]
+        for text in ("a0:1", "a0:3", "a0:1")
     )
     assert one == again != other
 
