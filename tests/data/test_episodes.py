@@ -75,7 +75,11 @@ def test_setting_1_removes_nothing(cases) -> None:
 
 def test_any_excluded_organ_removes_a_slice(cases) -> None:
     pool = EpisodePool(cases, ["liver"], ["kidney", "spleen"], min_pixels=1)
-    slices = {(case.case, int(k)): row for case in cases for k, row in zip(case.load("slices"), case.load("pixels"))}
+    slices = {
+        (case.case, int(k)): row
+        for case in cases
+        for k, row in zip(case.load("slices"), case.load("pixels"), strict=True)
+    }
     expected = {name for name, row in slices.items() if not row[2] and not row[3]}
     left = {(pool.name_of(place).case, pool.name_of(place).slice) for place in pool.rows}
     assert left == expected
@@ -144,7 +148,7 @@ def test_kinds_of_episodes(cases) -> None:
 
     assert (share("supervised"), share("superpixel")) == (0, 1)
     assert share("mixed", superpixel_share=0.3) == pytest.approx(0.3, abs=0.07)
-    with pytest.raises(UserError, match="--superpixel_share is 1.5"):
+    with pytest.raises(UserError, match=r"--superpixel_share is 1\.5"):
         EpisodeSampler(pool, 1, "mixed", superpixel_share=1.5)
 
 

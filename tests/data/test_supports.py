@@ -112,7 +112,7 @@ def test_pictures(tmp_path) -> None:
     datalist = DataList(dataset="Pictures", modality="US", labels={"lesion": 255}, cases=cases)
     mask = mask_of(pair_with_support(datalist, "a", "lesion", tmp_path / "supports"))
     np.testing.assert_array_equal(mask, read_label(cases[0].label))
-    with pytest.raises(UserError, match="a.png is a picture and has no slices"):
+    with pytest.raises(UserError, match=r"a\.png is a picture and has no slices"):
         pair_with_support(datalist, "a:0", "lesion", tmp_path)
 
 

@@ -280,7 +280,7 @@ def test_elastic_displacement_is_smooth_and_of_the_size_of_its_formula() -> None
 
 
 def test_elastic_displacement_moves_image_and_label_alike() -> None:
-    image, label, valid = batch()
+    _, label, valid = batch()
     elastic = dataclasses.replace(STILL, elastic=40.0, smoothness=4.0)
     moved, moved_label, _ = elastic(label.expand(-1, 3, -1, -1) * 60, label, valid, seeded())
     assert not torch.equal(moved_label, label)
