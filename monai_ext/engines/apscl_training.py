@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_ext.engines.apscl import ApsclObjective
+from monai_ext.engines.apscl import ApsclObjective, segment_queries
 from monai_ext.networks.prototype_net import PrototypeNet, build_prototype_net
 
 
@@ -23,8 +24,10 @@ def build_network(
     prototypes: str = "global",
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
+    checkpoint: str | os.PathLike | None = None,
+    auxiliary: bool = True,
 ) -> PrototypeNet:
-    """Build the network as a training starts with it; see :func:`build_prototype_net`.
+    """Build the network as a training starts with it, or as inference has it; see :func:`build_prototype_net`.
 
     Args:
         trunk: of the network.
@@ -36,12 +39,16 @@ def build_network(
         prototypes: likewise.
         options: the further ones.
         seed: of what starts from random numbers.
+        checkpoint: weights of the whole network; None: it starts from the trunk's.
+        auxiliary: whether what only training needs is built, too.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         switches = {"fem": fem, "scl": scl, "mgd": mgd, "prototypes": prototypes}
         further = {**switches, **(options or {})}
-        return build_prototype_net(trunk, trunk_weights, image_size=image_size, auxiliary=True, options=further)
+        return build_prototype_net(
+            trunk, trunk_weights, image_size=image_size, auxiliary=auxiliary, options=further, checkpoint=checkpoint
+        )
 
 
 def build_objective(
@@ -61,10 +68,7 @@ def build_objective(
 
 def predict_queries(network: PrototypeNet, batch: Mapping[str, Any]) -> Tensor:
     """Segment the queries of a batch: how far the structure is ahead of the background, [B, S, S]."""
-    images = batch["query_image"]
-    episode = network.run_episodes(batch["support_image"], batch["support_mask"], images)
-    logits = network.to_image(episode.scores, (images.shape[-2], images.shape[-1]))
-    return logits[:, 1] - logits[:, 0]
+    return segment_queries(network, batch)
 
 
 def weights_file(trunk_weights: str | None) -> Path | None:

@@ -222,8 +222,8 @@ def with_oracle_slices(
 ) -> list[dict[str, Any]]:
     """Add ``oracle_slices``, the first and last slice that hold any structure, read from each target's label.
 
-    For evaluations that repeat the authors' 4D-Lung protocol, or the few-shot protocol EP1; needs ``label`` in each pair, so no inference config
-    can call it.
+    For evaluations that repeat the authors' 4D-Lung protocol, or the few-shot protocol EP1; needs ``label`` in each
+    pair, so no inference config can call it.
 
     Args:
         pairs: from :func:`monai_ext.data.pairs.with_labels`.

@@ -286,7 +286,7 @@ class PrototypeNet(nn.Module):
         return Support(foreground, background, None if self.guidance is None else z.mean(dim=0))
 
     def guided(self, features: Tensor, support: Support) -> Tensor:
-        """Embed a query as it is compared with prototypes: f' [C, g, g] -> Z_q reweighted (Eqs. 9 and 10), [E1, g, g]."""
+        """Embed a query as it is compared: f' [C, g, g] -> Z_q reweighted (Eqs. 9 and 10), [E1, g, g]."""
         if self.guidance is None or support.guide is None:
             return features
         return self.guidance(self.guidance.query(features[None])[0], support.guide)
