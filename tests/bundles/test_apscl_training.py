@@ -21,7 +21,7 @@ from monai_ext.networks.prototype_net import build_prototype_net
 BUNDLE = Path(__file__).parents[2] / "bundles" / "apscl"
 SIZES = {"latent": 4, "hidden": [8, 8], "prior_pool": 2, "sim_width": 8, "mgd_width": 8}
 TINY = {
-    "trunk_weights": "null",
+    "trunk_weights": "random",
     "image_size": 64,
     "network_options": SIZES,
     "min_pixels": 10,
