@@ -163,7 +163,7 @@ class EpisodePool:
         cases: Sequence[StoredCase],
         classes: Sequence[str],
         excluded: Sequence[str] = (),
-        min_pixels: int = 100,
+        min_pixels: int = 1,
         superpixels: str | None = None,
         superpixels_only: bool = False,
     ) -> None:
@@ -323,10 +323,10 @@ class EpisodeDataset(Dataset):
     >>> loader = DataLoader(EpisodeDataset(cases, 256, classes), sampler=sampler, batch_size=None)  # doctest: +SKIP
 
     A batch of B episodes holds ``support_image`` and ``query_image`` [B, 3, S, S] float32 in [0, 255], ``support_mask``
-    and ``query_mask`` [B, S, S] float32 of 0 and 1, ``support_valid`` and ``query_valid`` [B, S, S] bool, which is False
-    in the padding and where nobody knows the class, ``classes`` [B], a number for each class and each superpixel, and
-    ``supervised`` [B] bool: of a superpixel no anatomy is known, and a loss that learns which anatomy to expect (APSCL's
-    Eq. 1) is switched off for it.
+    and ``query_mask`` [B, S, S] float32 of 0 and 1, ``support_valid`` and ``query_valid`` [B, S, S] bool, which is
+    False in the padding and where nobody knows the class, ``classes`` [B], a number for each class and each superpixel,
+    and ``supervised`` [B] bool: of a superpixel no anatomy is known, and a loss that learns which anatomy to expect
+    (APSCL's Eq. 1) is switched off for it.
 
     Args:
         cases: that the episodes name.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_ext.engines.apscl import ApsclObjective, segment_queries
+from monai_ext.errors import UserError
 from monai_ext.networks.prototype_net import PrototypeNet, build_prototype_net
 
 
@@ -31,7 +32,7 @@ def build_network(
 
     Args:
         trunk: of the network.
-        trunk_weights: that the trunk starts from.
+        trunk_weights: that the trunk starts from; None or ``random``: random ones.
         image_size: side of the padded square in pixels.
         fem: see :class:`monai_ext.networks.prototype_net.PrototypeOptions`, as the other switches.
         scl: likewise.
@@ -46,8 +47,9 @@ def build_network(
         torch.manual_seed(seed)
         switches = {"fem": fem, "scl": scl, "mgd": mgd, "prototypes": prototypes}
         further = {**switches, **(options or {})}
+        start = None if trunk_weights == "random" else trunk_weights
         return build_prototype_net(
-            trunk, trunk_weights, image_size=image_size, auxiliary=auxiliary, options=further, checkpoint=checkpoint
+            trunk, start, image_size=image_size, auxiliary=auxiliary, options=further, checkpoint=checkpoint
         )
 
 
@@ -72,5 +74,14 @@ def predict_queries(network: PrototypeNet, batch: Mapping[str, Any]) -> Tensor:
 
 
 def weights_file(trunk_weights: str | None) -> Path | None:
-    """Return the file that a trunk starts from; None for published weights, which are known by their name."""
-    return None if trunk_weights in (None, "coco", "imagenet") else Path(str(trunk_weights))
+    """Return the file that a trunk starts from; None for random or published weights, which are known by their name.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if trunk_weights in (None, "random", "coco", "imagenet"):
+        return None
+    path = Path(str(trunk_weights))
+    if not path.is_file():
+        raise UserError(f"--trunk_weights {path} is no file: give coco, imagenet, random or the path of a file.")
+    return path

@@ -1,4 +1,4 @@
-"""What the training configs of few-shot methods call: data lists, patients, episodes, and what is said of the weights."""
+"""What training configs of few-shot methods call: data lists, patients, episodes, and what is said of the weights."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def split_patients(
 
 
 def _next_fold(datalist: DataList, fold: int | None) -> list[str]:
-    """Return the first patients of the fold after the tested one, in the order of the list; after the last the first."""
+    """Return the first patients of the fold after the tested one, as the list has them; after the last the first."""
     folds = sorted({case.fold for case in datalist.cases if case.fold is not None})
     if fold is None or len(folds) < 2:
         return []

@@ -60,8 +60,8 @@ def _refuse_other_labels(values: dict[str, dict[tuple[str, str], float]]) -> Non
         missing = labels[first] ^ own
         if missing:
             raise UserError(
-                f"supports {first} and {support} were not run on the same labels ({', '.join(sorted(missing))} is in one "
-                "alone): run both on all."
+                f"supports {first} and {support} were not run on the same labels ({', '.join(sorted(missing))} is in "
+                "one alone): run both on all."
             )
 
 
