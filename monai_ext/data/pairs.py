@@ -69,7 +69,7 @@ def pair_with_reference(
             "add a later visit or set --reference_visit to an earlier one"
         )
     return [
-        _pair(case, datalist, {**served[case.case], "reference_choice": choice})
+        make_pair(case, datalist, {**served[case.case], "reference_choice": choice})
         for case in datalist.cases
         if case.case in served
     ]
@@ -82,7 +82,7 @@ def single_images(datalist: DataList) -> list[Pair]:
         One dictionary a case, in the order of the list, as :func:`pair_with_reference` has it without the references.
         ``patient`` is the case's name where the list names none. Label and scribble are never in it.
     """
-    return [_pair(case, datalist, {"patient": case.patient or case.case}) for case in datalist.cases]
+    return [make_pair(case, datalist, {"patient": case.patient or case.case}) for case in datalist.cases]
 
 
 def with_previous(pairs: Sequence[Pair], follow: bool | str = True) -> list[Pair]:
@@ -244,7 +244,8 @@ def _stem(file: str) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def _pair(case: Case, datalist: DataList, references: Pair) -> Pair:
+def make_pair(case: Case, datalist: DataList, references: Pair) -> Pair:
+    """Return what a run is told of a target: its case without label and scribble, and what serves it."""
     visit = case.visit.isoformat() if isinstance(case.visit, datetime.date) else case.visit
     further = {k: v for k, v in case.extra.items() if v is not None and k.lower() not in _HIDDEN}
     return {

@@ -6,7 +6,7 @@ Where several processes train together, the first one shows and writes.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -151,18 +151,25 @@ class ExportWeights:
         network: what is written.
         record: what is said of the weights; its ``sha256`` is filled in.
         precision: of the numbers, ``float16`` or ``float32``, which is twice as large.
+        state: returns the tensors to write, where these are not all of the network's.
 
     Raises:
         UserError: for another precision; at the end, for weights that are not finite, or not in this precision.
     """
 
     def __init__(
-        self, folder: str | Path, network: nn.Module, record: WeightRecord, precision: str = "float16"
+        self,
+        folder: str | Path,
+        network: nn.Module,
+        record: WeightRecord,
+        precision: str = "float16",
+        state: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
         if precision not in ("float16", "float32"):
             raise UserError(f"export_precision {precision!r} is unknown: choose float16 or float32.")
         self.folder, self.network, self.record = Path(folder), network, record
         self.dtype: torch.dtype = getattr(torch, precision)
+        self.state = state
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -175,7 +182,8 @@ class ExportWeights:
             return
         with atomic_path(path) as temporary:
             buffer = io.BytesIO()
-            torch.save({name: self._plain(name, value) for name, value in merged_state(self.network).items()}, buffer)
+            state = merged_state(self.network) if self.state is None else self.state()
+            torch.save({name: self._plain(name, value) for name, value in state.items()}, buffer)
             temporary.write_bytes(buffer.getvalue())
         record_training(path, self.record, self.folder)
 

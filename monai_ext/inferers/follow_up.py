@@ -188,7 +188,11 @@ class FollowUpInferer(Inferer):
         )
         _report_scales(image, references)
         oracle = _range(oracle_slices)
-        matches = [match_slices(image, r.image, self.slice_match, r.held_slices(), oracle) for r in references]
+        asked = None if self.slice_match == "oracle_centre" else self.labels.values()  # its authors take any structure
+        held = [r.held_slices(asked) for r in references]
+        matches = [
+            match_slices(image, r.image, self.slice_match, h, oracle) for r, h in zip(references, held, strict=True)
+        ]
         names = _names(reference, len(references))
         choice = request.get("reference_choice", _first(reference_choice))
         if choice == "nearest" and len(references) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,10 +39,11 @@ class Reference:
             self._embeddings[index] = encode_slice(network, self.image.as_tensor()[..., index], self.frame)
         return self._embeddings[index]
 
-    def held_slices(self) -> tuple[int, int]:
-        """Return the first and last slice that hold any structure."""
-        held = np.flatnonzero(np.asarray(self.label[0]).any(axis=(0, 1)))
-        return int(held[0]), int(held[-1])
+    def held_slices(self, values: Collection[int] | None = None) -> list[int]:
+        """Return the slices that hold any structure, or any of these values, ascending."""
+        label = np.asarray(self.label[0])
+        shown = label != 0 if values is None else np.isin(label, list(values))
+        return np.flatnonzero(shown.any(axis=(0, 1))).tolist()
 
     def has_scale(self, extent: Extent | None) -> bool:
         """Tell whether loading it for a frame of so many mm would give the same image again."""

@@ -5,6 +5,11 @@
 * ``relative``: the slice at the same relative height of the volume, for visits whose coordinates do not agree.
 * ``oracle_centre``: the authors' rule for 4D-Lung, which aligns the centres of the two structures. It knows which
   slices of the target hold the structure: oracle knowledge, only for repeating the paper.
+* ``middle``: the middle one of the annotated slices serves the whole volume. The few-shot protocol EP2: one support
+  slice, and nothing is known of the target.
+* ``chunks``: three annotated slices, at 1/6, 1/2 and 5/6 of the annotated ones, serve the three thirds of the slices of
+  the target that hold the structure; all others have none. The few-shot protocol EP1 (SSL-ALPNet, Ouyang et al. 2020);
+  oracle knowledge, only for repeating it.
 """
 
 from __future__ import annotations
@@ -25,6 +30,8 @@ from monai_ext.transforms.sam_input import slice_positions, to_display
 
 Range = tuple[int, int] | None
 """First and last slice; None: not known."""
+Held = Sequence[int] | None
+"""Slices, ascending; None: not known."""
 
 LARGEST_TILT = 20.0
 """Degrees between the slices of two visits above which positions are no longer comparable slice by slice."""
@@ -36,7 +43,7 @@ def match_slices(
     target: MetaTensor,
     reference: MetaTensor,
     rule: str = "position",
-    reference_slices: tuple[int, int] | None = None,
+    reference_slices: Sequence[int] | None = None,
     target_slices: tuple[int, int] | None = None,
 ) -> list[int | None]:
     """Give each slice of the target its slice of the reference.
@@ -45,8 +52,9 @@ def match_slices(
         target: [C, H, W, D] in the input frame, with its affine.
         reference: likewise; D may differ.
         rule: one of :data:`RULES`.
-        reference_slices: first and last slice of the reference that hold the structure (``oracle_centre``).
-        target_slices: first and last slice of the target that do (``oracle_centre``).
+        reference_slices: slices of the reference that hold the structure, ascending (``oracle_centre``, ``middle``,
+            ``chunks``).
+        target_slices: first and last slice of the target that do (``oracle_centre``, ``chunks``).
 
     Returns:
         For each target slice an index along the reference's D, or None where no reference slice corresponds.
@@ -70,7 +78,7 @@ def check_rule(rule: str) -> None:
 
 
 def _by_position(
-    target: MetaTensor, reference: MetaTensor, reference_slices: Range = None, target_slices: Range = None
+    target: MetaTensor, reference: MetaTensor, reference_slices: Held = None, target_slices: Range = None
 ) -> list[int | None]:
     """Find the reference slice nearest in scanner coordinates, within half a slice's thickness; frames have none."""
     if target.shape[-1] == reference.shape[-1] == 1 and _is_frame(target):
@@ -102,7 +110,7 @@ def _by_position(
 
 
 def _by_height(
-    target: MetaTensor, reference: MetaTensor, reference_slices: Range = None, target_slices: Range = None
+    target: MetaTensor, reference: MetaTensor, reference_slices: Held = None, target_slices: Range = None
 ) -> list[int | None]:
     """Find the slice at the same relative height."""
     depth, reference_depth = target.shape[-1], reference.shape[-1]
@@ -110,7 +118,7 @@ def _by_height(
 
 
 def _by_centre(
-    target: MetaTensor, reference: MetaTensor, reference_slices: Range = None, target_slices: Range = None
+    target: MetaTensor, reference: MetaTensor, reference_slices: Held = None, target_slices: Range = None
 ) -> list[int | None]:
     """Align the centres of the slices that hold the structure."""
     if reference_slices is None or target_slices is None:
@@ -118,7 +126,8 @@ def _by_centre(
             f"{_file(target)}: slice_match oracle_centre needs to know which slices of the target hold the structure: "
             "overlay configs/oracle_centre.yaml on evaluate.yaml, or choose --slice_match position."
         )
-    (first, last), (target_first, target_last) = reference_slices, target_slices
+    first, last = reference_slices[0], reference_slices[-1]
+    target_first, target_last = target_slices
     n_reference, n_target = last - first + 1, target_last - target_first + 1
     matches: list[int | None] = [None] * target.shape[-1]
     for k in range(n_target):
@@ -127,9 +136,47 @@ def _by_centre(
     return matches
 
 
-Rule = Callable[[MetaTensor, MetaTensor, Range, Range], list[int | None]]
+def _by_middle(
+    target: MetaTensor, reference: MetaTensor, reference_slices: Held = None, target_slices: Range = None
+) -> list[int | None]:
+    """Take the middle annotated slice for all."""
+    if not reference_slices:
+        raise ValueError("the rule middle needs the annotated slices of the reference")
+    return [reference_slices[len(reference_slices) // 2]] * target.shape[-1]
 
-RULES: dict[str, Rule] = {"position": _by_position, "relative": _by_height, "oracle_centre": _by_centre}
+
+CHUNKS = 3
+"""Parts of the range that holds the structure, each with a support slice of its own (EP1)."""
+
+
+def _by_chunk(
+    target: MetaTensor, reference: MetaTensor, reference_slices: Held = None, target_slices: Range = None
+) -> list[int | None]:
+    """Divide the slices that hold the structure into chunks, and take the slice in the middle of the support's."""
+    if not reference_slices or target_slices is None:
+        raise UserError(
+            f"{_file(target)}: slice_match chunks needs to know which slices of the target hold the structure: overlay "
+            "configs/ep1.yaml on evaluate.yaml, or choose --slice_match middle."
+        )
+    count = len(reference_slices)
+    supports = [reference_slices[(2 * k + 1) * count // (2 * CHUNKS)] for k in range(CHUNKS)]
+    first, last = target_slices
+    matches: list[int | None] = [None] * target.shape[-1]
+    for k in range(first, last + 1):
+        chunk = CHUNKS * (k - first) // max(last - first, 1)
+        matches[k] = supports[min(chunk, CHUNKS - 1)]
+    return matches
+
+
+Rule = Callable[[MetaTensor, MetaTensor, Held, Range], list[int | None]]
+
+RULES: dict[str, Rule] = {
+    "position": _by_position,
+    "relative": _by_height,
+    "oracle_centre": _by_centre,
+    "middle": _by_middle,
+    "chunks": _by_chunk,
+}
 """Rules by name; the arguments are those of :func:`match_slices`. A further rule is a further entry."""
 
 
@@ -170,24 +217,29 @@ def _file(image: MetaTensor) -> str:
     return str(image.meta.get("filename_or_obj", "the image"))
 
 
-def with_oracle_slices(pairs: Sequence[Mapping[str, Any]], slice_axis: str | None = None) -> list[dict[str, Any]]:
+def with_oracle_slices(
+    pairs: Sequence[Mapping[str, Any]], slice_axis: str | None = None, labels: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
     """Add ``oracle_slices``, the first and last slice that hold any structure, read from each target's label.
 
-    For evaluations that repeat the authors' 4D-Lung protocol; needs ``label`` in each pair, so no inference config
-    can call it.
+    For evaluations that repeat the authors' 4D-Lung protocol, or the few-shot protocol EP1; needs ``label`` in each
+    pair, so no inference config can call it.
 
     Args:
         pairs: from :func:`monai_ext.data.pairs.with_labels`.
         slice_axis: "R", "A" or "S" where slices are cut orthogonal to it, as in ``SamInputd``.
+        labels: name -> value of the structures that count; None: all.
 
     Raises:
-        UserError: for an empty label.
+        UserError: for a label without these.
     """
     known = []
     for pair in pairs:
         label = to_display(read_label(pair["label"]), read_geometry(pair["label"]).affine, slice_axis)
-        held = np.flatnonzero(label.any(axis=(0, 1)))
+        shown = label > 0 if labels is None else np.isin(label, list(labels.values()))
+        held = np.flatnonzero(shown.any(axis=(0, 1)))
         if not len(held):
-            raise UserError(f"case {pair['case']}: {pair['label']} is empty, so it has no structure to centre on.")
+            what = "is empty" if labels is None else f"holds no {' or '.join(labels)}"
+            raise UserError(f"case {pair['case']}: {pair['label']} {what}, so it has no structure to centre on.")
         known.append({**pair, "oracle_slices": [int(held[0]), int(held[-1])]})
     return known

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
 
 from monai_ext.errors import UserError
@@ -34,6 +33,7 @@ from monai_ext.networks.compact_encoder import CompactImageEncoder, PyramidEncod
 from monai_ext.networks.fast_encoder import FastImageEncoder
 from monai_ext.networks.guidance import Guidance, guided_transformer
 from monai_ext.networks.pretrained_encoder import IMAGENET_MEAN, IMAGENET_STD, PretrainedImageEncoder
+from monai_ext.networks.square import from_square, to_square
 from monai_ext.networks.state_dict import check_file, load_weights, refuse_other_weights
 from monai_ext.prompts.prompt import Prompt
 
@@ -186,13 +186,7 @@ class PromptableSam(nn.Module):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Normalise and pad: [B, 1 or 3, H, W] in [0, 255] -> [B, 3, S, S], zero-padded at the bottom and right."""
-        height, width = images.shape[-2:]
-        if images.ndim != 4 or images.shape[1] not in (1, 3) or max(height, width) > self.image_size:
-            raise ValueError(
-                f"images must be [B, 1 or 3, H, W] with H and W at most {self.image_size}, not {tuple(images.shape)}"
-            )
-        images = (images.expand(-1, 3, -1, -1) - self.pixel_mean) / self.pixel_std
-        return F.pad(images, (0, self.image_size - width, 0, self.image_size - height))
+        return to_square(images, self.pixel_mean, self.pixel_std, self.image_size)
 
     def encode(self, images: Tensor) -> Embeddings:
         """Encode images of the input frame, [B, 1 or 3, H, W] in [0, 255], on any device."""
@@ -333,8 +327,7 @@ class PromptableSam(nn.Module):
 
     def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Map logits [K, M, 4g, 4g] of the padded square back to the input frame: [K, M, H, W] (bilinear)."""
-        full = F.interpolate(logits, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
-        return full[..., : size[0], : size[1]]
+        return from_square(logits, self.image_size, size)
 
     def __prepare_scriptable__(self) -> PromptableSam:
         """Answer torch.jit.script."""

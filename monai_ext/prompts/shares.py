@@ -42,3 +42,24 @@ def touched_cells(masks: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
         ``[K, g, g]`` bool.
     """
     return covered_share(masks, stride, grid) > 0
+
+
+def sampled_share(masks: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
+    """Resize masks bilinearly to the feature grid, as ALPNet's released code does, which samples the cells' centres.
+
+    A mask that none of the samples meets gets :func:`covered_share` instead, so that nothing small is lost.
+
+    Args:
+        masks: as in :func:`covered_share`.
+        stride: as in :func:`covered_share`.
+        grid: as in :func:`covered_share`.
+
+    Returns:
+        ``[K, g, g]`` float32 in [0, 1].
+    """
+    covered = covered_share(masks, stride, grid)
+    height, width = masks.shape[-2:]
+    padded = F.pad(masks.float(), (0, grid[1] * stride - width, 0, grid[0] * stride - height))
+    sampled = F.interpolate(padded[None], grid, mode="bilinear", align_corners=False)[0]
+    missed = sampled.sum(dim=(1, 2), keepdim=True) == 0
+    return covered.where(missed, sampled)

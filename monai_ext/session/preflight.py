@@ -50,7 +50,7 @@ def prepare(
     processes.from_first(check)
 
 
-def look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None:
+def look_at_headers(cases: DataList | Sequence[DataList], used: Sequence[Mapping[str, Any]]) -> None:
     """Let the doctor look at the headers of the files that a run uses: print its warnings, stop at its first error.
 
     It also reads the few files whose values a run may take for something else.
@@ -58,13 +58,19 @@ def look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None:
     Of several processes, the first one looks for all.
 
     Args:
-        cases: the data list.
-        used: what the run uses of it: cases, or targets with their references.
+        cases: the data list, or several.
+        used: what the run uses of them: cases, or targets with their references.
 
     Raises:
         UserError: see :mod:`monai_ext.data.doctor`.
     """
-    processes.from_first(lambda: _look_at_headers(cases, used))
+    lists = [cases] if isinstance(cases, DataList) else cases
+
+    def look() -> None:
+        for one in lists:
+            _look_at_headers(one, used)
+
+    processes.from_first(look)
 
 
 def _look_at_headers(cases: DataList, used: Sequence[Mapping[str, Any]]) -> None:

@@ -35,6 +35,9 @@ class BatchAugment:
         blur: probability of a 3 x 3 blur.
         intensity: probability of each of the grey-value changes.
         invert: probability of turning dark into bright: outlines stay, the meaning of grey levels does not.
+        elastic: factor of an elastic displacement in pixels: of noise in [-1, 1] that a Gaussian has smoothed (Simard
+            et al. 2003).
+        smoothness: standard deviation of that Gaussian in pixels.
     """
 
     rotation: float = 180.0
@@ -51,6 +54,8 @@ class BatchAugment:
     blur: float = 0.15
     intensity: float = 0.5
     invert: float = 0.0
+    elastic: float = 0.0
+    smoothness: float = 5.0
 
     def __call__(
         self, image: Tensor, label: Tensor, valid: Tensor, generator: torch.Generator
@@ -90,7 +95,21 @@ class BatchAugment:
             turned = torch.rand(count, generator=generator) < self.vertical_flip
             rows[[1, 4]] *= 1 - 2 * turned.float()
         theta = rows.T.reshape(count, 2, 3).to(image)
-        return F.affine_grid(theta, list(image.shape), align_corners=False)
+        grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+        if self.elastic:
+            grid = grid + self._displacement(image, generator)
+        return grid
+
+    def _displacement(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw an elastic displacement, [B, S, S, 2], in the unit of the grid: half a side is 1."""
+        side = image.shape[-1]
+        noise = torch.rand((2 * len(image), 1, *image.shape[-2:]), generator=generator) * 2 - 1
+        reach = min(round(4 * self.smoothness), side - 1)
+        kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / self.smoothness) ** 2)
+        kernel = kernel / kernel.sum()
+        smooth = F.conv2d(F.pad(noise, (reach,) * 4, mode="reflect"), kernel.view(1, 1, 1, -1))
+        smooth = F.conv2d(smooth, kernel.view(1, 1, -1, 1)).view(len(image), 2, *image.shape[-2:])
+        return (2 * self.elastic / side * smooth).permute(0, 2, 3, 1).to(image)
 
     def _intensities(self, image: Tensor, generator: torch.Generator) -> Tensor:
         count, device = len(image), image.device

@@ -287,3 +287,11 @@ def test_a_process_that_is_not_the_first_resumes_too(tmp_path, monkeypatch) -> N
     assert resumed.drawn == whole.drawn[2 * LENGTH :]
     assert all(torch.equal(a, b) for a, b in zip(resumed.network.parameters(), whole.network.parameters(), strict=True))
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_what_is_written_can_be_a_part_of_the_network(tmp_path) -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    ExportWeights(tmp_path, network, record(), "float32", network[1].state_dict)._write(Run(tmp_path).trainer)
+    state = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert state.keys() == {"weight", "bias"}
+    assert torch.equal(state["weight"], network[1].weight)

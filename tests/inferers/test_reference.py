@@ -93,7 +93,8 @@ def test_held_slices_are_those_of_any_structure(make_image, make_loader):
     label = np.zeros((*SIZE, 6), np.int64)
     label[3, 3, 2], label[3, 3, 4] = 1, 2
     (reference,) = make_loader({"a": (make_image(1, (*SIZE, 6)), label)}, LABELS)("a", "a")
-    assert reference.held_slices() == (2, 4)
+    assert reference.held_slices() == [2, 4]
+    assert reference.held_slices([2]) == [4]
 
 
 def test_each_slice_is_encoded_once(make_image, make_loader, tiny_network, monkeypatch):

@@ -124,6 +124,28 @@ def test_oracle_centre_without_its_knowledge_is_refused():
         match_slices(volume(3), volume(3), "oracle_centre", (0, 2), None)
 
 
+@pytest.mark.parametrize(("held", "middle"), [([4], 4), ([2, 3, 4], 3), ([1, 2, 5, 8], 5)])
+def test_middle_serves_the_whole_volume(held, middle):
+    assert match_slices(volume(5), volume(9), "middle", held) == [middle] * 5
+
+
+@pytest.mark.parametrize("held", [list(range(2, 19)), [5], [3, 9, 14], [3, 4]])
+@pytest.mark.parametrize("shown", [(0, 9), (2, 2), (4, 5), (1, 8)])
+def test_chunks_are_those_of_the_protocol(held, shown):
+    """Supports at 1/6, 1/2, 5/6 of the class's slices; chunk = int((z - zmin) // ((zmax - zmin) / 3)), at most 2."""
+    supports = [held[int(share * len(held) + 1e-9)] for share in (1 / 6, 1 / 2, 5 / 6)]
+    expected: list[int | None] = [None] * 10
+    for z in range(shown[0], shown[1] + 1):
+        third = (shown[1] - shown[0]) / 3
+        expected[z] = supports[0 if third == 0 else min(int((z - shown[0]) / third + 1e-9), 2)]
+    assert match_slices(volume(10), volume(20), "chunks", held, shown) == expected
+
+
+def test_chunks_without_their_knowledge_are_refused():
+    with pytest.raises(UserError, match=r"target\.nii\.gz.*chunks.*ep1\.yaml.*--slice_match middle"):
+        match_slices(volume(3), volume(3), "chunks", [0, 1], None)
+
+
 def test_unknown_rule_is_refused():
     with pytest.raises(UserError, match="slice_match 'nearest' is unknown: choose one of position, relative"):
         match_slices(volume(3), volume(3), "nearest")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from monai_ext.transforms.augment import BatchAugment, ScribbleAugment
@@ -265,3 +267,23 @@ def test_scribble_augment_follows_the_generator_and_leaves_its_input() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert torch.equal(image, given[0])
     assert torch.equal(maps, given[1])
+
+
+def test_elastic_displacement_is_smooth_and_of_the_size_of_its_formula() -> None:
+    image = torch.zeros(2, 1, SIZE, SIZE)
+    elastic = dataclasses.replace(STILL, elastic=10.0, smoothness=3.0)
+    field = elastic._displacement(image, seeded())
+    noise = torch.rand((4, 1, SIZE, SIZE), generator=seeded()) * 2 - 1
+    slow = np.stack([ndimage.gaussian_filter(plane, 3.0, mode="mirror") for plane in noise[:, 0].numpy()])
+    expected = torch.from_numpy(slow).view(2, 2, SIZE, SIZE).permute(0, 2, 3, 1) * 10 * 2 / SIZE
+    torch.testing.assert_close(field, expected, atol=1e-4, rtol=0)
+
+
+def test_elastic_displacement_moves_image_and_label_alike() -> None:
+    _, label, valid = batch()
+    elastic = dataclasses.replace(STILL, elastic=40.0, smoothness=4.0)
+    moved, moved_label, _ = elastic(label.expand(-1, 3, -1, -1) * 60, label, valid, seeded())
+    assert not torch.equal(moved_label, label)
+    inside = (moved[:, :1] % 60 < 0.01).float()  # where bilinear sampling saw one value alone
+    assert inside.mean() > 0.3
+    torch.testing.assert_close((moved[:, :1] / 60 - moved_label) * inside, torch.zeros_like(label), atol=0.01, rtol=0)

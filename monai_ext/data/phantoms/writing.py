@@ -55,6 +55,26 @@ def write_phantom_patient(folder: str | os.PathLike[str], seed: int = 0) -> Path
     return write_visits(Path(folder), "phantom", "MR", PATIENT_LABELS, phantom_patient(seed))
 
 
+def write_phantom_patients(folder: str | os.PathLike[str], count: int) -> Path:
+    """Write the first visits of several phantom patients, for methods that learn from some and are tested on others.
+
+    Args:
+        folder: where to; made where it is missing, files of an earlier call are replaced.
+        count: patients, whose seeds are 0, 1, ...; each is a fold of its own.
+
+    Returns:
+        The data list, ``folder/phantoms.json``, with paths relative to the folder. Written last.
+    """
+    cases: list[dict[str, Any]] = []
+    for seed in range(count):
+        name, visit = f"phantom{seed}", phantom_patient(seed)[0]
+        image, label = f"{name}_image.nii.gz", f"{name}_label.nii.gz"
+        _write_nifti(Path(folder) / image, np.rint(visit.image).astype(np.int16), visit.affine)
+        _write_nifti(Path(folder) / label, visit.label, visit.affine)
+        cases.append({"case": name, "patient": name, "fold": seed, "image": image, "label": label})
+    return _write_list(Path(folder) / "phantoms.json", "phantoms", "MR", PATIENT_LABELS, cases)
+
+
 def write_visits(
     folder: Path, name: str, modality: str, labels: dict[str, int], visits: Sequence[PhantomVisit]
 ) -> Path:

@@ -1,0 +1,215 @@
+"""Few-shot tasks as pairs of a reference and a target: the support, an annotated case or slice, serves each query.
+
+The pairs are those of :func:`monai_ext.data.pairs.pair_with_reference`, so that every method with a reference runs on
+few-shot tasks as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from monai_ext.data.contents import content_key
+from monai_ext.data.images import read_geometry, read_label
+from monai_ext.data.manifest import Case, DataList
+from monai_ext.data.pairs import Pair, make_pair
+from monai_ext.errors import UserError
+from monai_ext.files import PathLike, atomic_path, sha256_of
+
+
+@dataclass(frozen=True)
+class Support:
+    """What serves the queries.
+
+    Args:
+        case: name of an annotated case.
+        slices: numbers of its slices whose mask is given, from 0 along the slice axis as the file stores it; empty:
+            all slices, of which the rule that matches slices takes its choice.
+    """
+
+    case: str
+    slices: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The support as it stands in tables: ``chaos05_T2SPIR:14``."""
+        return self.case if not self.slices else f"{self.case}:{','.join(map(str, self.slices))}"
+
+
+def parse_support(text: str) -> Support:
+    """Read a support: ``chaos05_T2SPIR``, ``chaos05_T2SPIR:14`` or ``chaos05_T2SPIR:9,14,19``.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    case, colon, numbers = str(text).rpartition(":")
+    if not colon:
+        return Support(str(text))
+    try:
+        slices = tuple(int(number) for number in numbers.split(","))
+    except ValueError:
+        slices = (-1,)
+    if not case or min(slices) < 0:
+        raise UserError(
+            f"support {text!r} is none: name a case, or a case and slices, such as case05:14 or case05:9,14."
+        )
+    return Support(case, slices)
+
+
+def pair_with_support(
+    datalist: DataList,
+    support: str | Support,
+    organ: str,
+    folder: PathLike,
+    supports: DataList | None = None,
+    queries: Sequence[str] | None = None,
+    trained: Collection[str] = (),
+    allow_modality: bool = False,
+    allow_trained: bool = False,
+) -> list[Pair]:
+    """Serve every case of a data list with one support.
+
+    One run has one support; several supports are several runs, see
+    :mod:`monai_ext.evaluation.support_spread`. Cases of the support's patient are no queries.
+
+    >>> pairs = pair_with_support(datalist, "chaos05_T2SPIR:14", "spleen", "out/supports")  # doctest: +SKIP
+
+    Args:
+        datalist: of the queries.
+        support: a case and slices of it, see :func:`parse_support`.
+        organ: the structure; the mask that is handed on holds nothing else.
+        folder: where the mask of the support is written to.
+        supports: list that has the support; None: ``datalist``.
+        queries: names of the queries; None: all cases.
+        trained: patients of the training.
+        allow_modality: let support and query be of different modalities.
+        allow_trained: let patients of the training pass.
+
+    Returns:
+        One dictionary a query, as :func:`~monai_ext.data.pairs.pair_with_reference` gives. The query's own label is
+        never in it.
+
+    Raises:
+        UserError: there is no such case, slice or organ, the support does not show the organ, no query is left, or a
+            support or query is of another modality or a patient of the training.
+    """
+    chosen = support if isinstance(support, Support) else parse_support(support)
+    source = datalist if supports is None else supports
+    case = _find(source, chosen)
+    targets = _queries(datalist, case, queries)
+    if organ not in source.labels:
+        raise UserError(f"class {organ!r} is unknown: {source.dataset} has {', '.join(source.labels)}.")
+    if not allow_trained:
+        _refuse_trained([case, *targets], trained)
+    if not allow_modality:
+        own = case.modality or source.modality or ""
+        for target in targets:
+            other = target.modality or datalist.modality or ""
+            if other != own:
+                raise UserError(
+                    f"case {target.case!r} is {other or '?'}, but its support {case.case!r} is {own or '?'}: choose a "
+                    "support of its modality, or set --allow_modality true."
+                )
+    value = datalist.labels.get(organ, source.labels[organ])
+    mask = write_support_mask(chosen, case, organ, source.labels[organ], value, folder)
+    references = {
+        "reference": [chosen.name],
+        "reference_image": [case.image],
+        "reference_label": [str(mask)],
+        "reference_choice": "pooled",
+    }
+    return [make_pair(target, datalist, dict(references)) for target in targets]
+
+
+def write_support_mask(support: Support, case: Case, organ: str, value: int, written: int, folder: PathLike) -> Path:
+    """Write the mask of a support, which holds one organ and, where slices are named, these alone.
+
+    Args:
+        support: case and slices.
+        case: of the support.
+        organ: its name.
+        value: of the organ in the case's label.
+        written: value that it gets.
+        folder: where to; the file's name says what it was made of.
+
+    Raises:
+        UserError: a slice is none of the image's, or does not show the organ.
+    """
+    label = str(case.label)
+    mask = read_label(label) == value
+    if support.slices:
+        mask &= _named_slices(support, case, organ, mask)
+    if not mask.any():
+        raise UserError(f"support {support.name}: {label} shows no {organ} (value {value}): choose another support.")
+    key = content_key([sha256_of(label), list(support.slices), value, written])[:10]
+    path = Path(folder) / f"{case.case}_{key}{'.png' if mask.ndim == 2 else '.nii.gz'}"
+    if not path.is_file():
+        _write(mask * written, read_geometry(case.image).affine, path)
+    return path.absolute()
+
+
+def _named_slices(support: Support, case: Case, organ: str, mask: np.ndarray) -> np.ndarray:
+    """Return where the named slices are, to be broadcast over the mask."""
+    if mask.ndim == 2:
+        raise UserError(
+            f"support {support.name}: {Path(case.image).name} is a picture and has no slices: name the case."
+        )
+    axis = _slice_axis(case.image)
+    shown = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))).tolist()
+    for number in support.slices:
+        if number not in shown:
+            there = f"slices {shown[0]} to {shown[-1]} do" if shown else "none does"
+            raise UserError(f"support {support.name}: slice {number} of {case.label} shows no {organ}; {there}.")
+    kept = np.isin(np.arange(mask.shape[axis]), support.slices)
+    return kept.reshape([-1 if k == axis else 1 for k in range(3)])
+
+
+def _write(mask: np.ndarray, affine: np.ndarray | None, path: Path) -> None:
+    """Write a mask [X, Y, Z] as NIfTI, [W, H] as a picture."""
+    with atomic_path(path) as temporary:
+        if affine is None:
+            Image.fromarray(mask.T.astype(np.uint8)).save(temporary)
+        else:
+            nib.save(nib.Nifti1Image(mask.astype(np.int32), affine), temporary)
+
+
+def _find(source: DataList, support: Support) -> Case:
+    case = next((one for one in source.cases if one.case == support.case), None)
+    if case is None:
+        some = ", ".join(one.case for one in source.cases[:5])
+        raise UserError(f"support {support.name}: {source.dataset} has no such case; it has {some}, ...: name one.")
+    if case.label is None:
+        raise UserError(f"support {support.name}: the case has no 'label'; add it to the data list.")
+    return case
+
+
+def _queries(datalist: DataList, support: Case, names: Sequence[str] | None) -> list[Case]:
+    known = {case.case for case in datalist.cases}
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"query {name!r} is in no case of {datalist.dataset}: correct the names of the queries.")
+    targets = [case for case in datalist.cases if names is None or case.case in names]
+    left = [c for c in targets if c.case != support.case and (c.patient is None or c.patient != support.patient)]
+    if not left:
+        raise UserError(f"support {support.case}: {datalist.dataset} has no case of another patient to be segmented.")
+    return left
+
+
+def _refuse_trained(cases: Sequence[Case], trained: Collection[str]) -> None:
+    for case in cases:
+        if (case.patient or case.case) in trained:
+            raise UserError(
+                f"case {case.case!r} is of patient {case.patient or case.case!r}, who is in the training: leave the "
+                "patient out, or set --allow_overlap true."
+            )
+
+
+def _slice_axis(image: PathLike) -> int:
+    """Return the array axis of the slices: that of the largest spacing, of several the last."""
+    spacing = np.asarray(read_geometry(image).spacing)
+    return int(np.flatnonzero(spacing >= 0.999 * spacing.max())[-1])

@@ -1,0 +1,305 @@
+"""What training configs of few-shot methods call: data lists, patients, episodes, and what is said of the weights."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_ext import processes
+from monai_ext.data.episode_lists import check_episodes, draw_episodes, read_episodes, write_episodes
+from monai_ext.data.episodes import Episode, EpisodePool, FewShotTask
+from monai_ext.data.manifest import Case, DataList, load_datalist
+from monai_ext.data.phantoms.writing import write_phantom_patients
+from monai_ext.data.provenance import TrainingData, WeightRecord
+from monai_ext.data.slice_store import StoredCase, store_slices
+from monai_ext.data.superpixels import Superpixels, store_superpixels
+from monai_ext.engines.training import run_command
+from monai_ext.errors import UserError
+
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
+Groups = Mapping[str, Sequence[Mapping[str, Any]]]
+
+PHANTOMS = 4
+"""Phantom patients where no data list is given."""
+
+VALIDATING = 2
+"""Patients of the fold after the tested one that validate where none are named."""
+
+
+def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike) -> Path:
+    """Return the data list, or write phantom patients into ``output_dir/phantom`` where none is given.
+
+    Raises:
+        UserError: the phantoms cannot be written.
+    """
+    if datalist is not None:
+        return Path(datalist)
+    folder = Path(output_dir).expanduser().absolute() / "phantom"
+    return Path(processes.from_first(lambda: str(write_phantom_patients(folder, PHANTOMS))))
+
+
+def load_lists(
+    datalist: str | os.PathLike,
+    further: Sequence[str] | str = (),
+    data_root: str | os.PathLike | None = None,
+    split: str | None = None,
+) -> list[DataList]:
+    """Read the data list and further ones, whose relative paths refer to their own folders.
+
+    A split counts for lists whose cases have any.
+
+    Raises:
+        UserError: two lists are of one data set.
+    """
+    paths = [further] if isinstance(further, str) else list(further)
+    lists = [_load(datalist, data_root, split), *(_load(path, None, split) for path in paths)]
+    names = [one.dataset for one in lists]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two data lists are of {name}: give each data set once.")
+    return lists
+
+
+def _load(path: str | os.PathLike, data_root: str | os.PathLike | None, split: str | None) -> DataList:
+    whole = load_datalist(path, data_root)
+    if split is None or not any(case.split for case in whole.cases):
+        return whole
+    return load_datalist(path, data_root, split=split)
+
+
+def class_names(lists: Sequence[DataList]) -> list[str]:
+    """Return the names of all classes, those of the first list first; one name is one class in all lists."""
+    return list(dict.fromkeys(name for one in lists for name in one.labels))
+
+
+def split_patients(
+    lists: Sequence[DataList],
+    fold: int | None = None,
+    validation_patients: Sequence[str] | str | None = None,
+    held_out: Sequence[str] | str = (),
+) -> dict[str, list[dict[str, Any]]]:
+    """Divide the labelled cases by patient: ``train`` and ``validation``; the tested fold is in neither.
+
+    Args:
+        lists: of :func:`load_lists`.
+        fold: of the first list, which is tested and so kept out; None: no fold is.
+        validation_patients: whose episodes of base classes and superpixels choose the weights; None: the first two
+            patients of the fold after the tested one, if there is one.
+        held_out: further patients that are not trained on, such as those of supports.
+
+    Raises:
+        UserError: a patient or the fold is in no list, or nobody is left to train on.
+    """
+    first = lists[0]
+    if fold is not None and fold not in {case.fold for case in first.cases}:
+        raise UserError(f"{first.dataset} has no fold {fold}: check --fold.")
+    validating = _next_fold(first, fold) if validation_patients is None else _texts(validation_patients)
+    kept_out = _texts(held_out)
+    known = {_patient(case) for one in lists for case in one.cases}
+    for patient in (*validating, *kept_out):
+        if patient not in known:
+            raise UserError(f"patient {patient!r} is in no data list: check --validation_patients and --held_out.")
+    groups: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    for one in lists:
+        for case in one.cases:
+            patient = _patient(case)
+            tested = one is first and fold is not None and case.fold == fold
+            if case.label is None or tested or (patient in kept_out and patient not in validating):
+                continue
+            groups["validation" if patient in validating else "train"].append(_item(case, one))
+    if not groups["train"]:
+        raise UserError("no labelled case is left to train on: check --split, --fold and --held_out.")
+    return groups
+
+
+def _next_fold(datalist: DataList, fold: int | None) -> list[str]:
+    """Return the first patients of the fold after the tested one, as the list has them; after the last the first."""
+    folds = sorted({case.fold for case in datalist.cases if case.fold is not None})
+    if fold is None or len(folds) < 2:
+        return []
+    following = folds[(folds.index(fold) + 1) % len(folds)]
+    patients = dict.fromkeys(_patient(case) for case in datalist.cases if case.fold == following)
+    return list(patients)[:VALIDATING]
+
+
+def all_items(groups: Groups) -> list[Mapping[str, Any]]:
+    """Return the cases of all groups in one list."""
+    return [item for group in groups.values() for item in group]
+
+
+def _texts(given: Sequence[str] | str | int) -> list[str]:
+    return [str(given)] if isinstance(given, str | int) else [str(one) for one in given]
+
+
+def _patient(case: Case) -> str:
+    return str(case.patient or case.case)
+
+
+def _item(case: Case, datalist: DataList) -> dict[str, Any]:
+    return {
+        "case": case.case,
+        "patient": _patient(case),
+        "dataset": datalist.dataset,
+        "image": case.image,
+        "label": case.label,
+        "modality": case.modality or datalist.modality,
+    }
+
+
+def store_cases(
+    cases: Sequence[Mapping[str, Any]],
+    lists: Sequence[DataList],
+    transform: Transform,
+    folder: str | os.PathLike,
+    settings: str,
+    superpixels: Superpixels | None = None,
+) -> list[StoredCase]:
+    """Cut all slices of the cases, and their superpixels; of several processes, the first one does so for all.
+
+    Args:
+        cases: of :func:`split_patients`.
+        lists: of the cases.
+        transform: loads and maps a case to the input frame.
+        folder: where the slices go; trainings of the same images may share it.
+        settings: text that stands for the transform's settings.
+        superpixels: how they are cut; None: there are none.
+    """
+
+    def make() -> list[dict[str, Any]]:
+        stored: list[StoredCase] = []
+        for one in lists:
+            own = [case for case in cases if case["dataset"] == one.dataset]
+            if own:
+                options = {"ignore": one.ignore, "every_slice": True, "settings": settings, "dataset": one.dataset}
+                stored += store_slices(own, transform, folder, one.labels, **options)
+        if superpixels is not None:
+            store_superpixels(stored, superpixels)
+        return [case.to_json() for case in stored]
+
+    return [StoredCase.from_json(told) for told in processes.from_first(make)]
+
+
+def training_pool(
+    cases: Sequence[StoredCase],
+    task: FewShotTask,
+    episodes: str,
+    min_pixels: int,
+    superpixels: Superpixels,
+) -> EpisodePool:
+    """Collect the slices that a training draws from, and tell how many Setting 2 removed."""
+    name = None if episodes == "supervised" else superpixels.name
+    pool = EpisodePool(cases, task.base, task.excluded, min_pixels, name, episodes == "superpixel")
+    if processes.is_first():
+        print(describe_pool(pool, task), file=sys.stderr)
+    return pool
+
+
+def describe_pool(pool: EpisodePool, task: FewShotTask) -> str:
+    """Say what a training draws from."""
+    shown = ", ".join(f"{name} {len(pool.members[name])}" for name in task.base)
+    said = f"Setting {task.setting}: {pool.removed} of {pool.slices} training slices removed"
+    said += f" because they show {' or '.join(task.novel)}" if task.excluded else ""
+    return f"{said}; slices of each base class: {shown or 'none'}; slices with superpixels: {len(pool.regions)}"
+
+
+def validation_episodes(
+    cases: Sequence[StoredCase],
+    task: FewShotTask,
+    min_pixels: int,
+    superpixels: Superpixels,
+    count: int,
+    seed: int,
+    path: str | os.PathLike,
+    given: str | os.PathLike | None = None,
+    trained: Sequence[Mapping[str, Any]] = (),
+) -> list[Episode]:
+    """Return the frozen episodes of a validation, half of base classes and half of superpixels, and write them.
+
+    Novel classes are never asked for: they must not choose anything.
+
+    Args:
+        cases: stored ones of the validation patients; none: there is no validation.
+        task: its base classes are asked for, as far as two validation patients show them.
+        min_pixels: see :class:`EpisodePool`.
+        superpixels: how they are cut.
+        count: number of episodes.
+        seed: of the draws.
+        path: where the list is written.
+        given: a list to take instead, see :func:`monai_ext.data.episode_lists.read_episodes`.
+        trained: cases of the training, whose patients must not be in it.
+
+    Raises:
+        UserError: the list does not fit, or asks for a novel class.
+    """
+    if given is not None:
+        episodes = read_episodes(given)
+        for number, episode in enumerate(episodes):
+            if episode.name in task.novel:
+                raise UserError(f"{given}: episode {number} asks for {episode.name}, a novel class; leave it out.")
+        check_episodes(episodes, cases, [(c["dataset"], c["patient"]) for c in trained], superpixels.name)
+    elif cases:
+        classes = [name for name in task.base if _shown_by_two(cases, name, min_pixels)]
+        pool = EpisodePool(cases, classes, (), min_pixels, superpixels.name)
+        known = count - count // 2 if classes else 0
+        episodes = draw_episodes(pool, known, seed, classes, count - known)
+    else:
+        return []
+    processes.from_first(lambda: write_episodes(path, episodes, seed=seed))
+    return episodes
+
+
+def _shown_by_two(cases: Sequence[StoredCase], name: str, min_pixels: int) -> bool:
+    """Whether two patients of one data set and modality show a class."""
+    try:
+        return bool(EpisodePool(cases, [name], (), min_pixels).members[name])
+    except UserError:
+        return False
+
+
+def episodic_record(
+    name: str,
+    variant: str,
+    lists: Sequence[DataList],
+    groups: Groups,
+    licence: str,
+    task: FewShotTask,
+    trained_as: Mapping[str, Any] | None = None,
+    seen_before: Sequence[Mapping[str, Any]] = (),
+    notes: str | None = None,
+) -> WeightRecord:
+    """Say what weights have seen: the training patients of each data set, the base classes, and what was novel.
+
+    Args:
+        name: of the weights.
+        variant: of the network.
+        lists: the data lists.
+        groups: of :func:`split_patients`.
+        licence: of the data, which the weights inherit.
+        task: base and novel classes.
+        trained_as: options that inference has to repeat.
+        seen_before: what the weights it starts from have seen, as :class:`TrainingData` has it.
+        notes: whom to name, and anything else.
+    """
+    seen = []
+    for one in lists:
+        patients = sorted({str(c["patient"]) for c in groups["train"] if c["dataset"] == one.dataset})
+        if patients:
+            seen.append(TrainingData(dataset=one.dataset, patients=patients, labels="dense", licence=licence))
+    held = sorted({str(c["patient"]) for c in groups["validation"]})
+    said = [f"base classes: {', '.join(task.base) or 'none'}", f"Setting {task.setting}"]
+    said += [f"novel: {', '.join(task.novel)}"] if task.novel else []
+    said += [f"choices were made on {', '.join(held)}"] if held else []
+    said += [notes] if notes else []
+    return WeightRecord(
+        name=name,
+        variant=variant,
+        datasets=[*seen, *(TrainingData.model_validate(item) for item in seen_before)],
+        command=run_command(),
+        licence=licence,
+        sha256="",
+        notes="; ".join(said),
+        trained_as=dict(trained_as or {}),
+    )

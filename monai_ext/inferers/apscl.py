@@ -1,0 +1,125 @@
+"""APSCL: an annotated slice of another patient segments each slice by prototypes of enriched features (§3.3).
+
+A slice costs one pass of the trunk: what the network makes of a support is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from monai_ext.errors import UserError
+from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
+from monai_ext.inferers.panet import classes_to_results
+from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.networks.backbone import PromptableNetwork
+from monai_ext.networks.prototype_net import PrototypeNet, Support
+from monai_ext.prompts.ties import TOLERANCE
+
+
+class ApsclInferer(FollowUpInferer):
+    """Segment images from annotated slices of other patients, each structure on its own (1-way).
+
+    z is the mean of its distribution. With ``z_samples`` each slice that holds the structure also says how sure it is,
+    in ``rows``: ``agreement``, the mean Dice of its mask with those of drawn z, and ``distance``, 1 - cosine of the
+    mask's features to their nearest prototype, averaged over the mask; ``score`` = agreement (1 - distance / 2), in
+    [0, 1], is not calibrated.
+
+    Args:
+        labels: name -> value of the structures.
+        load_reference: loads supports.
+        slice_match: see :class:`FollowUpInferer`; ``middle``: one slice serves the whole volume.
+        reference_image: see :class:`FollowUpInferer`.
+        reference_label: see :class:`FollowUpInferer`.
+        z_samples: number of z drawn for each structure and slice; 0: none.
+        seed: of the draws.
+
+    Raises:
+        UserError: for a negative number of samples.
+
+    Example:
+        >>> inferer = ApsclInferer({"spleen": 4}, references, z_samples=4)
+        >>> logits = inferer(image, network, ["support.nii.gz"], ["support_mask.nii.gz"])  # [1, 1, H, W, D]
+    """
+
+    def __init__(
+        self,
+        labels: dict[str, int],
+        load_reference: ReferenceLoader,
+        slice_match: str = "middle",
+        reference_image: Paths | None = None,
+        reference_label: Paths | None = None,
+        z_samples: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
+        if z_samples < 0:
+            raise UserError(f"--z_samples is {z_samples}: give 0 or more.")
+        self.z_samples, self.seed = z_samples, seed
+        self._loaded: list[Reference] = []
+        self._supports: dict[tuple[Any, ...], Support | None] = {}
+
+    def segment_slice(
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
+    ) -> list[SliceResult]:
+        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        few_shot = cast(PrototypeNet, network)
+        supports = [self._support(few_shot, matched, value) for value in self.labels.values()]
+        if all(support is None for support in supports):
+            return [SliceResult(None, "reference_absent", {}) for _ in supports]
+        embeddings = target.encode(network)
+        query = few_shot.enrich(embeddings.features, sample=False).features[0]
+        results = []
+        for support in supports:
+            if support is None:
+                results.append(SliceResult(None, "reference_absent", {}))
+                continue
+            scores = few_shot.compare(query, support)
+            tolerance = few_shot.options.scale * TOLERANCE
+            result = classes_to_results(network, scores, embeddings.size, [True], tolerance)[0]
+            if self.z_samples and result.status == "ok":
+                valid = few_shot.valid_share(embeddings.size) > 0
+                result.details.update(self._doubt(few_shot, embeddings.features, support, scores, valid, target.index))
+            results.append(result)
+        return results
+
+    def _support(self, network: PrototypeNet, matched: Sequence[MatchedSlice], value: int) -> Support | None:
+        """Make or find what the network makes of the supports of one structure; None where none shows it."""
+        if self._loaded is not self.load_reference.loaded:  # other references: another list
+            self._loaded, self._supports = self.load_reference.loaded, {}
+        key = (id(network), value, *(m.key for m in matched))
+        if key not in self._supports:
+            self._supports[key] = self._make(network, [m for m in matched if bool((m.label == value).any())], value)
+        return self._supports[key]
+
+    def _make(self, network: PrototypeNet, showing: Sequence[MatchedSlice], value: int) -> Support | None:
+        if not showing:
+            return None
+        # an Encoder is all that embed asks of a network
+        embeddings = [m.reference.embed(cast(PromptableNetwork, network), m.index) for m in showing]
+        features = network.enrich(torch.cat([e.features for e in embeddings]), sample=False).features
+        shares = torch.cat([network.shares((m.label == value)[None]) for m in showing])
+        valid = torch.stack([network.valid_share(e.size) for e in embeddings])
+        return network.make_support(features, shares, valid)
+
+    def _doubt(
+        self, network: PrototypeNet, features: Tensor, support: Support, scores: Tensor, valid: Tensor, index: int
+    ) -> dict[str, float]:
+        """Say how sure a mask is, on the grid of cells."""
+        mask = (scores[1] > scores[0]) & valid
+        if not bool(mask.any()):  # only pixels between the cells' centres were segmented
+            return {"agreement": 0.0, "distance": 1.0, "score": 0.0}
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        dice = []
+        for _ in range(self.z_samples):
+            drawn = network.compare(network.enrich(features, sample=True, generator=generator).features[0], support)
+            other = (drawn[1] > drawn[0]) & valid
+            dice.append(2 * float((mask & other).sum()) / float(mask.sum() + other.sum()))
+        query = network.guided(network.enrich(features, sample=False).features[0], support)
+        cosine = F.normalize(support.foreground, dim=1) @ F.normalize(query[:, mask], dim=0)
+        agreement, distance = sum(dice) / len(dice), 1 - float(cosine.amax(dim=0).mean())
+        return {"agreement": agreement, "distance": distance, "score": agreement * (1 - distance / 2)}

@@ -1,0 +1,107 @@
+"""Which support serves the cases of a few-shot run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_ext import processes
+from monai_ext.data.manifest import DataList, load_datalist
+from monai_ext.data.pairs import pair_with_reference
+from monai_ext.data.phantoms.writing import write_phantom_patients
+from monai_ext.data.provenance import read_record
+from monai_ext.data.supports import pair_with_support
+from monai_ext.errors import UserError
+from monai_ext.session.made import making
+
+PHANTOM_PATIENTS = 3
+
+
+def find_few_shot_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike) -> Path:
+    """Return the data list, or write phantom patients into ``output_dir/phantom`` where none is given.
+
+    Raises:
+        UserError: the phantoms cannot be written.
+    """
+    if datalist is not None:
+        return Path(datalist)
+    folder = Path(output_dir).expanduser().absolute() / "phantom"
+
+    def write() -> str:
+        with making(folder):
+            return str(write_phantom_patients(folder, PHANTOM_PATIENTS))
+
+    return Path(processes.from_first(write))
+
+
+def load_supports(
+    support_list: str | os.PathLike | None, datalist: str | os.PathLike, data_root: str | os.PathLike | None = None
+) -> DataList:
+    """Read the data list that has the support: the one given, or that of the run, with all of its folds and splits."""
+    return load_datalist(datalist, data_root) if support_list is None else load_datalist(support_list)
+
+
+def serve_cases(
+    cases: DataList,
+    labels: Mapping[str, int],
+    folder: str | os.PathLike,
+    support: str | None,
+    supports: DataList,
+    queries: Sequence[str] | str | None = None,
+    weights: str | os.PathLike | None = None,
+    allow_modality: bool = False,
+    allow_overlap: bool = False,
+) -> list[dict[str, Any]]:
+    """Give each case the annotated image that serves it.
+
+    Args:
+        cases: the data list. Without ``support`` each case names its own, ``reference_image`` and ``reference_label``.
+        labels: name -> value of the structures asked for; of a ``support`` one.
+        folder: of the run; the mask of the support is written into its folder ``supports``.
+        support: an annotated case and slices of it, ``case05:14``; see
+            :func:`monai_ext.data.supports.parse_support`.
+        supports: data list that has the support.
+        queries: names of the cases to segment; None: all that are of other patients.
+        weights: their file, whose record says which patients they were trained on.
+        allow_modality: let support and query be of different modalities.
+        allow_overlap: let patients of the training pass.
+
+    Returns:
+        The pairs, as :func:`monai_ext.data.pairs.pair_with_reference` has them.
+
+    Raises:
+        UserError: there is no support, or it cannot serve.
+    """
+    if support is None:
+        if not all(case.reference_image for case in cases.cases):
+            raise UserError(
+                f"{cases.dataset}: no support is named: give --support CASE:SLICE, an annotated case of the list and a "
+                "slice of it, or give each case a reference_image and a reference_label in the data list."
+            )
+        return pair_with_reference(cases)
+    if len(labels) != 1:
+        raise UserError(
+            f"a support serves one structure, and {len(labels)} are asked for: name one, --labels \"['NAME']\"."
+        )
+    names = [queries] if isinstance(queries, str) else queries
+    return pair_with_support(
+        cases,
+        support,
+        next(iter(labels)),
+        Path(folder) / "supports",
+        supports,
+        names,
+        trained_patients(weights, supports.dataset),
+        allow_modality,
+        allow_overlap,
+    )
+
+
+def trained_patients(weights: str | os.PathLike | None, dataset: str) -> set[str]:
+    """Return the patients of a data set that weights were trained on; none where no record says so."""
+    record = None if weights is None else read_record(weights)
+    if record is None:
+        return set()
+    return {p for seen in record.datasets if seen.dataset.casefold() == dataset.casefold() for p in seen.patients}

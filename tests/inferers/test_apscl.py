@@ -1,0 +1,154 @@
+"""Tests of monai_ext.inferers.apscl, on a tiny network of random weights and images in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from monai_ext.errors import UserError
+from monai_ext.inferers.apscl import ApsclInferer
+from monai_ext.networks.prototype_net import PrototypeNet, build_prototype_net
+from monai_ext.prompts.prototypes import lead
+
+SIZE = (40, 64)  # H x W: three of eight rows of cells are padding
+LABELS = {"lesion": 1, "organ": 2}
+SIZES = {"latent": 4, "hidden": (8, 8), "prior_pool": 2, "mgd_width": 8}
+
+
+@pytest.fixture
+def network() -> PrototypeNet:
+    torch.manual_seed(0)
+    network = build_prototype_net(image_size=64, channels=16, options=SIZES)
+    nn.init.normal_(network.enrichment.shift[-1].weight, std=0.3)
+    return network.eval()
+
+
+@pytest.fixture
+def label(disc) -> np.ndarray:
+    """[H, W, 3]: both structures on the middle slice, the lesion alone on the last."""
+    both = np.where(disc(SIZE, (14, 20), 9), 1, 2 * disc(SIZE, (25, 45), 8))
+    return np.stack([0 * both, both, (both == 1).astype(np.int64)], axis=-1)
+
+
+@pytest.fixture
+def loader(make_loader, make_image, label):
+    other = np.roll(label, 5, axis=1)
+    return make_loader(
+        {"a": (make_image(1, (*SIZE, 3)), label), "b": (make_image(3, (*SIZE, 3)), other)},
+        LABELS,
+    )
+
+
+class Counting:
+    """Counts the images that a network encodes."""
+
+    def __init__(self, network: PrototypeNet) -> None:
+        self.images = 0
+        network.trunk.register_forward_hook(self.count)
+
+    def count(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        self.images += len(output)
+
+
+def test_it_is_an_episode(network, loader, make_image, label):
+    """What the inferer says is what the network says of support and query, seen apart."""
+    target = make_image(2, (*SIZE, 2))
+    logits = ApsclInferer(LABELS, loader, "middle")(target[None], network, "a", "a")[0].as_tensor()
+    support = make_image(1, (*SIZE, 3)).as_tensor()[None, ..., 2]
+    for channel, value in enumerate(LABELS.values()):
+        if value == 2:
+            continue  # not on the middle one of the two annotated slices, which is the second of them
+        mask = torch.as_tensor(label[None, ..., 2] == value).float()
+        with torch.no_grad():
+            for k in range(2):
+                episode = network.run_episodes(support, mask, target.as_tensor()[None, ..., k])
+                expected = lead(network.to_image(episode.scores, SIZE)[0])[1]
+                found = logits[channel, ..., k]
+                if bool((expected > 0).any()):
+                    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_support_is_encoded_once(network, loader, make_image):
+    counting = Counting(network)
+    inferer = ApsclInferer(LABELS, loader, "middle", z_samples=2)
+    for seed in (2, 4):
+        inferer(make_image(seed, (*SIZE, 3))[None], network, "a", "a")
+    assert counting.images == 1 + 2 * 3
+    inferer(make_image(2, (*SIZE, 3))[None], network, "b", "b")
+    assert counting.images == 1 + 2 * 3 + 1 + 3
+
+
+def test_another_support_gives_another_mask_and_the_first_its_own_again(network, loader, make_image):
+    inferer, target = ApsclInferer({"lesion": 1}, loader), make_image(2, (*SIZE, 1))[None]
+    first, other, again = (inferer(target, network, name, name).as_tensor() for name in ("a", "b", "a"))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_several_supports_serve_together(network, loader, make_image, label):
+    target = make_image(2, (*SIZE, 1))
+    logits = ApsclInferer({"lesion": 1}, loader)(target[None], network, ["a", "b"], ["a", "b"])[0].as_tensor()
+    images = [make_image(seed, (*SIZE, 3)).as_tensor()[..., 2] for seed in (1, 3)]
+    masks = [torch.as_tensor(m[..., 2] == 1).float() for m in (label, np.roll(label, 5, axis=1))]
+    with torch.no_grad():
+        features = network.enrich(network.encode(torch.stack(images)).features).features
+        support = network.make_support(features, network.shares(torch.stack(masks)), network.valid_share(SIZE))
+        query = network.enrich(network.encode(target.as_tensor()[None, ..., 0]).features).features[0]
+        expected = lead(network.to_image(network.compare(query, support)[None], SIZE)[0])[1]
+    assert bool((expected > 0).any())
+    torch.testing.assert_close(logits[0, ..., 0], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_structure_that_the_support_lacks_is_absent(network, loader, make_image):
+    inferer = ApsclInferer(LABELS, loader, "relative")
+    inferer(make_image(2, (*SIZE, 3))[None], network, "a", "a")
+    status = {(row["label"], row["slice"]): row["status"] for row in inferer.rows}
+    assert [status["lesion", 0], status["organ", 0], status["organ", 2]] == ["reference_absent"] * 3
+    assert "reference_absent" not in (status["lesion", 1], status["organ", 1], status["lesion", 2])
+
+
+def test_slices_do_not_depend_on_one_another(network, loader, make_image):
+    target = make_image(2, (*SIZE, 4))
+    logits = ApsclInferer({"lesion": 1}, loader)(target[None], network, "a", "a")[0].as_tensor()
+    order = [2, 0, 3, 1]
+    shuffled = target.clone()
+    shuffled[:] = target[..., order]
+    again = ApsclInferer({"lesion": 1}, loader)(shuffled[None], network, "a", "a")[0].as_tensor()
+    torch.testing.assert_close(again, logits[..., order])
+
+
+def test_chunks_take_their_oracle_range(network, loader, make_image):
+    inferer = ApsclInferer({"lesion": 1}, loader, "chunks")
+    inferer(make_image(2, (*SIZE, 6))[None], network, "a", "a", oracle_slices=[[1], [4]])
+    assert [row["reference_slice"] for row in inferer.rows] == ["", "1", "2", "2", "2", ""]
+    assert [row["status"] for row in inferer.rows][::5] == ["outside_reference"] * 2
+
+
+def test_doubt_is_said_of_what_was_found(network, loader, make_image):
+    target = make_image(2, (*SIZE, 2))[None]
+    plain, sampled = ApsclInferer({"lesion": 1}, loader), ApsclInferer({"lesion": 1}, loader, z_samples=5)
+    logits = [inferer(target, network, "a", "a").as_tensor() for inferer in (plain, sampled)]
+    assert torch.equal(*logits)
+    assert "score" not in plain.rows[0]
+    for row in sampled.rows:
+        if row["status"] == "ok":
+            assert 0 <= row["score"] <= row["agreement"] <= 1
+            assert 0 <= row["distance"] <= 2
+    first = [row["score"] for row in sampled.rows if "score" in row]
+    assert first
+    sampled(target, network, "a", "a")
+    assert [row["score"] for row in sampled.rows if "score" in row] == first
+
+
+def test_a_certain_prior_agrees_with_itself(network, loader, make_image):
+    nn.init.zeros_(network.enrichment.scale[-1].weight), nn.init.zeros_(network.enrichment.shift[-1].weight)
+    inferer = ApsclInferer({"lesion": 1}, loader, z_samples=3)
+    inferer(make_image(2, (*SIZE, 1))[None], network, "a", "a")
+    assert [row["agreement"] for row in inferer.rows if "agreement" in row] == [1.0]
+
+
+def test_samples_are_not_negative(loader):
+    with pytest.raises(UserError, match="--z_samples is -1"):
+        ApsclInferer(LABELS, loader, z_samples=-1)
