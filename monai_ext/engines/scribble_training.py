@@ -117,7 +117,7 @@ def check_provenance(
     allow_dense: bool = False,
     tuned_elsewhere: bool = False,
 ) -> None:
-    """Refuse a promptable model whose past would belie the result.
+    """Refuse a promptable model that has seen dense labels of the data set whose scribbles are learned from.
 
     Args:
         variant: of the training.

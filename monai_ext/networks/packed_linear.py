@@ -72,7 +72,7 @@ def pack(weight: Tensor, bias: Tensor, tokens: int, gelu: bool = False) -> Calla
 
 
 def is_listened_to(layer: nn.Module) -> bool:
-    """Whether calling a module does more than its class: it has hooks, or all modules have, or a forward of its own."""
+    """Return True where a module has hooks, global hooks are set, or its ``forward`` was replaced."""
     everyone = nn.modules.module
     own = bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
     return own or bool(everyone._global_forward_hooks or everyone._global_forward_pre_hooks)

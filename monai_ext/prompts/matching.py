@@ -21,7 +21,7 @@ JITTER = 0.01
 
 
 def match_both_ways(reference: Tensor, inside: Tensor, target: Tensor) -> Tensor:
-    """Match patches forward and back and keep those that come home (patch-level matching, §3.2).
+    """Match patches forward and back; keep matches that lead back into the reference mask (patch-level matching, §3.2).
 
     Forward, each foreground patch of the reference is assigned a patch of the target of its own, of greatest total
     cosine similarity (Hungarian method). Backward, each patch so found is assigned one of all the reference's patches.
@@ -34,13 +34,13 @@ def match_both_ways(reference: Tensor, inside: Tensor, target: Tensor) -> Tensor
         target: ``[m, C]`` features of the target.
 
     Returns:
-        Indices of the matched target patches, ascending; empty where nothing comes home.
+        Indices of the matched target patches, ascending; empty where no match leads back into the mask.
     """
     _, forward = linear_sum_assignment(_steps(reference[inside], target))
     found = torch.from_numpy(np.sort(forward)).to(target.device)
     rows, backward = linear_sum_assignment(_steps(target[found], reference))
-    home = inside[torch.from_numpy(backward).to(inside.device)]
-    return found[torch.from_numpy(rows).to(found.device)][home.to(found.device)]
+    back_inside = inside[torch.from_numpy(backward).to(inside.device)]
+    return found[torch.from_numpy(rows).to(found.device)][back_inside.to(found.device)]
 
 
 def _steps(a: Tensor, b: Tensor) -> np.ndarray:

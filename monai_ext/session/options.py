@@ -21,6 +21,7 @@ from monai.bundle.config_item import ComponentLocator
 from monai.bundle.utils import merge_kv
 from monai.utils import ensure_tuple
 
+from monai_ext.configuration import PLACES
 from monai_ext.data.text import read_text
 from monai_ext.errors import UserError
 from monai_ext.session.values import is_expression, read_value
@@ -100,10 +101,29 @@ class _Config:
             UserError: the option is unknown, its value is of another kind, or MONAI would ignore it.
         """
         name = option.replace("#", "::")
+        self._check_place(option, name)
         default = self._default(name) if name in self.parser else self._argument_default(option)
         if value is None and default is not None:
             raise UserError(f"--{option} None is ignored by MONAI: write --{option} null.")
         return read_value(option, value, default, text)
+
+    def _check_place(self, option: str, name: str) -> None:
+        """Refuse to replace one use of a file or folder: records and other components would go on with the other one.
+
+        Raises:
+            UserError: the option is a component's argument that refers to one of :data:`PLACES`; names the option to
+                give instead.
+        """
+        declared = self.parser[name] if "::" in name and name in self.parser else None
+        reference = re.fullmatch(r"@(\w+)", str(declared))
+        if reference is None or reference[1] not in PLACES:
+            return
+        value = self.parser.get(reference[1])
+        computed = re.search(r"@(\w+)", str(value)) if is_expression(value) else None
+        raise UserError(
+            f"--{option} would replace one use of {reference[1]!r} while the run's record names the other one: give "
+            f"--{(computed or reference)[1]}."
+        )
 
     def _default(self, name: str) -> Any:
         """Return the declared value of an id; None, of any kind, where it is computed or files differ in its kind."""

@@ -106,7 +106,11 @@ device: "$1 + 1"
 data_root: "@threads"
 # ---- what is made of them ----
 inferer: {_target_: monai_ext.inferers.p2sam.P2SamInferer, n_pos: "@n_pos", seed: "@seed"}
-network_def: {_target_: monai_ext.networks.sam.build_sam, variant: compact}
+checkpoint: null
+weights: "$find(@checkpoint, @device)"
+network_def: {_target_: monai_ext.networks.sam.build_sam, variant: compact, checkpoint: "@weights"}
+writer: {_target_: monai_ext.handlers.mask_writer.MaskWriter, output_dir: "@run_dir"}
+run_dir: here
 train:
   optimizer: {_target_: torch.optim.AdamW, lr: 0.1}
   loader: {_target_: DataLoader, batch_size: 1}
@@ -198,3 +202,13 @@ def test_help_lists_the_options_with_their_comments(components, capsys, words):
     assert ["--seed", "0", "of", "everything"] in lines
     assert ["--n_pos", "[1,", "3]", "fewest", "and", "most", "points"] in lines
     assert not any(line[:1] in (["--inferer"], ["--train"], ["--run"]) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [("network_def#checkpoint", "checkpoint"), ("writer::output_dir", "run_dir")],
+)
+def test_one_use_of_a_file_is_not_replaced_behind_the_record(components, option, instead):
+    with pytest.raises(UserError, match=rf"--{option} would replace one use of .*: give --{instead}\."):
+        session.check_options([MONAI, "run", "--config_file", components, f"--{option}", "x"])
+    session.check_options([MONAI, "run", "--config_file", components, f"--{instead}", "x"])
