@@ -243,7 +243,8 @@ def parameter_groups(network: nn.Module, learning_rate: float, trunk_rate: float
     Returns:
         The groups as torch's optimisers take them.
     """
-    trunk, rest = [], []
+    trunk: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         of_trunk = name.startswith("trunk.") and not name.startswith("trunk.reduce.")
         if of_trunk and trunk_rate == 0:
