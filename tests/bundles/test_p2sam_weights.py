@@ -19,7 +19,11 @@ from monai_ext.metrics.dice import dice
 from monai_ext.networks.sam import build_sam
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "p2sam"
-WEIGHTS = ("compact_acdc", "compact_chaos")
+WEIGHTS = {
+    "compact_acdc": ("compact", "CC BY-NC-SA 4.0"),
+    "compact_chaos": ("compact", "CC BY-NC-SA 4.0"),
+    "compact_open": ("compact_lite", "CC BY 3.0"),
+}
 
 
 def run(output_dir: Path, *configs: str, **options: Any) -> Path:
@@ -60,9 +64,10 @@ def test_weights_are_small_plain_and_recorded(name):
     assert {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float16}
     record = read_record(path)
     assert record is not None
-    assert (record.name, record.variant, record.licence) == (name, "compact", "CC BY-NC-SA 4.0")
+    variant, licence = WEIGHTS[name]
+    assert (record.name, record.variant, record.licence) == (name, variant, licence)
     assert record.sha256 == sha256_of(path)
-    build_sam("compact", path)
+    build_sam(variant, path)
 
 
 def test_each_data_set_has_weights_that_never_saw_it():
@@ -74,19 +79,24 @@ def test_each_data_set_has_weights_that_never_saw_it():
     assert seen == {
         "compact_acdc": {"ACDC", "phantom slices"},
         "compact_chaos": {"CHAOS_T2", "phantom slices"},
+        "compact_open": {"STS", "phantom slices", "ImageNet-1k"},
     }
 
 
 def test_test_patients_are_in_no_training(real_data):
     cases = json.loads((real_data / "ACDC.json").read_text())["cases"]
     test = {c["patient"] for c in cases if c["split"] == "test"} | {f"patient{n:03}" for n in (6, 26, 46, 66, 86)}
-    record = read_record(BUNDLE / "models" / "compact_acdc.pt")
-    assert record is not None
-    assert not test & set(record.datasets[0].patients)
+    tumours = json.loads((real_data / "STS.json").read_text())["cases"]
+    test |= {c["patient"] for c in tumours if c["split"] == "test"} | {"STS_046", "STS_049", "STS_002", "STS_003"}
+    for name in ("compact_acdc", "compact_open"):
+        record = read_record(BUNDLE / "models" / f"{name}.pt")
+        assert record is not None
+        assert record.datasets[0].patients
+        assert not test & set(record.datasets[0].patients)
 
 
 def test_model_pt_is_the_default_weights():
-    assert (BUNDLE / "models" / "model.pt").read_bytes() == (BUNDLE / "models" / "compact_acdc.pt").read_bytes()
+    assert (BUNDLE / "models" / "model.pt").read_bytes() == (BUNDLE / "models" / "compact_open.pt").read_bytes()
 
 
 def test_phantom_patient_is_followed(tmp_path):
