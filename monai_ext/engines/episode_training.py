@@ -173,8 +173,16 @@ def store_cases(
         for one in lists:
             own = [case for case in cases if case["dataset"] == one.dataset]
             if own:
-                options = {"ignore": one.ignore, "every_slice": True, "settings": settings, "dataset": one.dataset}
-                stored += store_slices(own, transform, folder, one.labels, **options)
+                stored += store_slices(
+                    own,
+                    transform,
+                    folder,
+                    one.labels,
+                    ignore=one.ignore,
+                    every_slice=True,
+                    settings=settings,
+                    dataset=one.dataset,
+                )
         if superpixels is not None:
             store_superpixels(stored, superpixels)
         return [case.to_json() for case in stored]

@@ -243,14 +243,15 @@ def parameter_groups(network: nn.Module, learning_rate: float, trunk_rate: float
     Returns:
         The groups as torch's optimisers take them.
     """
-    trunk, rest = [], []
+    trunk: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         of_trunk = name.startswith("trunk.") and not name.startswith("trunk.reduce.")
         if of_trunk and trunk_rate == 0:
             parameter.requires_grad_(False)
         elif parameter.requires_grad:
             (trunk if of_trunk else rest).append(parameter)
-    groups = [{"params": rest, "lr": learning_rate}]
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": learning_rate}]
     return groups + ([{"params": trunk, "lr": trunk_rate}] if trunk else [])
 
 
