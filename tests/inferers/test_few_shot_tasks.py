@@ -1,4 +1,4 @@
-"""Methods with a reference on few-shot tasks: a support serves queries, whose masks never depend on what is hidden.
+"""Methods with a reference on few-shot tasks: their masks never depend on what is hidden.
 
 The protocol EP2: one annotated slice of another patient serves the whole volume.
 """
