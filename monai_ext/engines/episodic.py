@@ -251,7 +251,7 @@ def parameter_groups(network: nn.Module, learning_rate: float, trunk_rate: float
             parameter.requires_grad_(False)
         elif parameter.requires_grad:
             (trunk if of_trunk else rest).append(parameter)
-    groups = [{"params": rest, "lr": learning_rate}]
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": learning_rate}]
     return groups + ([{"params": trunk, "lr": trunk_rate}] if trunk else [])
 
 
