@@ -8,6 +8,8 @@ in training and in use. :class:`OnlineUNet` has that topology at any width.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +24,7 @@ ENCODERS = ("unet", "imagenet")
 
 
 class DoubleConv(nn.Sequential):
-    """[N, in, H, W] -> [N, out, H, W]: twice a 3 x 3 convolution without bias, InstanceNorm without parameters, ReLU."""
+    """[N, in, H, W] -> [N, out, H, W]: twice a 3 x 3 convolution without bias, InstanceNorm and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, middle: int | None = None) -> None:
         middle = out_channels if middle is None else middle
@@ -65,7 +67,7 @@ class OnlineUNet(nn.Module):
         super().__init__()
         widths = [base, 2 * base, 4 * base, 8 * base, 8 * base]
         self.first = DoubleConv(in_channels, base)
-        self.down = nn.ModuleList(DoubleConv(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(DoubleConv(a, b) for a, b in pairwise(widths))
         self.up = nn.ModuleList(Up(n * base, m * base) for n, m in ((16, 4), (8, 2), (4, 1), (2, 1)))
         self.last = nn.Conv2d(base, 1, 1)
 
@@ -89,7 +91,7 @@ class PretrainedUNet(nn.Module):
     Args:
         in_channels: 3 or 4.
         base: channels at full size.
-        imagenet: start from ImageNet's weights (the extra ``pretrained``); False: random ones, for a state dict to load.
+        imagenet: start from ImageNet's weights (the extra ``pretrained``); False: random ones, to load a state dict.
 
     Raises:
         UserError: the weights are not installed.

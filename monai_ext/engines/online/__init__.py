@@ -2,7 +2,7 @@
 
 Step of the paper (Listing 1, §3.3) -> code:
 
-* crop by the box, or by the box of SAM's mask     -> :mod:`~monai_ext.engines.online.crop`
+* crop by the box, or by the box of SAM's mask     -> :mod:`~monai_ext.prompts.crops`
 * u = aux(crop), fusion with alpha, Eq. 1 and 3    -> :mod:`~monai_ext.engines.online.fusion`
 * the online batch: insert, or replace the easiest -> :mod:`~monai_ext.engines.online.batch`
 * one optimiser step on the whole batch            -> :mod:`~monai_ext.engines.online.auxiliary`
@@ -15,6 +15,7 @@ Around it, for use beyond one process: :class:`OnlineLearner` answers while it l
 
 from monai_ext.engines.online.auxiliary import AuxiliaryFusion
 from monai_ext.engines.online.learner import OnlineLearner, Pending
-from monai_ext.engines.online.view import Correction, View
+from monai_ext.engines.online.view import Correction
+from monai_ext.inferers.view import View
 
 __all__ = ["AuxiliaryFusion", "Correction", "OnlineLearner", "Pending", "View"]

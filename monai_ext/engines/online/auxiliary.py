@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from monai_ext.engines.online.batch import OnlineBatch, Sample
-from monai_ext.engines.online.crop import grow, shrink, shrink_mask
 from monai_ext.engines.online.fusion import best_alpha, check_alpha, current_alpha, fuse
 from monai_ext.engines.online.view import Correction, CroppedView
 from monai_ext.errors import UserError
 from monai_ext.losses.structure import StructureLoss
 from monai_ext.networks.online_unet import build_online_unet
+from monai_ext.prompts.crops import grow, shrink, shrink_mask
 
 SAM_CHANNELS = ("none", "mask", "probability")
 
@@ -141,9 +141,7 @@ class AuxiliaryFusion:
             raise
         self.batch, self.corrections = batch, self.corrections + 1
         if correction.source == "expert":
-            found = best_alpha(
-                correction.sam.to(self.device), grow(own[0], view.crop.size), correction.truth.to(self.device)
-            )
+            found = best_alpha(correction.sam, grow(own[0].cpu(), view.crop.size), correction.truth)
             self.alphas = [one for one in self.alphas if one[0] != correction.key][-self._kept_alphas :]
             self.alphas.append((correction.key, found))
             said["best_alpha"] = found

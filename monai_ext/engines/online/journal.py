@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from monai_ext.engines.online.crop import Crop
 from monai_ext.engines.online.view import Correction, tensor_sha256
 from monai_ext.errors import UserError
 from monai_ext.files import atomic_path, sha256_of
+from monai_ext.prompts.crops import Crop
 
 LINES = "journal.jsonl"
 FOLDER = "corrections"
@@ -224,7 +224,7 @@ def _tensors(correction: Correction) -> dict[str, Tensor]:
     return {**own, **correction.extra}
 
 
-# ---- tensors and JSON in one file, whole or not at all, the same bytes for the same content ---------------------------
+# ---- tensors and JSON in one file, whole or not at all, the same bytes for the same content --------------------------
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

@@ -23,9 +23,10 @@ from monai_ext.configuration import first_difference
 from monai_ext.data.text import read_json
 from monai_ext.engines.online.journal import Entry, Journal
 from monai_ext.engines.online.states import States
-from monai_ext.engines.online.view import Answer, Correction, CroppedView, OnlineMethod, View, cut, tensor_sha256
+from monai_ext.engines.online.view import Answer, Correction, CroppedView, OnlineMethod, cut, tensor_sha256
 from monai_ext.errors import UserError
 from monai_ext.files import atomic_path
+from monai_ext.inferers.view import View
 
 SETTINGS = "settings.json"
 FORMAT = 1
@@ -37,7 +38,7 @@ class Pending:
 
     Attributes:
         view: what was asked, without the pixels outside of the crop.
-        key: see :class:`~monai_ext.engines.online.view.View`.
+        key: see :class:`~monai_ext.inferers.view.View`.
         case: likewise.
         image_sha256: of the image.
         logits: [h, w] of the crop, fused: the mask is where they are above 0.
@@ -110,8 +111,8 @@ class OnlineLearner:
     ) -> dict[str, Any]:
         """Learn from a correction; waits for the one before it.
 
-        One with the key of an earlier correction replaces it in the online batch and among the alphas. (What the weights
-        took from the earlier one stays; :meth:`undo` or :meth:`replay` take that back as well.)
+        One with the key of an earlier correction replaces it in the online batch and among the alphas. What the
+        weights took from the earlier one stays; :meth:`undo` and :meth:`replay` take that back as well.
 
         Args:
             pending: the answer that is corrected.
@@ -123,8 +124,8 @@ class OnlineLearner:
             ``number`` in the journal, and what the method says: ``loss``, ``best_alpha`` and others.
 
         Raises:
-            UserError: the mask is empty or of another grid, the image another one, or it cannot be written; then nothing
-                is learned.
+            UserError: the mask is empty or of another grid, the image another one, or it cannot be written; then
+                nothing is learned.
         """
         correction = self._correction(pending, torch.as_tensor(truth), source, image_sha256)
         with self._lock:
@@ -192,8 +193,8 @@ class OnlineLearner:
             journal = self._kept()
             if position > len(journal):
                 raise UserError(
-                    f"{journal.folder} holds {len(journal)} corrections where {position} are expected: it is of another "
-                    "run; give a new folder."
+                    f"{journal.folder} holds {len(journal)} corrections where {position} are expected: it is of "
+                    "another run; give a new folder."
                 )
             journal.truncate(position)
             if self._states is not None:

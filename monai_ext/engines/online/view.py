@@ -1,4 +1,4 @@
-"""What passes between SAM, the method that learns, and the expert: a view of one object, and its correction."""
+"""What passes between a learner and its method: a view cut to its crop, an answer, a correction."""
 
 from __future__ import annotations
 
@@ -10,35 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from monai_ext.engines.online.crop import Crop
-
-
-@dataclass(frozen=True)
-class View:
-    """One object on one slice, as SAM sees it: what a method is asked.
-
-    Attributes:
-        key: of the correction that may follow; one with the same key replaces it.
-        image: [C, H, W] in [0, 255], the input frame.
-        sam: [H, W] logits of SAM.
-        crop: the part that is looked at.
-        prompt: for the journal, JSON: ``box`` (four numbers) or ``points`` ([x, y, 1 or 0] each), in input-frame pixels.
-        case: for the journal: ``case``, ``slice`` and whatever else tells where it is.
-        features: [C, g, g] of SAM's encoder, for methods that look at them.
-    """
-
-    key: str
-    image: Tensor
-    sam: Tensor
-    crop: Crop
-    prompt: Mapping[str, Any] = field(default_factory=dict)
-    case: Mapping[str, Any] = field(default_factory=dict)
-    features: Tensor | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the image."""
-        return self.image.shape[-2], self.image.shape[-1]
+from monai_ext.inferers.view import View
+from monai_ext.prompts.crops import Crop
 
 
 @dataclass(frozen=True)

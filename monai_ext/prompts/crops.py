@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from monai_ext.prompts.boxes import tight_box
 
 MARGIN = 0.1
-"""By how much of its extent the box of SAM's mask is grown on each side, as in the authors' code; a user's box is not."""
+"""Share of its extent by which the box of SAM's mask is grown on each side (authors' code); a user's box is not."""
 
 LEAST = 1 / 32
-"""Share of the image's longer side below which an object is too small: the authors' 16 pixels on images of about 500."""
+"""Share of the image's longer side below which an object is too small: the authors' 16 pixels of about 500."""
 
 
 class Crop(NamedTuple):
