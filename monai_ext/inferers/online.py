@@ -63,8 +63,8 @@ class OnlineInferer(Inferer):
     Raises:
         UserError: for an unknown option.
 
-    After a call ``rows`` holds a dictionary for each prompt (see :data:`COLUMNS`), ``sam`` SAM's own logits [1, L, H, W,
-    D]. ``images`` counts the slices with prompts.
+    After a call ``rows`` holds a dictionary for each prompt (see :data:`COLUMNS`), ``sam`` SAM's own logits
+    [1, L, H, W, D]. ``images`` counts the slices with prompts.
     """
 
     COLUMNS = (
@@ -304,9 +304,7 @@ def _indices(value: Any, image: MetaTensor, name: str, count: int | None = None)
     axes = 2 if not image.meta.get("slice_axis") else 3
     if flat and (len(flat) % axes or (count is not None and len(flat) != count * axes)):
         wanted = f"{count} times " if count else ""
-        raise UserError(
-            f"{name} has {len(flat)} numbers: give {wanted}{axes} for this image, voxel indices of its file."
-        )
+        raise UserError(f"{name} has {len(flat)} numbers: give {wanted}{axes}, voxel indices of the image's file.")
     return [flat[n : n + axes] for n in range(0, len(flat), axes)]
 
 
