@@ -32,3 +32,31 @@ def order_stream(cases: Sequence[Mapping[str, Any]], order: int | None = None, s
     patients = list(by_patient)
     shuffled = np.random.default_rng([seed, order]).permutation(len(patients))
     return [case for number in shuffled for case in by_patient[patients[int(number)]]]
+
+
+def as_stream(
+    cases: Sequence[Mapping[str, Any]],
+    restart_by: str | None = None,
+    box: Sequence[float] | None = None,
+    points: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
+    """Give every case the entries that :class:`monai_ext.inferers.online.OnlineInferer` is handed.
+
+    Args:
+        cases: of :func:`monai_ext.data.pairs.single_images`.
+        restart_by: entry whose value becomes ``group``.
+        box: of a case that has no ``box`` of its own: two corners as voxel indices, one after the other.
+        points: likewise, points inside.
+
+    Raises:
+        UserError: a case lacks the entry ``restart_by``.
+    """
+    found = []
+    for case in cases:
+        if restart_by is not None and restart_by not in case:
+            raise UserError(f"case {case['case']!r} has no {restart_by!r} to begin anew by: add it, or leave it out.")
+        given = {"box": case.get("box") or box, "points": case.get("points") or points}
+        prompts = {name: "" if value is None else list(value) for name, value in given.items()}
+        group = "" if restart_by is None else str(case[restart_by])
+        found.append({**case, **prompts, "group": group})
+    return found

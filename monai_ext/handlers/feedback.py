@@ -2,8 +2,9 @@
 
 ``feedback.csv`` has one row a prompt: Dice on the slice of the fused mask and of SAM's, in the input frame, of what was
 learned alone within its crop, alpha, whether the answer was corrected, losses. ``interaction.csv`` has one row a case,
-label and algorithm (the method's and SAM's, from one pass), on the grid of the file, with the case's place in the stream
-as its step. ``stream.csv`` is what a run that goes on needs: images seen and places in the journals after each case.
+label and algorithm (the method's and SAM's, from one pass), on the grid of the file, with the case's place in the
+stream as its step. ``stream.csv`` is what a run that goes on needs: images seen and places in the journals after each
+case.
 """
 
 from __future__ import annotations

@@ -97,6 +97,11 @@ class OnlineLearner:
         """Entries of the journal that have been learned."""
         return self._position
 
+    @property
+    def chain(self) -> str:
+        """Checksum over all that has been learned; empty where nothing was, or nothing is kept."""
+        return "" if self._journal is None else self._journal.chain(self._position)
+
     # ---- use ---------------------------------------------------------------------------------------------------------
 
     def infer(self, view: View) -> Pending:

@@ -34,8 +34,8 @@ def open_learners(
         folder: None: nothing is kept.
         network: the frozen SAM.
         sam_sha256: of its weights.
-        settings: of :class:`~monai_ext.engines.online.auxiliary.AuxiliarySettings`; ``sam_channel`` None is the paper's:
-            the mask with boxes, nothing with points.
+        settings: of :class:`~monai_ext.engines.online.auxiliary.AuxiliarySettings`; without
+            ``sam_channel`` the paper's: the mask with boxes, nothing with points.
         method: one of :data:`METHODS`.
         prompt: ``box`` or ``point``; any other, such as an automatic one, is taken for a point.
         frozen: see :class:`~monai_ext.engines.online.learner.OnlineLearner`.
@@ -56,6 +56,11 @@ def open_learners(
         )
         for name in labels
     }
+
+
+def learned(learners: Mapping[str, OnlineLearner]) -> dict[str, str]:
+    """Return a checksum, by structure, of what was learned: part of what decides a result."""
+    return {name: learner.chain for name, learner in learners.items()}
 
 
 def build_method(
