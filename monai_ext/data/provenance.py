@@ -227,8 +227,8 @@ def refuse_dense_labels(record: WeightRecord | None, dataset: str, allow: bool =
     )
     if seen and record and not allow:
         raise UserError(
-            f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what little is "
-            f"learned from on {dataset} could not be told apart from that; give other weights or set --allow_dense_sam true"
+            f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what few "
+            f"labels of {dataset} teach could not be told apart from it; give other weights or set --allow_dense_sam true"
         )
 
 

@@ -3,8 +3,8 @@
 Nothing here comes from a real image. :func:`random_slice` draws one MR-like or endoscopy-like image with
 a few labelled structures, fast enough to draw every training item anew; :func:`phantom_patient` is one
 patient at three visits (NIfTI by :func:`write_phantom_patient`), :func:`phantom_cells` a video of two alike cells of
-which one is followed (PNG by :func:`write_phantom_cells`), :func:`phantom_stream`
-pictures of one kind of lesion, one after the other (PNG by :func:`write_phantom_stream`). All are functions of their seed alone.
+which one is followed (PNG by :func:`write_phantom_cells`), :func:`phantom_stream` pictures of one kind of lesion, one
+after the other (PNG by :func:`write_phantom_stream`). All are functions of their seed alone.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ SIZE = 128
 
 
 def phantom_stream(seed: int = 0, n: int = 16) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Draw ``n`` grey pictures [128, 128] uint8 and their masks, 255 in the lesion; each depends on (seed, its number)."""
+    """Draw ``n`` grey pictures [128, 128] uint8 and their masks (255), each of (seed, its number) alone."""
     for number in range(n):
         rng = np.random.default_rng([seed, number, 19])
         lesion = _lobed(rng)

@@ -125,7 +125,7 @@ def write_video(
 
 
 def write_phantom_stream(folder: str | os.PathLike[str], seed: int = 0, n: int = 16) -> Path:
-    """Write :func:`phantom_stream` as PNG pictures and a data list, one patient a picture, with a box round each lesion.
+    """Write :func:`phantom_stream` as PNG pictures and a data list: one patient a picture, a box round each lesion.
 
     Args:
         folder: where to; made where it is missing, files of an earlier call are replaced.
