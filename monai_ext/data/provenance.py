@@ -228,7 +228,7 @@ def refuse_dense_labels(record: WeightRecord | None, dataset: str, allow: bool =
     if seen and record and not allow:
         raise UserError(
             f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what few "
-            f"labels of {dataset} teach could not be told apart from it; give other weights or set --allow_dense_sam true"
+            f"labels of {dataset} teach could not be told apart from it; give others or set --allow_dense_sam true"
         )
 
 
