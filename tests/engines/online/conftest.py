@@ -21,7 +21,7 @@ def draw(number: int) -> tuple[View, torch.Tensor]:
     truth = distance <= 1
     noise = torch.randn(1, 48, 40, generator=generator)
     image = (90 + 10 * noise + 90 * truth).clamp(0, 255)
-    sam = 3 * (1.7 - distance)
+    sam = 3 * (2.5 - distance)
     place = {"case": f"case{number}", "slice": 0}
     view = View(f"case{number}/0", image, sam, mask_crop(sam > 0), {"points": [[float(x), float(y), 1.0]]}, place)
     return view, truth

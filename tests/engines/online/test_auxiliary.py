@@ -22,7 +22,7 @@ def teach(learner: OnlineLearner, make_object, numbers) -> list[dict]:
 
 
 def test_it_learns_and_alpha_falls(make_object, make_method):
-    learner, scores, alphas = OnlineLearner(make_method(batch=8)), [], []
+    learner, scores, alphas = OnlineLearner(make_method(base=4, batch=8, learning_rate=1e-2)), [], []
     for number in range(40):
         view, truth = make_object(number)
         pending = learner.infer(view)
