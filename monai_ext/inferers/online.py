@@ -58,6 +58,8 @@ class OnlineInferer(Inferer):
         pseudo_labels: where the expert does not correct, learn from the fused mask itself (paper §3.2).
         step_without_feedback: where nothing is corrected, train on the stored batch all the same (authors' code).
         cropped: a prompt is answered within its crop; False: SAM's whole mask counts, for SAM alone.
+        follow_up: finds the structures without a prompt, such as P²SAM; its logits take the place of SAM's, the crop is that of
+            its mask, and a structure that it does not find is not asked for.
         restart_by: entry of the cases with which the learners begin anew whenever it changes; None: never.
 
     Raises:
@@ -83,6 +85,7 @@ class OnlineInferer(Inferer):
         step_without_feedback: bool = False,
         cropped: bool = True,
         restart_by: str | None = None,
+        follow_up: Inferer | None = None,
     ) -> None:
         super().__init__()
         if learn_after not in LEARN_AFTER:
@@ -90,7 +93,7 @@ class OnlineInferer(Inferer):
         self.labels, self.learners = dict(labels), learners
         self.prompter, self.expert, self.learn_after = prompter, expert, learn_after
         self.pseudo_labels, self.step_without_feedback, self.cropped = pseudo_labels, step_without_feedback, cropped
-        self.restart_by = restart_by
+        self.restart_by, self.follow_up = restart_by, follow_up
         self.images = 0
         self.group: str | None = None
         self.rows: list[dict[str, Any]] = []
@@ -131,7 +134,7 @@ class OnlineInferer(Inferer):
             box: without a prompter: two voxel indices of the image's file, one after the other: corners of a box.
             points: without a prompter: voxel indices of points inside, one after the other.
             group: value of ``restart_by``.
-            extra: not used here.
+            extra: handed on to ``follow_up``.
 
         Returns:
             Logits [1, L, H, W, D]: the answers from before anything was learned of the slice.
@@ -140,16 +143,20 @@ class OnlineInferer(Inferer):
         self._restart(group)
         truth = None if user_label is None else plain(user_label)[0, 0]
         given = self._given(image, box, points)
+        found = None if self.follow_up is None else self.follow_up(inputs, network, **extra)[0]  # type: ignore[arg-type]
         planes, frame = plain(image), frame_size(image)
         logits = torch.full((len(self.labels), *planes.shape[1:]), BACKGROUND)
         self.sam, self.rows = logits[None].clone(), []
         waiting: list[tuple[int, list[Asked]]] = []
         for k in range(planes.shape[-1]):
             of_slice = None if truth is None else truth[..., k]
-            prompts = given.get(k, []) if self.prompter is None else self._prompts(name, k, of_slice)
-            if not prompts:
+            if found is not None:
+                asked = self._ask_followed(plain(found)[..., k], planes[..., k], name, k)
+            else:
+                prompts = given.get(k, []) if self.prompter is None else self._prompts(name, k, of_slice)
+                asked = self._ask(network, planes[..., k], frame, name, k, prompts) if prompts else []
+            if not asked:
                 continue
-            asked = self._ask(network, planes[..., k], frame, name, k, prompts)
             for one in asked:
                 paste(logits[one.channel, :, :, k], one.answer.logits, one.view.crop)
                 torch.maximum(self.sam[0, one.channel, :, :, k], one.view.sam, out=self.sam[0, one.channel, :, :, k])
@@ -182,7 +189,7 @@ class OnlineInferer(Inferer):
 
     def _given(self, image: MetaTensor, box: Any, points: Any) -> dict[int, list[tuple[int, Prompt]]]:
         """Sort the prompts of a call, for the first structure, by the slice that they lie on."""
-        if self.prompter is not None:
+        if self.prompter is not None or self.follow_up is not None:
             return {}
         found: dict[int, list[tuple[int, Prompt]]] = {}
         corners, clicks = _indices(box, image, "box", 2), _indices(points, image, "points")
@@ -229,11 +236,23 @@ class OnlineInferer(Inferer):
             asked.append(Asked(channel, k, view, self.learners[names[channel]].infer(view)))
         return asked
 
+    def _ask_followed(self, logits: Tensor, plane: Tensor, case: str, k: int) -> list[Asked]:
+        """Ask for the structures that were found on a slice without a prompt; ``logits`` [L, H, W]."""
+        asked = []
+        for channel, name in enumerate(self.labels):
+            sam = logits[channel].float().cpu()
+            if not bool((sam > 0).any()):
+                continue
+            crop = mask_crop(sam > 0, least=0)
+            place = {"case": case, "slice": k, "label": name}
+            view = View(f"{case}/{name}/{k}/0", plane, sam, crop if self.cropped else _whole(sam), {}, place)
+            asked.append(Asked(channel, k, view, self.learners[name].infer(view)))
+        return asked
+
     def _crop(self, prompt: Prompt, sam: Tensor) -> Crop:
-        size = (sam.shape[0], sam.shape[1])
         if not self.cropped:
-            return Crop(0, 0, size[1], size[0])
-        return mask_crop(sam > 0) if prompt.box is None else box_crop(prompt.box, size)
+            return _whole(sam)
+        return mask_crop(sam > 0) if prompt.box is None else box_crop(prompt.box, (sam.shape[0], sam.shape[1]))
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
@@ -281,6 +300,10 @@ class OnlineInferer(Inferer):
         row |= {"status": status, "crop": " ".join(map(str, one.view.crop)), "alpha": alpha}
         row |= {"corrected": int(status == "corrected"), **said}
         self.rows.append({column: row.get(column) for column in self.COLUMNS})
+
+
+def _whole(sam: Tensor) -> Crop:
+    return Crop(0, 0, sam.shape[1], sam.shape[0])
 
 
 def dice(one: Tensor, other: Tensor) -> float:

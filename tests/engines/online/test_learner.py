@@ -143,7 +143,7 @@ def test_a_file_that_has_changed_is_refused_and_named(taught, tmp_path):
     path = tmp_path / "state" / "corrections" / "000002.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     before = content(taught)
-    with pytest.raises(UserError, match="000002.safetensors has changed"):
+    with pytest.raises(UserError, match=r"000002\.safetensors has changed"):
         taught.replay()
     assert content(taught) == before
 
