@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_ext.data.images import read_array
+from monai_ext.data.images import read_label
 from monai_ext.data.phantoms import write_phantom_patient, write_phantom_stream
 from monai_ext.errors import UserError
 from monai_ext.evaluation.curves import read_interaction
@@ -102,7 +102,7 @@ def test_the_frozen_state_segments_new_images_without_their_labels(run_bundle, s
     options = {"datalist": str(tmp_path / "list.json"), "output_dir": str(tmp_path / "out"), **SMALL}
     before = tables(whole)
     run_bundle("auxol", "inference", state_dir=str(whole / "learners"), **options)
-    masks = [read_array(path) for path in sorted((tmp_path / "out" / "masks").iterdir())]
+    masks = [read_label(path) for path in sorted((tmp_path / "out" / "masks").iterdir())]
     assert len(masks) == 7
     assert any(np.any(mask) for mask in masks)
     assert tables(whole) == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from monai_ext.data.streams import as_stream, order_stream
@@ -25,7 +27,7 @@ def test_patients_are_shuffled_and_their_cases_stay_together():
     for order in orders:
         assert sorted(order) == sorted(names(CASES))
         patients = [name[0] for name in order]
-        assert len([a for a, b in zip(patients, patients[1:], strict=False) if a != b]) == 5
+        assert len([a for a, b in pairwise(patients) if a != b]) == 5
         assert [name for name in order if name[0] == "a"] == ["a0", "a1", "a2"]
     assert orders[1] == names(order_stream(CASES, 1))
     assert orders[1] != names(order_stream(CASES, 1, seed=1))

@@ -155,7 +155,7 @@ def test_a_point_is_answered_in_the_box_of_sams_mask(case, tiny_network):
     learners = {"disc": Recorder(), "ring": Recorder()}
     build(learners, prompter=TruthPrompts("point"))(image, tiny_network(), case=["a"], user_label=label)
     view = learners["disc"].asked[0]
-    assert view.prompt["points"] == [[24.0, 17.0, 1.0]]
+    assert view.prompt["points"] == [[25.0, 18.0, 1.0]]
     inside = view.crop.of(view.sam) > 0
     assert int(inside.sum()) == int((view.sam > 0).sum())
 

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_ext.configuration import first_difference
 from monai_ext.data.text import read_json
 from monai_ext.engines.online.journal import Entry, Journal
 from monai_ext.engines.online.states import States
@@ -205,6 +204,7 @@ class OnlineLearner:
             if self._states is not None:
                 self._states.drop_after(position)
             self._rebuild(journal, position)
+            self._marks.append(position)
             self._save()
 
     def mark(self) -> int:
@@ -284,7 +284,6 @@ class OnlineLearner:
         self._states = States(folder)
         self._journal = Journal(folder, read_only=self.frozen)
         self._rebuild(self._journal, len(self._journal))
-        self._marks.extend(self._states.positions()[-2:])
 
     _states: States | None = None
 
@@ -333,8 +332,11 @@ class OnlineLearner:
                 f"{folder} was learned beside the SAM with sha256 {str(before.get('sam_sha256'))[:12]}, not "
                 f"{self.sam_sha256[:12]}: give those weights with --checkpoint, or a new folder."
             )
-        found = first_difference(before, json.loads(json.dumps(now)))
-        if found is not None:
+        now = json.loads(json.dumps(now))
+        if before != now:
+            from monai_ext.configuration import first_difference  # imports MONAI, which takes seconds
+
+            found = first_difference(before, now) or (SETTINGS, before, now)
             raise UserError(
                 f"{folder} was learned with {found[0]} {found[1]}, now {found[2]}: give the same, or a new folder."
             )
