@@ -1,7 +1,7 @@
 """One step of AuxOL's default learner, its answer, and its memory over many corrections, on two threads.
 
-``python benchmarks/auxol_step.py [--steps 2000] [--paper]``: seconds of a correction (loss, insertion, step on the whole
-batch, copy for answering, journal and state on disk) and of an answer, peak memory after a tenth and at the end.
+``python benchmarks/auxol_step.py [--steps 2000] [--paper]``: seconds of a correction (loss, insertion, step on the
+whole batch, copy for answering, journal and state on disk) and of an answer, peak memory after a tenth and at the end.
 ``--paper`` measures the paper's network and batch as well, a few steps.
 """
 

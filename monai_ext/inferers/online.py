@@ -26,7 +26,7 @@ from monai_ext.inferers.reference import plain
 from monai_ext.inferers.simulated_user import Expert
 from monai_ext.inferers.view import Learner, View, Waiting
 from monai_ext.networks.backbone import PromptableNetwork
-from monai_ext.prompts.crops import Crop, box_crop, mask_crop, paste
+from monai_ext.prompts.crops import Crop, box_crop, mask_crop, paste, widen
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.transforms.sam_input import frame_size, input_points
 
@@ -58,6 +58,8 @@ class OnlineInferer(Inferer):
         pseudo_labels: where the expert does not correct, learn from the fused mask itself (paper §3.2).
         step_without_feedback: where nothing is corrected, train on the stored batch all the same (authors' code).
         cropped: a prompt is answered within its crop; False: SAM's whole mask counts, for SAM alone.
+        point_window: after a point, the crop holds at least a window round it of this share of the image's longer side. 0
+            is the paper's crop, the box of SAM's mask: where that is a speck, nothing outside of it can be learned.
         follow_up: finds the structures without a prompt, such as P²SAM; its logits take the place of SAM's, the crop is
             that of its mask, and a structure that it does not find is not asked for.
         restart_by: entry of the cases with which the learners begin anew whenever it changes; None: never.
@@ -86,6 +88,7 @@ class OnlineInferer(Inferer):
         cropped: bool = True,
         restart_by: str | None = None,
         follow_up: Inferer | None = None,
+        point_window: float = 0.0,
     ) -> None:
         super().__init__()
         if learn_after not in LEARN_AFTER:
@@ -93,7 +96,7 @@ class OnlineInferer(Inferer):
         self.labels, self.learners = dict(labels), learners
         self.prompter, self.expert, self.learn_after = prompter, expert, learn_after
         self.pseudo_labels, self.step_without_feedback, self.cropped = pseudo_labels, step_without_feedback, cropped
-        self.restart_by, self.follow_up = restart_by, follow_up
+        self.restart_by, self.follow_up, self.point_window = restart_by, follow_up, point_window
         self.images = 0
         self.group: str | None = None
         self.rows: list[dict[str, Any]] = []
@@ -252,7 +255,14 @@ class OnlineInferer(Inferer):
     def _crop(self, prompt: Prompt, sam: Tensor) -> Crop:
         if not self.cropped:
             return _whole(sam)
-        return mask_crop(sam > 0) if prompt.box is None else box_crop(prompt.box, (sam.shape[0], sam.shape[1]))
+        size = (sam.shape[0], sam.shape[1])
+        if prompt.box is not None:
+            return box_crop(prompt.box, size)
+        crop = mask_crop(sam > 0)
+        if not self.point_window:
+            return crop
+        x, y = prompt.points[0].tolist()
+        return widen(crop, (x, y), self.point_window * max(size), size)
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,21 @@ def mask_crop(mask: Tensor, margin: float = MARGIN, least: float = LEAST) -> Cro
     return box_crop(box, (height, width), margin)
 
 
+def widen(crop: Crop, centre: tuple[float, float], least: float, size: tuple[int, int]) -> Crop:
+    """Return the smallest crop that holds ``crop`` and a window round a point.
+
+    Args:
+        crop: stays within the result.
+        centre: (x, y) of the point in pixels.
+        least: rows and columns of the window; it is cut off at the image's border.
+        size: (H, W) of the image.
+    """
+    x, y = centre
+    half = (least - 1) / 2
+    window = box_crop(torch.tensor([x - half, y - half, x + half, y + half]), size)
+    return Crop(min(crop.x0, window.x0), min(crop.y0, window.y0), max(crop.x1, window.x1), max(crop.y1, window.y1))
+
+
 def is_small(box: Tensor, size: tuple[int, int], least: float = LEAST) -> bool:
     """Whether a box has less than ``least`` of the image's longer side in one direction."""
     x0, y0, x1, y1 = box.tolist()

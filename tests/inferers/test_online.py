@@ -160,6 +160,16 @@ def test_a_point_is_answered_in_the_box_of_sams_mask(case, tiny_network):
     assert int(inside.sum()) == int((view.sam > 0).sum())
 
 
+def test_after_a_point_at_least_its_window_is_looked_at(case, tiny_network):
+    image, label = case
+    learners = {"disc": Recorder(), "ring": Recorder()}
+    inferer = build(learners, prompter=TruthPrompts("point"), point_window=0.5)
+    inferer(image, tiny_network(), case=["a"], user_label=label)
+    crop = learners["disc"].asked[0].crop
+    assert crop.x0 <= 25 - 15
+    assert crop.x1 > 25 + 15
+
+
 def test_what_a_follow_up_finds_is_asked_for(case, tiny_network):
     image, label = case
     learner = Recorder()

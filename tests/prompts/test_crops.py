@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from monai_ext.prompts.crops import Crop, box_crop, grow, is_small, mask_crop, paste, shrink, shrink_mask
+from monai_ext.prompts.crops import Crop, box_crop, grow, is_small, mask_crop, paste, shrink, shrink_mask, widen
 
 
 def test_a_box_holds_both_its_corners():
@@ -47,3 +47,8 @@ def test_pasted_crops_are_united():
     paste(canvas, torch.tensor([[-3.0, 2.0]]), Crop(1, 1, 3, 2))
     assert canvas[1].tolist() == [-20.0, 1.0, 2.0, -20.0, -20.0, -20.0]
     assert int((canvas > 0).sum()) == 2
+
+
+def test_a_widened_crop_holds_both_the_old_one_and_the_window():
+    assert widen(Crop(50, 50, 60, 55), (54.0, 52.0), 21, (100, 100)) == Crop(44, 42, 65, 63)
+    assert widen(Crop(0, 50, 60, 55), (3.0, 52.0), 21, (100, 100)) == Crop(0, 42, 60, 63)
