@@ -58,8 +58,8 @@ class OnlineInferer(Inferer):
         pseudo_labels: where the expert does not correct, learn from the fused mask itself (paper §3.2).
         step_without_feedback: where nothing is corrected, train on the stored batch all the same (authors' code).
         cropped: a prompt is answered within its crop; False: SAM's whole mask counts, for SAM alone.
-        point_window: after a point, the crop holds at least a window round it of this share of the image's longer side. 0
-            is the paper's crop, the box of SAM's mask: where that is a speck, nothing outside of it can be learned.
+        point_window: after a point, the crop holds at least a window round it of this share of the image's longer side.
+            0 is the paper's crop, the box of SAM's mask: where that is a speck, nothing outside of it can be learned.
         follow_up: finds the structures without a prompt, such as P²SAM; its logits take the place of SAM's, the crop is
             that of its mask, and a structure that it does not find is not asked for.
         restart_by: entry of the cases with which the learners begin anew whenever it changes; None: never.
