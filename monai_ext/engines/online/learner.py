@@ -164,7 +164,7 @@ class OnlineLearner:
             Its number.
 
         Raises:
-            UserError: there is no such correction, or nothing is kept.
+            UserError: there is no such correction, nothing is kept, or a file that is needed has changed.
         """
         with self._lock:
             journal = self._kept()
@@ -174,7 +174,11 @@ class OnlineLearner:
             if number not in there:
                 raise UserError(f"correction {number} cannot be undone: those that count are {there or 'none'}.")
             journal.append("undo", target=int(number))
-            self._rebuild(journal, len(journal))
+            try:
+                self._rebuild(journal, len(journal))
+            except UserError:
+                journal.truncate(self._position)
+                raise
             self._save()
             return int(number)
 
@@ -288,29 +292,33 @@ class OnlineLearner:
     _states: States | None = None
 
     def _rebuild(self, journal: Journal, position: int, from_states: bool = True) -> None:
-        """Become what the first ``position`` entries make, from the nearest state."""
-        begin = self._load_state(journal, position) if from_states else None
-        if begin is None:
-            self.method.reset()
-            restarts = [e.number for e in journal.entries[:position] if e.kind == "restart"]
-            begin = restarts[-1] if restarts else 0
+        """Become what the first ``position`` entries make, from the nearest state; files are checked before."""
+        found = self._find_state(journal, position) if from_states else None
+        restarts = [entry.number for entry in journal.entries[:position] if entry.kind == "restart"]
+        begin = found[0] if found is not None else max(restarts, default=0)
         undone = journal.undone(position)
-        for entry in journal.entries[begin:position]:
-            if entry.kind == "correction" and entry.number not in undone:
+        counting = [e for e in journal.entries[begin:position] if e.kind == "step" or e.number not in undone]
+        for entry in counting:
+            if entry.kind == "correction":
+                journal.read(entry.number)
+        if found is None:
+            self.method.reset()
+        else:
+            self.method.load_state(*found[1:])
+        for entry in counting:
+            if entry.kind == "correction":
                 self.method.absorb(journal.read(entry.number))
             elif entry.kind == "step":
                 self.method.step()
         self._position = position
         self._served = (self.method.serve(), position)
 
-    def _load_state(self, journal: Journal, position: int) -> int | None:
-        if self._states is None:
-            return None
-        for one in self._states.usable(journal, position):
-            chain, tensors, values = self._states.read(one)
+    def _find_state(self, journal: Journal, position: int) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        """Read the last state from which ``position`` can be reached."""
+        for one in [] if self._states is None else self._states.usable(journal, position):
+            chain, tensors, values = self._states.read(one)  # type: ignore[union-attr]
             if chain == journal.chain(one):
-                self.method.load_state(tensors, values)
-                return one
+                return one, tensors, values
         return None
 
     def _check_settings(self, folder: Path) -> None:

@@ -148,6 +148,17 @@ def test_a_file_that_has_changed_is_refused_and_named(taught, tmp_path):
     assert content(taught) == before
 
 
+def test_an_undo_that_needs_a_changed_file_changes_nothing(taught, tmp_path):
+    path = tmp_path / "state" / "corrections" / "000002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    before, journaled = content(taught), (tmp_path / "state" / "journal.jsonl").read_bytes()
+    with pytest.raises(UserError, match="has changed"):
+        taught.undo(4)
+    assert content(taught) == before
+    assert (tmp_path / "state" / "journal.jsonl").read_bytes() == journaled
+    assert taught.undo(6) == 6  # for which the file is not needed
+
+
 def test_a_changed_line_of_the_journal_is_refused(taught, make_method, tmp_path):
     path = tmp_path / "state" / "journal.jsonl"
     path.write_text(path.read_text().replace("case1/0", "case9/0"))
