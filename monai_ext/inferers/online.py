@@ -146,7 +146,7 @@ class OnlineInferer(Inferer):
         self._restart(group)
         truth = None if user_label is None else plain(user_label)[0, 0]
         given = self._given(image, box, points)
-        found = None if self.follow_up is None else self.follow_up(inputs, network, **extra)[0]  # type: ignore[arg-type]
+        found = None if self.follow_up is None else self.follow_up(inputs, network, **extra)[0]
         planes, frame = plain(image), frame_size(image)
         logits = torch.full((len(self.labels), *planes.shape[1:]), BACKGROUND)
         self.sam, self.rows = logits[None].clone(), []
@@ -276,12 +276,11 @@ class OnlineInferer(Inferer):
         """Let the expert look at one structure on one slice."""
         channel, k = asked[0].channel, asked[0].slice
         name, learner = list(self.labels)[channel], self.learners[list(self.labels)[channel]]
-        looked_at = self.expert is not None and self.expert.looks_at(image)
+        expert = self.expert if self.expert is not None and self.expert.looks_at(image) else None
         mask = None if truth is None else truth[..., k] == self.labels[name]
         fused, sam = logits[channel, :, :, k] > 0, self.sam[0, channel, :, :, k] > 0
         scores = {} if mask is None else {"dice": dice(fused, mask), "dice_sam": dice(sam, mask)}
-        corrected = looked_at and mask is not None and self.expert is not None
-        corrected = corrected and self.expert.corrects(scores["dice"], scores["dice_sam"])
+        corrected = mask is not None and expert is not None and expert.corrects(scores["dice"], scores["dice_sam"])
         for one in asked:
             said: dict[str, Any] = {}
             status = "not_corrected"

@@ -99,7 +99,7 @@ class AuxiliaryFusion:
         s = self.settings
         channels = 3 if s.sam_channel == "none" else 4
         network = build_online_unet(channels, s.base, s.encoder, s.seed, self._imagenet)
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self._optimiser = self._new_optimiser()
         self.batch = OnlineBatch(s.batch, s.policy, s.max_age)
         self.alphas: list[tuple[str, float]] = []

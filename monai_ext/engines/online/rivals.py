@@ -229,7 +229,7 @@ class DirectOnline(_Unlearned):
         official_loss: bool = False,
     ) -> None:
         self._original = network
-        self._numbers = {
+        self._numbers: dict[str, Any] = {
             "batch": batch, "policy": policy, "learning_rate": learning_rate, "weight_decay": weight_decay,
             "crop": crop, "official_loss": official_loss,
         }  # fmt: skip
@@ -314,8 +314,8 @@ class DirectOnline(_Unlearned):
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimiser/"):
-                _, number, which = name.split("/", 2)
-                moments.setdefault(int(number), {})[which] = value.clone()
+                _, parameter, which = name.split("/", 2)
+                moments.setdefault(int(parameter), {})[which] = value.clone()
         self._optimiser = self._new_optimiser()
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
