@@ -45,10 +45,10 @@ class AuxiliarySettings:
         UserError: for an impossible value.
     """
 
-    base: int = 8
+    base: int = 16
     encoder: str = "unet"
-    crop: int = 96
-    batch: int = 16
+    crop: int = 64
+    batch: int = 8
     policy: str = "smallest_loss"
     max_age: int | None = None
     learning_rate: float = 5e-4

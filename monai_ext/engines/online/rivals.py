@@ -225,7 +225,7 @@ class DirectOnline(_Unlearned):
         policy: str = "smallest_loss",
         learning_rate: float = 5e-4,
         weight_decay: float = 5e-4,
-        crop: int = 96,
+        crop: int = 64,
         official_loss: bool = False,
     ) -> None:
         self._original = network
