@@ -212,7 +212,7 @@ def check_overlap(
 
 
 def refuse_dense_labels(record: WeightRecord | None, dataset: str, allow: bool = False) -> None:
-    """Refuse to help a scribble or few-shot result with weights that saw dense labels of the same data set.
+    """Refuse to help a scribble, few-shot or online result with weights that saw dense labels of the same data set.
 
     Args:
         record: provenance of the weights; None for weights that bring no record.
@@ -227,8 +227,8 @@ def refuse_dense_labels(record: WeightRecord | None, dataset: str, allow: bool =
     )
     if seen and record and not allow:
         raise UserError(
-            f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what scribbles of "
-            f"{dataset} teach could not be told apart from that; give other weights or set --allow_dense_sam true"
+            f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what few "
+            f"labels of {dataset} teach could not be told apart from it; give others or set --allow_dense_sam true"
         )
 
 

@@ -47,7 +47,8 @@ class FinishedCases:
     method that goes on from the mask of an earlier case names that case in the entry ``previous``
     (:func:`monai_ext.data.pairs.with_previous`) and reads the mask that was written for it: then this case's key
     holds that case's key, one process does both, the earlier one first, and a run that was killed goes on from the
-    file. A method that carries anything else from case to case (one that learns online) must not use this handler.
+    file. A method that carries anything else from case to case (one that learns online) takes
+    :class:`monai_ext.handlers.finished_stream.FinishedStream` instead.
 
     Handlers that write something for a case take this object as ``finished`` and add it to :meth:`record`. Attach
     it after them and before a :class:`~monai_ext.handlers.run_record.RunRecord`.

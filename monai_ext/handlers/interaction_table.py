@@ -105,7 +105,7 @@ class InteractionTable:
             pred = self.postprocessing({**item, "pred": MetaTensor(logits[0])})["pred"].cpu().numpy()
             masks = np.stack(list(label_masks(pred, self.labels).values()))
             for label, counts in voxel_counts(reference, masks, self.labels, ignore=self.ignore).items():
-                value, status = _dice(counts)
+                value, status = dice_and_status(counts)
                 yield StepRow(
                     task=self.dataset,
                     algorithm=self.algorithm,
@@ -120,7 +120,7 @@ class InteractionTable:
                 )
 
 
-def _dice(counts: VoxelCounts) -> tuple[float | None, str]:
+def dice_and_status(counts: VoxelCounts) -> tuple[float | None, str]:
     """Return Dice and status of a label, as :func:`monai_ext.evaluation.case_metrics.case_rows` has them."""
     total = 2 * counts.tp + counts.fp + counts.fn
     if not total:

@@ -4,7 +4,14 @@ Configs import this package as ``session`` and call what is named here. Where to
 what must happen once happens in the first of them, and a mistake is shown once: see :mod:`monai_ext.processes`.
 """
 
-from monai_ext.session.cases import count_classes, find_datalist, refuse_phantom, run_folder, select_labels
+from monai_ext.session.cases import (
+    bundle_beside,
+    count_classes,
+    find_datalist,
+    refuse_phantom,
+    run_folder,
+    select_labels,
+)
 from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, try_out
 from monai_ext.session.default_weights import choose_weights
 from monai_ext.session.launch import choose_device, finish, run_cases, start
@@ -12,10 +19,18 @@ from monai_ext.session.made import make_folder
 from monai_ext.session.options import check_options
 from monai_ext.session.preflight import look_at_headers, prepare
 from monai_ext.session.resume import case_settings, keep_training
-from monai_ext.session.weights import check_checkpoint, find_checkpoint, find_segmentor, find_variant, refuse_overlap
+from monai_ext.session.weights import (
+    check_checkpoint,
+    find_checkpoint,
+    find_segmentor,
+    find_variant,
+    refuse_dense,
+    refuse_overlap,
+)
 
 __all__ = [
     "at_least",
+    "bundle_beside",
     "case_settings",
     "check_checkpoint",
     "check_device",
@@ -34,6 +49,7 @@ __all__ = [
     "multiple_of",
     "one_of",
     "prepare",
+    "refuse_dense",
     "refuse_overlap",
     "refuse_phantom",
     "run_cases",

@@ -11,7 +11,7 @@ from monai.utils import ensure_tuple
 
 from monai_ext import processes
 from monai_ext.data.manifest import DataList, load_datalist
-from monai_ext.data.phantoms import PATIENT_LABELS, write_phantom_patient
+from monai_ext.data.phantoms import PATIENT_LABELS, write_phantom_patient, write_phantom_stream
 from monai_ext.data.shards import parse_shard
 from monai_ext.data.studies import DATALIST, served_folder
 from monai_ext.errors import UserError
@@ -20,10 +20,18 @@ from monai_ext.session.made import making
 NO_LABELS = "--labels is empty: name the structures to segment, or leave it out for all."
 
 
-def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike) -> Path:
-    """Return the data list, or write the phantom patient into ``output_dir/phantom`` where none is given.
+PHANTOMS = {"patient": write_phantom_patient, "stream": write_phantom_stream}
+
+
+def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike, phantom: str = "patient") -> Path:
+    """Return the data list, or write a phantom into ``output_dir/phantom`` where none is given.
 
     In a MONAI Label server: the data list beside its studies.
+
+    Args:
+        datalist: as the user gave it.
+        output_dir: of the run.
+        phantom: one of :data:`PHANTOMS`.
 
     Raises:
         UserError: it is no path, or the phantom cannot be written.
@@ -40,9 +48,14 @@ def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathL
 
     def write() -> str:
         with making(folder):
-            return str(write_phantom_patient(folder))
+            return str(PHANTOMS[phantom](folder))
 
     return Path(processes.from_first(write))
+
+
+def bundle_beside(bundle_root: str | os.PathLike, name: str) -> Path:
+    """Return the folder of another bundle, which lies beside that of this one and whose weights serve both."""
+    return Path(bundle_root).expanduser().absolute().resolve().parent / name
 
 
 def run_folder(output_dir: str | os.PathLike, shard: str | None = None) -> Path:

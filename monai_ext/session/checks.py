@@ -22,6 +22,7 @@ STAND_INS = {
     "network": None,
     "auxiliary": None,
     "finished": None,
+    "learners": {},
 }
 """What components of a config are tried out with in place of what is read from files or takes long to build."""
 

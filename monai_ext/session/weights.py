@@ -9,7 +9,7 @@ from typing import Any
 
 from monai_ext import processes
 from monai_ext.data.manifest import DataList
-from monai_ext.data.provenance import as_trained, check_overlap, read_record, verify_sha256
+from monai_ext.data.provenance import as_trained, check_overlap, read_record, refuse_dense_labels, verify_sha256
 from monai_ext.data.studies import served_folder
 from monai_ext.errors import UserError, answer_user_errors
 from monai_ext.networks.sam import CHECKPOINTS, VARIANTS, fetch_checkpoint
@@ -137,3 +137,12 @@ def refuse_overlap(
     if record is not None:
         patients = sorted({str(p["patient"]) for p in pairs})
         check_overlap(record, dataset, patients, allow_overlap=allow)
+
+
+def refuse_dense(checkpoint: str | os.PathLike, dataset: str, allow: bool = False) -> None:
+    """Refuse to let something learn online beside weights that saw dense labels of the same data set.
+
+    Raises:
+        UserError: they did, and ``allow`` does not say so.
+    """
+    refuse_dense_labels(read_record(checkpoint), dataset, allow)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from monai_ext.data.phantoms.cells import CELL_LABELS, phantom_cells
 from monai_ext.data.phantoms.patient import PATIENT_LABELS, PhantomVisit, phantom_patient
+from monai_ext.data.phantoms.stream import STREAM_LABELS, phantom_stream
 from monai_ext.data.text import read_json
 from monai_ext.files import atomic_path
 
@@ -121,6 +122,29 @@ def write_video(
         case = {"case": f"{name.removesuffix('s')}{number:03d}", "patient": patient, "visit": number}
         cases.append({**case, "image": image, "label": label})
     return _write_list(folder / f"{name}.json", name, modality, labels, cases)
+
+
+def write_phantom_stream(folder: str | os.PathLike[str], seed: int = 0, n: int = 16) -> Path:
+    """Write :func:`phantom_stream` as PNG pictures and a data list: one patient a picture, a box round each lesion.
+
+    Args:
+        folder: where to; made where it is missing, files of an earlier call are replaced.
+        seed: the pictures; the same seed gives the same bytes.
+        n: number of pictures, at least 1.
+
+    Returns:
+        The data list, ``folder/phantom_stream.json``, with paths relative to the folder. Written last.
+    """
+    cases: list[dict[str, Any]] = []
+    for number, (picture, mask) in enumerate(phantom_stream(seed, n), start=1):
+        image, label = f"{number:04d}_image.png", f"{number:04d}_label.png"
+        _write_picture(Path(folder) / image, picture)
+        _write_picture(Path(folder) / label, mask)
+        rows, columns = np.nonzero(mask)
+        box = [int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())]
+        case = {"case": f"phantom{number:04d}", "patient": f"phantom{number:04d}", "box": box}
+        cases.append({**case, "image": image, "label": label})
+    return _write_list(Path(folder) / "phantom_stream.json", "phantom_stream", "MR", STREAM_LABELS, cases)
 
 
 def write_phantom_cohort(

@@ -1,0 +1,348 @@
+"""Cases one after the other: SAM is prompted, what has been learned is fused with it, corrections teach (AuxOL).
+
+A volume is taken slice by slice: an image of the paper is a slice here. On each one SAM decodes all prompts, the
+learner of each prompt's structure answers for its crop, and the answers are united; outside of the crops is background
+(authors' code). Then the slice, or with ``learn_after: case`` all slices of the case, is corrected.
+
+Where nobody corrects, no truth is asked for.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch import Tensor
+
+from monai_ext.errors import UserError
+from monai_ext.inferers.encoding import encode_slice
+from monai_ext.inferers.follow_up import BACKGROUND
+from monai_ext.inferers.reference import plain
+from monai_ext.inferers.simulated_user import Expert
+from monai_ext.inferers.view import Learner, View, Waiting
+from monai_ext.networks.backbone import PromptableNetwork
+from monai_ext.prompts.crops import Crop, box_crop, mask_crop, paste, widen
+from monai_ext.prompts.prompt import Prompt
+from monai_ext.transforms.sam_input import frame_size, input_points
+
+Prompter = Callable[[Tensor, int], list[Prompt]]
+"""True mask [H, W] bool of a structure on a slice, and a number of both -> prompts."""
+
+LEARN_AFTER = ("slice", "case")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt of a slice: its structure's channel, its view, SAM's logits [H, W] and the answer."""
+
+    channel: int
+    slice: int
+    view: View
+    answer: Waiting
+
+
+class OnlineInferer(Inferer):
+    """Segments a case from prompts, and learns from what is corrected.
+
+    Args:
+        labels: name -> value of the structures.
+        learners: name -> what learns that structure.
+        prompter: makes prompts of the truth (the protocol's simulated user); None: prompts come with the call.
+        expert: which answers are corrected; None: none, whatever the truth.
+        learn_after: ``slice`` or ``case``.
+        pseudo_labels: where the expert does not correct, learn from the fused mask itself (paper §3.2).
+        step_without_feedback: where nothing is corrected, train on the stored batch all the same (authors' code).
+        cropped: a prompt is answered within its crop; False: SAM's whole mask counts, for SAM alone.
+        point_window: after a point, the crop holds at least a window round it of this share of the image's longer side.
+            0 is the paper's crop, the box of SAM's mask: where that is a speck, nothing outside of it can be learned.
+        follow_up: finds the structures without a prompt, such as P²SAM; its logits take the place of SAM's, the crop is
+            that of its mask, and a structure that it does not find is not asked for.
+        restart_by: entry of the cases with which the learners begin anew whenever it changes; None: never.
+
+    Raises:
+        UserError: for an unknown option.
+
+    After a call ``rows`` holds a dictionary for each prompt (see :data:`COLUMNS`), ``sam`` SAM's own logits
+    [1, L, H, W, D]. ``images`` counts the slices with prompts.
+    """
+
+    COLUMNS = (
+        "image", "slice", "label", "prompt", "status", "crop", "alpha", "dice", "dice_sam", "dice_own",
+        "corrected", "loss", "best_alpha", "mean_loss", "batch",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        labels: Mapping[str, int],
+        learners: Mapping[str, Learner],
+        prompter: Prompter | None = None,
+        expert: Expert | None = None,
+        learn_after: str = "slice",
+        pseudo_labels: bool = False,
+        step_without_feedback: bool = False,
+        cropped: bool = True,
+        restart_by: str | None = None,
+        follow_up: Inferer | None = None,
+        point_window: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if learn_after not in LEARN_AFTER:
+            raise UserError(f"learn_after {learn_after!r} is unknown: choose one of {', '.join(LEARN_AFTER)}.")
+        self.labels, self.learners = dict(labels), learners
+        self.prompter, self.expert, self.learn_after = prompter, expert, learn_after
+        self.pseudo_labels, self.step_without_feedback, self.cropped = pseudo_labels, step_without_feedback, cropped
+        self.restart_by, self.follow_up, self.point_window = restart_by, follow_up, point_window
+        self.images = 0
+        self.group: str | None = None
+        self.rows: list[dict[str, Any]] = []
+        self.sam = torch.empty(0)
+
+    # ---- a stream that goes on ---------------------------------------------------------------------------------------
+
+    def positions(self) -> dict[str, int]:
+        """Mark the learners' states and return their places in their journals."""
+        return {name: learner.mark() for name, learner in self.learners.items()}
+
+    def go_on(self, images: int, positions: Mapping[str, int], group: str | None = None) -> None:
+        """Become what the inferer was after so many images: learners go back to these places."""
+        self.images, self.group = images, group
+        for name, learner in self.learners.items():
+            learner.rewind(positions.get(name, 0))
+
+    # ---- a case ------------------------------------------------------------------------------------------------------
+
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: Tensor,
+        network: PromptableNetwork,
+        case: Any = "",
+        user_label: Tensor | None = None,
+        box: Any = None,
+        points: Any = None,
+        group: Any = None,
+        **extra: Any,
+    ) -> MetaTensor:
+        """Segment one case, then learn.
+
+        Args:
+            inputs: [1, C, H, W, D] in the input frame.
+            network: the frozen SAM.
+            case: its name.
+            user_label: [1, 1, H, W, D] integer in the input frame: what the simulated user knows.
+            box: without a prompter: two voxel indices of the image's file, one after the other: corners of a box.
+            points: without a prompter: voxel indices of points inside, one after the other.
+            group: value of ``restart_by``.
+            extra: handed on to ``follow_up``.
+
+        Returns:
+            Logits [1, L, H, W, D]: the answers from before anything was learned of the slice.
+        """
+        image, name = cast(MetaTensor, inputs[0]), str(_first(case) or "")
+        self._restart(group)
+        truth = None if user_label is None else plain(user_label)[0, 0]
+        given = self._given(image, box, points)
+        found = None if self.follow_up is None else self.follow_up(inputs, network, **extra)[0]
+        planes, frame = plain(image), frame_size(image)
+        logits = torch.full((len(self.labels), *planes.shape[1:]), BACKGROUND)
+        self.sam, self.rows = logits[None].clone(), []
+        waiting: list[tuple[int, list[Asked]]] = []
+        for k in range(planes.shape[-1]):
+            of_slice = None if truth is None else truth[..., k]
+            if found is not None:
+                asked = self._ask_followed(plain(found)[..., k], planes[..., k], name, k)
+            else:
+                prompts = given.get(k, []) if self.prompter is None else self._prompts(name, k, of_slice)
+                asked = self._ask(network, planes[..., k], frame, name, k, prompts) if prompts else []
+            if not asked:
+                continue
+            for one in asked:
+                paste(logits[one.channel, :, :, k], one.answer.logits, one.view.crop)
+                torch.maximum(self.sam[0, one.channel, :, :, k], one.view.sam, out=self.sam[0, one.channel, :, :, k])
+            waiting.append((self.images, asked))
+            self.images += 1
+            if self.learn_after == "slice":
+                self._learn(waiting, truth, logits)
+                waiting = []
+        self._learn(waiting, truth, logits)
+        return MetaTensor(logits[None])
+
+    def _restart(self, group: Any) -> None:
+        if self.restart_by is None:
+            return
+        now = str(_first(group))
+        if self.group is not None and now != self.group:
+            for learner in self.learners.values():
+                learner.restart()
+            self.images = 0
+        self.group = now
+
+    def _prompts(self, case: str, k: int, truth: Tensor | None) -> list[tuple[int, Prompt]]:
+        if truth is None or self.prompter is None:
+            raise UserError("the simulated user needs the case's label: add configs/stream.yaml, or give a prompt.")
+        found = []
+        for channel, (name, value) in enumerate(self.labels.items()):
+            number = zlib.crc32(f"{case}/{name}/{k}".encode())
+            found += [(channel, prompt) for prompt in self.prompter(truth == value, number)]
+        return found
+
+    def _given(self, image: MetaTensor, box: Any, points: Any) -> dict[int, list[tuple[int, Prompt]]]:
+        """Sort the prompts of a call, for the first structure, by the slice that they lie on."""
+        if self.prompter is not None or self.follow_up is not None:
+            return {}
+        found: dict[int, list[tuple[int, Prompt]]] = {}
+        corners, clicks = _indices(box, image, "box", 2), _indices(points, image, "points")
+        if not corners and not clicks:
+            raise UserError("there is no prompt: give --box or --points, as voxel indices of the image.")
+        if corners:
+            ends, slices = input_points(image, corners)
+            if slices[0] != slices[1]:
+                raise UserError(f"box {corners} lies on two slices: give both corners on one.")
+            both = torch.as_tensor(ends).float()
+            drawn = torch.cat([both.amin(0), both.amax(0)])
+            found[int(slices[0])] = [(0, Prompt.from_points(torch.zeros(0, 2), box=drawn))]
+        if clicks:
+            places, slices = input_points(image, clicks)
+            for place, k in zip(torch.as_tensor(places).float(), slices.tolist(), strict=True):
+                found.setdefault(int(k), []).append((0, Prompt.from_points(place[None])))
+        return found
+
+    @torch.no_grad()
+    def _ask(
+        self,
+        network: PromptableNetwork,
+        plane: Tensor,
+        frame: tuple[int, int],
+        case: str,
+        k: int,
+        prompts: Sequence[tuple[int, Prompt]],
+    ) -> list[Asked]:
+        embeddings = encode_slice(network, plane, frame)
+        decoded, _ = network.decode(embeddings, [prompt for _, prompt in prompts])
+        masks = network.to_image(decoded, embeddings.size)[:, 0].float().cpu()
+        names = list(self.labels)
+        asked = []
+        for number, ((channel, prompt), sam) in enumerate(zip(prompts, masks, strict=True)):
+            view = View(
+                key=f"{case}/{names[channel]}/{k}/{number}",
+                image=plane,
+                sam=sam,
+                crop=self._crop(prompt, sam),
+                prompt=_described(prompt),
+                case={"case": case, "slice": k, "label": names[channel]},
+                features=embeddings.features[0],
+            )
+            asked.append(Asked(channel, k, view, self.learners[names[channel]].infer(view)))
+        return asked
+
+    def _ask_followed(self, logits: Tensor, plane: Tensor, case: str, k: int) -> list[Asked]:
+        """Ask for the structures that were found on a slice without a prompt; ``logits`` [L, H, W]."""
+        asked = []
+        for channel, name in enumerate(self.labels):
+            sam = logits[channel].float().cpu()
+            if not bool((sam > 0).any()):
+                continue
+            crop = mask_crop(sam > 0, least=0)
+            place = {"case": case, "slice": k, "label": name}
+            view = View(f"{case}/{name}/{k}/0", plane, sam, crop if self.cropped else _whole(sam), {}, place)
+            asked.append(Asked(channel, k, view, self.learners[name].infer(view)))
+        return asked
+
+    def _crop(self, prompt: Prompt, sam: Tensor) -> Crop:
+        if not self.cropped:
+            return _whole(sam)
+        size = (sam.shape[0], sam.shape[1])
+        if prompt.box is not None:
+            return box_crop(prompt.box, size)
+        crop = mask_crop(sam > 0)
+        if not self.point_window:
+            return crop
+        x, y = prompt.points[0].tolist()
+        return widen(crop, (x, y), self.point_window * max(size), size)
+
+    # ---- learning ----------------------------------------------------------------------------------------------------
+
+    def _learn(self, waiting: Sequence[tuple[int, Sequence[Asked]]], truth: Tensor | None, logits: Tensor) -> None:
+        for image, asked in waiting:
+            for channel in sorted({one.channel for one in asked}):
+                own = [one for one in asked if one.channel == channel]
+                self._learn_structure(image, own, truth, logits)
+
+    def _learn_structure(self, image: int, asked: Sequence[Asked], truth: Tensor | None, logits: Tensor) -> None:
+        """Let the expert look at one structure on one slice."""
+        channel, k = asked[0].channel, asked[0].slice
+        name, learner = list(self.labels)[channel], self.learners[list(self.labels)[channel]]
+        expert = self.expert if self.expert is not None and self.expert.looks_at(image) else None
+        mask = None if truth is None else truth[..., k] == self.labels[name]
+        fused, sam = logits[channel, :, :, k] > 0, self.sam[0, channel, :, :, k] > 0
+        scores = {} if mask is None else {"dice": dice(fused, mask), "dice_sam": dice(sam, mask)}
+        corrected = mask is not None and expert is not None and expert.corrects(scores["dice"], scores["dice_sam"])
+        for one in asked:
+            said: dict[str, Any] = {}
+            status = "not_corrected"
+            if corrected and mask is not None:
+                said, status = self._teach(learner, one, mask, "expert")
+            elif self.pseudo_labels:
+                said, status = self._teach(learner, one, fused, "pseudo")
+            elif self.step_without_feedback:
+                said = learner.step()
+            self._note(image, name, one, status, {**scores, **self._own_score(one, mask), **said})
+
+    def _teach(self, learner: Learner, one: Asked, mask: Tensor, source: str) -> tuple[dict[str, Any], str]:
+        """Correct one answer; a mask that is empty in its crop teaches nothing."""
+        if not bool(one.view.crop.of(mask).any()):
+            return {}, "empty"
+        return learner.correct(one.answer, mask, source), "corrected" if source == "expert" else "pseudo"
+
+    def _own_score(self, one: Asked, mask: Tensor | None) -> dict[str, float]:
+        """Dice, within the crop, of what was learned without SAM."""
+        own = one.answer.said.get("own")
+        return {} if own is None or mask is None else {"dice_own": dice(own > 0, one.view.crop.of(mask))}
+
+    def _note(self, image: int, name: str, one: Asked, status: str, said: Mapping[str, Any]) -> None:
+        alpha = one.answer.said.get("alpha")
+        row = {"image": image, "slice": one.slice, "label": name, "prompt": one.view.key.rsplit("/", 1)[1]}
+        row |= {"status": status, "crop": " ".join(map(str, one.view.crop)), "alpha": alpha}
+        row |= {"corrected": int(status == "corrected"), **said}
+        self.rows.append({column: row.get(column) for column in self.COLUMNS})
+
+
+def _whole(sam: Tensor) -> Crop:
+    return Crop(0, 0, sam.shape[1], sam.shape[0])
+
+
+def dice(one: Tensor, other: Tensor) -> float:
+    """Dice of two masks; 1 where both are empty."""
+    total = int(one.sum()) + int(other.sum())
+    return 1.0 if not total else 2.0 * int((one & other).sum()) / total
+
+
+def _described(prompt: Prompt) -> dict[str, Any]:
+    points = torch.cat([prompt.points, prompt.labels[:, None].float()], dim=1).tolist()
+    return {"points": points} if prompt.box is None else {"box": prompt.box.tolist(), "points": points}
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, (list, tuple)) and value else value
+
+
+def _indices(value: Any, image: MetaTensor, name: str, count: int | None = None) -> list[list[float]]:
+    """Read voxel indices written one after the other, [i, j, k, i, j, k, ...]; frames have two each."""
+    flat = list(_numbers(value))
+    axes = 2 if not image.meta.get("slice_axis") else 3
+    if flat and (len(flat) % axes or (count is not None and len(flat) != count * axes)):
+        wanted = f"{count} times " if count else ""
+        raise UserError(f"{name} has {len(flat)} numbers: give {wanted}{axes}, voxel indices of the image's file.")
+    return [flat[n : n + axes] for n in range(0, len(flat), axes)]
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, (int, float)):
+        yield float(value)
+    elif isinstance(value, (list, tuple, Tensor)):
+        for one in value.flatten().tolist() if isinstance(value, Tensor) else value:
+            yield from _numbers(one)
