@@ -84,7 +84,7 @@ $(LABEL_STAMP): setup.cfg pyproject.toml | $(LABEL_VENV)/bin/python
 	@touch $@
 
 label-demo: $(LABEL_STAMP)
-	$(LABEL_VENV)/bin/python -m monai_ext.label_server --demo --output_dir $(LABEL_DEMO)
+	$(LABEL_VENV)/bin/python -m monai_ext.label --demo --output_dir $(LABEL_DEMO)
 
 test-label: $(LABEL_STAMP)
 	$(LABEL_VENV)/bin/python -m pytest tests/label $(ARGS)

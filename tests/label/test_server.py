@@ -15,7 +15,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from monai_ext.errors import UserError
-from monai_ext.label_server import infer, running
+from monai_ext.label.server import infer, running
 
 CPU = {"device": "cpu"}
 SHAPE = (26, 20, 5)
