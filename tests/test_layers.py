@@ -28,7 +28,7 @@ LAYERS["files"] |= {"errors"}
 LAYERS["engines"] |= {"inferers"}
 LAYERS["handlers"] |= {"evaluation"}
 LAYERS["session"] |= {"handlers", "inferers"}
-LAYERS["label"] = {*BOTTOM, "data"}
+LAYERS["label"] = {*BOTTOM, "data", "prompts", *PARTS, "engines", "inferers"}
 
 
 def imports(path: Path) -> Iterator[str]:

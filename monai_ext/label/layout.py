@@ -23,6 +23,12 @@ from monai_ext.errors import UserError
 from monai_ext.files import atomic_path
 from monai_ext.label.server import monailabel_command
 
+ONLINE_OPTIONS = "online.json"
+MAIN = """from monai_ext.label.online_app import OnlineApp
+
+__all__ = ["OnlineApp"]
+"""
+
 
 def prepare(datalist: str | os.PathLike, folder: str | os.PathLike, bundle: str | os.PathLike) -> Path:
     """Lay out studies and app for a data list; labels that were saved there before are kept.
@@ -40,7 +46,50 @@ def prepare(datalist: str | os.PathLike, folder: str | os.PathLike, bundle: str 
     """
     cases = load_datalist(datalist)
     folder, bundle = Path(folder).absolute(), Path(bundle).absolute()
-    studies = folder / "studies"
+    _lay_out(cases, folder / "studies")
+    return _app(folder / "apps" / "monaibundle", bundle, cases)
+
+
+def prepare_online(
+    datalist: str | os.PathLike,
+    folder: str | os.PathLike,
+    bundle: str | os.PathLike,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Lay out studies and an app that learns from submitted labels; what was learned there before is kept.
+
+    Args:
+        datalist: see :func:`prepare`.
+        folder: where to; the learners are in ``learning``.
+        bundle: the bundle of an online method.
+        options: of its inference.yaml.
+
+    Returns:
+        The folder of the app.
+
+    Raises:
+        UserError: see :func:`prepare`.
+    """
+    cases = load_datalist(datalist)
+    folder, bundle = Path(folder).absolute(), Path(bundle).absolute()
+    _lay_out(cases, folder / "studies")
+    app = folder / "apps" / "online"
+    app.mkdir(parents=True, exist_ok=True)
+    with atomic_path(app / "main.py") as temporary:
+        temporary.write_text(MAIN, encoding="utf-8")
+    content = {
+        "bundle": str(bundle),
+        "datalist": str(folder / "studies" / DATALIST),
+        "folder": str(folder / "learning"),
+        "labels": dict(cases.labels),
+        "dimension": 2 if is_frame(cases.cases[0].image) else 3,
+        "options": dict(options or {}),
+    }
+    _write(app / ONLINE_OPTIONS, content)
+    return app
+
+
+def _lay_out(cases: DataList, studies: Path) -> None:
     (studies / "labels" / FINAL).mkdir(parents=True, exist_ok=True)
     for case in cases.cases:
         _link(Path(case.image), studies / f"{case.case}{_suffix(case.image)}")
@@ -49,7 +98,6 @@ def prepare(datalist: str | os.PathLike, folder: str | os.PathLike, bundle: str 
             if not saved.exists():
                 shutil.copyfile(case.label, saved)
     _write(studies / DATALIST, cases.model_dump(mode="json", exclude_none=True))
-    return _app(folder / "apps" / "monaibundle", bundle, cases)
 
 
 def _link(image: Path, study: Path) -> None:
