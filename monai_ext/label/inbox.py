@@ -1,8 +1,8 @@
 """Submitted labels until they have been learned: a folder each, whole or not there.
 
-A label is in ``inbox/<number>/`` with the answers that it corrects before its submission is confirmed, and leaves it when
-it has been learned. So a server that is killed finds on its next start what it had confirmed, and another process may put
-something in.
+A label is in ``inbox/<number>/`` with the answers that it corrects before its submission is confirmed, and leaves it
+when it has been learned. So a server that is killed finds on its next start what it had confirmed, and another process
+may put something in.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Inbox:
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(
-                f"the label cannot be kept in {self.folder} ({error.strerror or error}): make room, and submit it again."
+                f"the label cannot be kept in {self.folder} ({error.strerror or error}): make room, submit it again."
             ) from error
         return number
 

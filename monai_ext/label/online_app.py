@@ -1,7 +1,7 @@
 """An app of MONAI Label whose masks get better with each submitted label.
 
-The server's process takes the folder's lock, answers and learns. MONAI Label runs ``train`` and ``scoring`` in processes
-of their own: these find the lock taken, put what they want done into the inbox, or read what lies on disk.
+The server's process takes the folder's lock, answers and learns. MONAI Label runs ``train`` and ``scoring`` in
+processes of their own: these find the lock taken, put what they want done into the inbox, or read what is on disk.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _label_file(datastore: Datastore, label_id: str, tag: str) -> str:
 
 
 def _values(info: Mapping[str, Any] | None, labels: Mapping[str, int]) -> dict[str, int]:
-    """Return the structures' values in a label: as the viewer says, which numbers segments in its own way, else ours."""
+    """Return the structures' values in a label: as the viewer numbered its segments, else ours."""
     known = info or {}
     params = known.get("params")
     told = known.get("label_info") or (params.get("label_info") if isinstance(params, Mapping) else None) or []

@@ -52,7 +52,16 @@ def free_port() -> int:
 def running(
     app: Path, studies: Path, log: Path, bundle: str = "p2sam", env: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """Start a server on a free port, wait until it answers, yield its address; it is ended in all cases.
+    """Start a server and yield its address; see :func:`running_process`."""
+    with running_process(app, studies, log, bundle, env) as (url, _):
+        yield url
+
+
+@contextmanager
+def running_process(
+    app: Path, studies: Path, log: Path, bundle: str = "p2sam", env: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Start a server on a free port, wait until it answers, yield its address and process; it is ended in all cases.
 
     Args:
         app: the app's folder.
@@ -76,7 +85,7 @@ def running(
         )
         try:
             _wait(url, process, log)
-            yield url
+            yield url, process
         finally:
             process.terminate()
             try:
@@ -116,3 +125,31 @@ def infer(url: str, study: str, params: Mapping[str, Any], output: str = "image"
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")
         raise UserError(f"MONAI Label answered {error.code}: {said}") from error
+
+
+def submit(url: str, study: str, label: Path, tag: str = "final", params: Mapping[str, Any] | None = None) -> Any:
+    """Submit a study's label as a viewer does and return the answer, JSON.
+
+    Raises:
+        UserError: the server answered with an error; holds its sentence.
+    """
+    boundary = "----label"
+    field = f"--{boundary}\r\nContent-Disposition: form-data; name="
+    head = f'{field}"params"\r\n\r\n{json.dumps(dict(params or {}))}\r\n'
+    head += f'{field}"label"; filename="{label.name}"\r\n\r\n'
+    body = head.encode() + label.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    query = urllib.parse.urlencode({"image": study, "tag": tag})
+    request = urllib.request.Request(f"{url}/datastore/label?{query}", data=body, method="PUT")
+    request.add_header("Content-Type", f"multipart/form-data; boundary={boundary}")
+    try:
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace")
+        raise UserError(f"MONAI Label answered {error.code}: {said}") from error
+
+
+def model_info(url: str, model: str) -> Any:
+    """Return what the server tells viewers of a model, JSON."""
+    with urllib.request.urlopen(f"{url}/info/", timeout=600) as answer:
+        return json.load(answer)["models"][model]

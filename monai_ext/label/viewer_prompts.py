@@ -1,7 +1,7 @@
 """What a viewer's request points at: its ``roi``, its points, as prompts by structure and slice.
 
-Indices are those of the image's file, as viewers send them. Where the volume lies in space makes no difference: they are
-carried to the input frame as clicks of every other bundle are.
+Indices are those of the image's file, as viewers send them. They are carried to the input frame through scanner
+coordinates, as the clicks of every other bundle are.
 """
 
 from __future__ import annotations
