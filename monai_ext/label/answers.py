@@ -55,7 +55,7 @@ class Answers:
 
 
 def trust(pending: Pending) -> float:
-    """Return how far the answer agrees with SAM alone, Dice within the crop: where it does not, one of them is wrong."""
+    """Return how far the answer agrees with SAM alone, Dice within the crop."""
     return dice(pending.logits > 0, pending.view.sam > 0)
 
 
