@@ -11,33 +11,49 @@ from monai_ext.session.launch import choose_device, finish, run_cases, start
 from monai_ext.session.made import make_folder
 from monai_ext.session.options import check_options
 from monai_ext.session.preflight import look_at_headers, prepare
+from monai_ext.session.prompts import (
+    build_prompts,
+    check_prompts,
+    check_sampler,
+    find_prompts,
+    load_prompts,
+    prompts_trained_as,
+    seen_by,
+)
 from monai_ext.session.resume import case_settings, keep_training
 from monai_ext.session.weights import check_checkpoint, find_checkpoint, find_segmentor, find_variant, refuse_overlap
 
 __all__ = [
     "at_least",
+    "build_prompts",
     "case_settings",
     "check_checkpoint",
     "check_device",
     "check_options",
+    "check_prompts",
+    "check_sampler",
     "choose_device",
     "choose_weights",
     "count_classes",
     "find_checkpoint",
     "find_datalist",
+    "find_prompts",
     "find_segmentor",
     "find_variant",
     "finish",
     "keep_training",
+    "load_prompts",
     "look_at_headers",
     "make_folder",
     "multiple_of",
     "one_of",
     "prepare",
+    "prompts_trained_as",
     "refuse_overlap",
     "refuse_phantom",
     "run_cases",
     "run_folder",
+    "seen_by",
     "select_labels",
     "start",
     "try_out",
