@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from monai_ext.data.manifest import DataList, load_datalist
+from monai_ext.data.pairs import Pair, pair_with_reference
 from monai_ext.data.provenance import read_record, verify_sha256
+from monai_ext.data.supports import pair_with_support
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 from monai_ext.networks.prompt_distribution import PromptDistributionNet
@@ -181,3 +184,62 @@ def check_sampler(sampler: str, nu: int, samples: int) -> None:
     """
     Sampler(sampler, nu)
     check_count(samples)
+
+
+def prompt_settings(prompt_file: str | os.PathLike, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that decides a case's result (:func:`monai_ext.session.case_settings`), the learned prompts too."""
+    return {**settings, "prompts": sha256_of(prompt_file)}
+
+
+def first_given(labels: Any, organ: str | None) -> Any:
+    """Return the names of the structures asked for; where none are, the organ that a support shows."""
+    return organ if labels is None else labels
+
+
+def pair_references(
+    cases: DataList,
+    datalist_file: str | os.PathLike,
+    data_root: str | os.PathLike | None,
+    reference_visit: Any,
+    support: str | None,
+    organ: str | None,
+    output_dir: str | os.PathLike,
+    prompt_file: str | os.PathLike,
+    allow_trained: bool = False,
+) -> list[Pair]:
+    """Give each target its references: earlier visits, those that the data list names, or one support for all.
+
+    Args:
+        cases: the targets, perhaps those of one fold.
+        datalist_file: the whole list, of which the support is taken.
+        data_root: folder that its relative paths refer to.
+        reference_visit: see :func:`monai_ext.data.pairs.pair_with_reference`.
+        support: see :func:`monai_ext.data.supports.pair_with_support`; None: there is none.
+        organ: the structure that the support shows.
+        output_dir: the support's mask is written to its folder ``supports``.
+        prompt_file: learned prompts, whose record names the patients and classes of the training.
+        allow_trained: let these pass.
+
+    Raises:
+        UserError: a support without an organ or the reverse, an organ of the training, or what the two refuse.
+    """
+    if support is None:
+        if organ is not None:
+            raise UserError("--organ says what a support shows: give --support with it, or --labels in its place.")
+        return pair_with_reference(cases, reference_visit)
+    if organ is None:
+        raise UserError("--support needs --organ, the name of the structure that it shows.")
+    record = read_record(prompt_file)
+    classes = [] if record is None else record.trained_as.get("classes", [])
+    if organ in classes and not allow_trained:
+        raise UserError(
+            f"{organ} is among the classes that {prompt_file} learned from ({', '.join(classes)}), so it is not new to "
+            "it: name another, or set --allow_trained true."
+        )
+    data = [] if record is None else record.datasets
+    trained = {patient for one in data if one.dataset == cases.dataset for patient in one.patients}
+    folder = Path(output_dir) / "supports"
+    whole = load_datalist(datalist_file, data_root)
+    return pair_with_support(
+        cases, support, organ, folder, supports=whole, trained=trained, allow_trained=allow_trained
+    )
