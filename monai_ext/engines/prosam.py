@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.files import PathLike
-from monai_ext.inferers.feature_cache import FrozenFeatures, extents
+from monai_ext.inferers.feature_cache import FrozenFeatures
 from monai_ext.losses.sampled_masks import SampledMaskLoss
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.networks.prompt_distribution import PromptDistributionNet
@@ -116,9 +116,8 @@ class ProsamObjective:
         if self._features is None:  # built once, as hashing the frozen weights takes a while
             self._features = FrozenFeatures(self.network, prompts.reference, self.cache_dir)
         side = batch["query_image"].shape[-1]
-        query_sizes, support_sizes = (extents(batch[f"{role}_valid"]) for role in ("query", "support"))
-        embedding, query = self._features(batch["query_image"], query_sizes)
-        _, support = self._features(batch["support_image"], support_sizes)
+        embedding, query = self._features(batch["query_image"], batch["query_size"])
+        _, support = self._features(batch["support_image"], batch["support_size"])
         masks = prompts.masks(self._annotate(batch["support_mask"], rng), side)
         return prompts(query, support, masks), Embeddings(embedding, (side, side))
 

@@ -82,17 +82,17 @@ class FrozenFeatures:
             key += encoder_sha256(reference.trunk) + str(reference.image_size)
         self.cache = FeatureCache(folder, self._make, key)
 
-    def __call__(self, images: Tensor, sizes: list[tuple[int, int]]) -> tuple[Tensor, ReferenceFeatures]:
+    def __call__(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ReferenceFeatures]:
         """Make or find the features of images that fill the upper left corner of their squares.
 
         Args:
             images: [B, C, S, S] in [0, 255].
-            sizes: (H, W) of each image; what lies beyond is padding.
+            sizes: [B, 2], rows and columns that each image fills; what lies beyond is padding.
 
         Returns:
             SAM's embeddings [B, C, g, g], and the reference encoder's features.
         """
-        found = [self.cache.of_image(image[:, :h, :w]) for image, (h, w) in zip(images, sizes, strict=True)]
+        found = [self.cache.of_image(image[:, :h, :w]) for image, (h, w) in zip(images, sizes.tolist(), strict=True)]
         parts = [torch.cat(part) for part in zip(*found, strict=True)]
         if self.shared:
             return parts[0], ReferenceFeatures(parts[0], parts[0])
@@ -104,14 +104,3 @@ class FrozenFeatures:
             return (embedding,)
         features = self.reference.features(image, self.network.image_size)
         return embedding, features.middle, features.deep
-
-
-def extents(valid: Tensor) -> list[tuple[int, int]]:
-    """Return (H, W) of the image in each square of which [B, S, S] marks the pixels that are no padding."""
-    rows, columns = valid.any(dim=2), valid.any(dim=1)
-    return [(_last(r), _last(c)) for r, c in zip(rows, columns, strict=True)]
-
-
-def _last(held: Tensor) -> int:
-    places = held.nonzero()
-    return int(places[-1, 0]) + 1 if len(places) else len(held)

@@ -20,7 +20,10 @@ from monai_ext.prompts.distribution import Sampler
 def sam():
     torch.manual_seed(0)
     tiny = {"image_size": 64, "channels": (16, 16, 32, 32), "blocks": (1, 1, 1), "width": 32}
-    return build_compact(**tiny).eval().requires_grad_(False)
+    network = build_compact(**tiny).eval().requires_grad_(False)
+    for mlp in network.mask_decoder.output_hypernetworks_mlps:
+        mlp.layers[-1].weight *= 30  # masks that the prompts can change
+    return network
 
 
 @pytest.fixture
@@ -45,6 +48,7 @@ def batch() -> dict[str, torch.Tensor]:
         images = (120.0 * masks + torch.randint(0, 60, (2, 64, 64)))[:, None].expand(-1, 3, -1, -1)
         made |= {f"{role}_image": images, f"{role}_mask": masks.float()}
         made[f"{role}_valid"] = torch.ones(2, 64, 64, dtype=torch.bool)
+        made[f"{role}_size"] = torch.full((2, 2), 64)
     return made
 
 
@@ -68,7 +72,7 @@ def test_the_loss_is_the_mean_over_the_draws(sam, make_net, batch):
         logits, _ = sam.decode_tokens(embeddings, tokens[k])
         upscaled = sam.to_image(logits, (64, 64))[:, 0]
         losses.append(SampledMaskLoss()(upscaled[None], batch["query_mask"]))
-    assert float(terms["loss"]) == pytest.approx(float(sum(losses)) / 3, rel=2e-3)
+    assert float(terms["loss"].detach()) == pytest.approx(float((sum(losses) / 3).detach()), rel=2e-3)
     assert float(terms["sigma"]) > 0
 
 
@@ -95,13 +99,15 @@ def test_it_learns(sam, make_net, batch, tmp_path):
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.5
 
 
 def test_same_generator_same_loss_and_cached_features_are_the_same(sam, make_net, batch, tmp_path):
     net = make_net().eval()
     losses = [
-        float(ProsamObjective(sam, net, samples=2, annotations=["points", "box"], cache_dir=folder)(net, batch, g)["loss"])
+        float(
+            ProsamObjective(sam, net, samples=2, annotations=["points", "box"], cache_dir=folder)(net, batch, g)["loss"]
+        )
         for folder, g in ((None, generator(1)), (tmp_path, generator(1)), (tmp_path, generator(1)))
     ]
     assert losses[0] == losses[1] == losses[2]
@@ -111,7 +117,7 @@ def test_predictions_draw_nothing_and_know_no_query_mask(sam, make_net, batch):
     net = make_net().eval()
     objective = ProsamObjective(sam, net)
     state = torch.get_rng_state()
-    shown = {key: value for key, value in batch.items() if key != "query_mask"}
+    shown = {key: value for key, value in batch.items() if key not in ("query_mask", "query_valid")}
     logits = objective.predict(net, shown)
     assert logits.shape == (2, 64, 64)
     assert torch.equal(logits, objective.predict(net, shown))

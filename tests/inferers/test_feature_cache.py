@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from monai_ext.inferers.feature_cache import FeatureCache, FrozenFeatures, extents
+from monai_ext.inferers.feature_cache import FeatureCache, FrozenFeatures
 from monai_ext.networks.reference_encoder import EncoderReference, TrunkReference
 from monai_ext.networks.trunk import build_trunk
 
@@ -50,7 +50,7 @@ def test_frozen_features_are_those_of_the_networks(tmp_path, tiny_network):
     images[:, :, :40] = torch.randint(0, 256, (2, 3, 40, 64)).float()
     sizes = [(40, 64), (64, 64)]
     for folder in (None, tmp_path, tmp_path):
-        embedding, features = FrozenFeatures(network, reference, folder)(images, sizes)
+        embedding, features = FrozenFeatures(network, reference, folder)(images, torch.tensor(sizes))
         for k, (h, w) in enumerate(sizes):
             crop = images[k : k + 1, :, :h, :w]
             with torch.no_grad():
@@ -63,14 +63,5 @@ def test_frozen_features_are_those_of_the_networks(tmp_path, tiny_network):
 def test_one_map_serves_where_sam_is_the_reference_encoder(tmp_path, tiny_network):
     network = tiny_network(0)
     frozen = FrozenFeatures(network, EncoderReference(network, 32), tmp_path)
-    embedding, features = frozen(torch.zeros(1, 3, 64, 64), [(64, 64)])
+    embedding, features = frozen(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]))
     assert features.middle is features.deep is embedding
-
-
-def test_the_extents_of_an_image_in_its_square():
-    valid = torch.zeros(3, 8, 8, dtype=torch.bool)
-    valid[0, :5, :8] = True
-    valid[1] = True
-    valid[1, 2:4, 2:4] = False  # where nobody knows the class
-    valid[2, :3, :2] = True
-    assert extents(valid) == [(5, 8), (8, 8), (3, 2)]
