@@ -21,6 +21,7 @@ from monai_ext.session.prompts import (
     pair_references,
     prompt_settings,
     prompts_trained_as,
+    sam_of_prompts,
     seen_by,
 )
 from monai_ext.session.resume import case_settings, keep_training
@@ -59,6 +60,7 @@ __all__ = [
     "refuse_phantom",
     "run_cases",
     "run_folder",
+    "sam_of_prompts",
     "seen_by",
     "select_labels",
     "start",

@@ -11,7 +11,7 @@ import torch
 
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import Pair, pair_with_reference
-from monai_ext.data.provenance import read_record, verify_sha256
+from monai_ext.data.provenance import as_trained, read_record, verify_sha256
 from monai_ext.data.supports import pair_with_support
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
@@ -73,6 +73,15 @@ def check_prompts(
 ) -> None:
     """Refuse learned prompts that are not there or fit another SAM; see :func:`find_prompts`."""
     find_prompts(prompt_checkpoint, bundle_root, weights)
+
+
+def sam_of_prompts(prompt_checkpoint: str | None, bundle_root: str | os.PathLike, otherwise: str) -> str:
+    """Return the name of the SAM that learned prompts fit; ``otherwise`` where there are no prompts to ask."""
+    try:
+        path = find_prompts(prompt_checkpoint, bundle_root)
+    except UserError:  # who goes on to use them is told
+        return otherwise
+    return str(as_trained(path, SAM, None, otherwise))
 
 
 def load_prompts(
