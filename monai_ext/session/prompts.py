@@ -49,8 +49,8 @@ def find_prompts(
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in models.glob("prompts*.pt"))) or "none"
         raise UserError(
-            f"learned prompts {prompt_checkpoint or path} do not exist: give --prompt_checkpoint, a path or one of those "
-            f"in {models} ({there}); is --bundle_root right?"
+            f"learned prompts {prompt_checkpoint or path} do not exist: give --prompt_checkpoint, a path or one of "
+            f"those in {models} ({there}); is --bundle_root right?"
         )
     record = read_record(path)
     if record is None or SAM_SHA256 not in record.trained_as:
