@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -67,7 +68,8 @@ def test_every_case_has_a_mask_and_an_uncertainty_in_its_own_geometry(segmented,
         values = nib.load(path)
         assert values.shape == image.shape
         np.testing.assert_array_equal(values.affine, image.affine)
-        assert values.get_fdata().min() >= 0 and values.get_fdata().max() <= 1
+        assert values.get_fdata().min() >= 0
+        assert values.get_fdata().max() <= 1
 
 
 def test_the_table_tells_how_sure_it_was(segmented):
@@ -105,3 +107,20 @@ def test_prompts_of_another_sam_are_refused(run_bundle, phantoms, classes, train
     with pytest.raises((RuntimeError, ValueError)) as caught:
         run_bundle("prosam", "inference", datalist=str(phantoms), output_dir=str(tmp_path / "out"), **options)
     assert "fit the SAM tiny with sha256" in str(find_user_error(caught.value))
+
+
+def test_noise_for_the_targets_labels_changes_no_mask(segmented, run_bundle, phantoms, classes, trained, tmp_path):
+    cases = json.loads(phantoms.read_text())["cases"]
+    shutil.copytree(phantoms.parent, tmp_path / "noise")
+    for case in cases[1:]:
+        path = tmp_path / "noise" / case["label"]
+        label = nib.load(path)
+        noise = np.random.default_rng(0).integers(0, 2, label.shape).astype(np.uint8)
+        nib.save(nib.Nifti1Image(noise, label.affine), path)
+    options = {"support": cases[0]["case"], "organ": classes[0], "prompt_checkpoint": str(trained), "samples": 2}
+    given = {**options, "datalist": str(tmp_path / "noise" / phantoms.name), "output_dir": str(tmp_path / "out")}
+    run_bundle("prosam", "inference", allow_trained=True, **given)
+    for folder in ("masks", "uncertainty"):
+        for path in (segmented / folder).iterdir():
+            one, other = (np.asarray(nib.load(p).dataobj) for p in (path, tmp_path / "out" / folder / path.name))
+            np.testing.assert_array_equal(one, other)
