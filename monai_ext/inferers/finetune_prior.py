@@ -51,6 +51,8 @@ class FinetunePriorInferer(FollowUpInferer):
         UserError: for an unknown part of the network or impossible numbers.
     """
 
+    checks_reference = True
+
     def __init__(
         self,
         labels: dict[str, int],

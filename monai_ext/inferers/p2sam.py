@@ -41,6 +41,7 @@ from monai_ext.inferers.follow_up import (
 )
 from monai_ext.inferers.previous import PreviousFrame, find_mask
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.slice_features import spread
 from monai_ext.inferers.slice_match import match_slices
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.boxes import cells_in_box, pixels_in_box
@@ -145,6 +146,7 @@ class P2SamInferer(FollowUpInferer):
     """
 
     takes_clicks = True
+    checks_reference = True
 
     def __init__(
         self,
@@ -300,8 +302,21 @@ class P2SamInferer(FollowUpInferer):
             "distance": found.distance,
             "margin": found.margin,
             "points": torch.cat([chosen.prompt.points, chosen.prompt.labels[:, None]], dim=1).tolist(),
+            "features": {
+                "distance": found.distance,
+                "margin": found.margin,
+                "spread": spread(masks > 0, found.index),
+            },
         }
         return SliceResult(masks[found.index], "ok", details)
+
+    def check_reference(self, network: PromptableNetwork, reference: Reference) -> dict[str, float]:
+        """Segment a reference from itself, without the box of a frame before; see :class:`FollowUpInferer`."""
+        use, self.previous_box = self.previous_box, ""
+        try:
+            return super().check_reference(network, reference)
+        finally:
+            self.previous_box = use
 
     def _reference_parts(
         self, network: PromptableNetwork, matched: Sequence[MatchedSlice], value: int
