@@ -121,7 +121,10 @@ def read_calibration(path: str | Path) -> Calibration:
         content = read_json(Path(path))
         tuples = {key: tuple(content[key]) for key in ("names", "centres", "scales", "weights")}
         calibration = Calibration(
-            str(content["method"]), intercept=float(content["intercept"]), threshold=float(content["threshold"]), **tuples
+            str(content["method"]),
+            intercept=float(content["intercept"]),
+            threshold=float(content["threshold"]),
+            **tuples,
         )
         calibration.score({name: 0.0 for name in calibration.names})
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -178,9 +181,7 @@ def review_rows(
     return rows
 
 
-def _row(
-    names: Sequence[str], label: str, k: str, score: float, calibration: Calibration, reason: str
-) -> list[str]:
+def _row(names: Sequence[str], label: str, k: str, score: float, calibration: Calibration, reason: str) -> list[str]:
     flag = str(int(score < calibration.threshold))
     return [*names, label, k, f"{score:.4f}", flag, reason]
 

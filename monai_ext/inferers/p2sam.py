@@ -464,9 +464,7 @@ class P2SamInferer(FollowUpInferer):
             prior = to_cells(place_prior(expected, network.stride), network.stride, grid)
         if expected is not None and "negatives" in self.place:
             near = near_cells(expected, network.stride, grid).float()
-        negative = {
-            n: self._points(network, target, embeddings, p, prior=near) for n, p in parts.negative.items()
-        }
+        negative = {n: self._points(network, target, embeddings, p, prior=near) for n, p in parts.negative.items()}
         for n_pos, features_pos in parts.positive.items():
             positive = self._points(network, target, embeddings, features_pos, sought, prior)
             bias = self._bias(network, target, embeddings, features_pos) if self.attention == "guided" else None
