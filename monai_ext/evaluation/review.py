@@ -126,7 +126,7 @@ def read_calibration(path: str | Path) -> Calibration:
             threshold=float(content["threshold"]),
             **tuples,
         )
-        calibration.score({name: 0.0 for name in calibration.names})
+        calibration.score(dict.fromkeys(calibration.names, 0.0))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} is no calibration of the review score ({error}): make one with "

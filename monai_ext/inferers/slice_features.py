@@ -35,7 +35,7 @@ def mask_features(
     chance = torch.sigmoid(logits[..., k])
     asked = chance > 0.1
     neighbours = [logits[..., n] > 0 for n in (k - 1, k + 1) if 0 <= n < depth]
-    known = [reference_mask for reference_mask in _matched(value, k, references, matches)]
+    known = _matched(value, k, references, matches)
     before = known[-1] if known else None
     area = int(mask.sum())
     return {
