@@ -1,4 +1,4 @@
-"""Calibrate the review score on a run, or measure it: `python -m monai_ext.evaluation.calibrate_review RUN --datalist L`.
+"""Calibrate the review score on a run, or measure it.
 
     python -m monai_ext.evaluation.calibrate_review VALIDATION_RUN --datalist LIST.json --output review.json
     python -m monai_ext.evaluation.calibrate_review TEST_RUN --datalist LIST.json --calibration review.json

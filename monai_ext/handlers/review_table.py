@@ -32,8 +32,8 @@ from monai_ext.transforms.sam_input import to_display
 class ReviewTable:
     """Scores the masks of each case and, where that is asked for, leaves out those that it flags.
 
-    ``review_features.csv`` has all features that the method hands over, long form, for a calibration
-    (:mod:`monai_ext.evaluation.calibrate_review`); with a calibration, ``review.csv`` has ``case, patient, visit, label,
+    ``review_features.csv`` has all features that the method hands over, long form, for
+    :mod:`monai_ext.evaluation.calibrate_review`; with a calibration, ``review.csv`` has ``case, patient, visit, label,
     slice, score, flag, reason``, lowest score first, and a line on the console names the worst case.
 
     Args:

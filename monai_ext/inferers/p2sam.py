@@ -486,7 +486,7 @@ class P2SamInferer(FollowUpInferer):
         box: Tensor | None = None,
         prior: Tensor | None = None,
     ) -> Tensor:
-        """Points of highest similarity, one a part (Eq. 2), weighted by a prior: [n, 2] (x, y) in the input frame."""
+        """Points of highest similarity (Eq. 2, times a prior), one a part: [n, 2] (x, y) in the input frame."""
         maps = cosine_maps(parts, embeddings.features[0])
         if prior is not None:
             maps = weigh_maps(maps, prior)

@@ -46,7 +46,7 @@ class Place:
         return self._shift
 
     def mask(self, k: int, value: int) -> Tensor | None:
-        """Expected mask ``[H, W]`` bool of a structure on slice ``k``; None where the reference or the frame lacks it."""
+        """Expected mask ``[H, W]`` bool of a structure on slice ``k``; None where there is none."""
         index = self.matches[k]
         if index is None:
             return None

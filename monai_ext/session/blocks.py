@@ -112,6 +112,7 @@ def case_outputs(
     review: str | Path | None = None,
     abstain: bool = False,
     slice_axis: str | None = None,
+    note: str = "",
 ) -> list[Any]:
     """Return the handlers that write what every run leaves: masks, overlays, volumes, tables, and progress.
 
@@ -123,6 +124,7 @@ def case_outputs(
         review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: no score, features alone.
         abstain: leave masks out that the review flags.
         slice_axis: "R", "A" or "S" where slices are cut orthogonal to it.
+        note: on each overlay.
 
     Raises:
         UserError: for ``abstain`` without ``review``, or a file that is no calibration.
@@ -142,7 +144,7 @@ def case_outputs(
         *reviewed,  # first: it may leave masks out
         *([] if table is None else [table]),
         MaskWriter(output_dir, labels, finished),
-        OverlayWriter(output_dir, labels, report=table, finished=finished),
+        OverlayWriter(output_dir, labels, report=table, finished=finished, note=note),
         VolumeTable(output_dir, labels, slice_axis, finished),
         CaseProgress(),
     ]

@@ -42,7 +42,8 @@ def test_calibration_finds_what_tells_good_from_bad():
     scores = [fitted.score(one) for one in features]
     assert auroc(scores, dice >= 0.7) > 0.9
     weights = dict(zip(fitted.names, fitted.weights, strict=True))
-    assert weights["distance"] < -1 and abs(weights["noise"]) < 0.5
+    assert weights["distance"] < -1
+    assert abs(weights["noise"]) < 0.5
     flagged = [score < fitted.threshold for score, d in zip(scores, dice, strict=True) if d < 0.7]
     assert np.mean(flagged) == pytest.approx(0.8, abs=0.01)
 
