@@ -366,7 +366,7 @@ class P2SamInferer(FollowUpInferer):
         return Retrieval(int(first_minimum(distances * (1 + doubt))), found.distances, found.margin)
 
     def check_reference(self, network: PromptableNetwork, reference: Reference) -> dict[str, float]:
-        """Segment a reference from itself, without the box of a frame before or a place; see :class:`FollowUpInferer`."""
+        """Segment a reference from itself, without a previous box or a place; see :class:`FollowUpInferer`."""
         use, pieces, self.previous_box, self.place = self.previous_box, self.place, "", ()
         try:
             return super().check_reference(network, reference)

@@ -1,8 +1,8 @@
 """P²SAM's points for a decoder that was tuned on the patient's reference (Tables 1 and 2 have both, apart).
 
 The paper compares them and does not combine them. Chosen here: each structure has its copy of the mask decoder, tuned
-as in :mod:`monai_ext.inferers.finetune_prior`, every other step with prompts that P²SAM places on the reference itself.
-On a target P²SAM chooses a candidate with that copy; ``merge`` says what becomes of it and of the mask without a prompt.
+as in :mod:`monai_ext.inferers.finetune_prior`, every other step with prompts of P²SAM on the reference itself. On a
+target P²SAM chooses a candidate with that copy; ``merge`` says what becomes of it and of the mask without a prompt.
 """
 
 from __future__ import annotations

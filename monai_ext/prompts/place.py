@@ -32,6 +32,9 @@ AREA_FACTOR = 2.0
 LARGEST_SHIFT = 0.15
 """Of the image's longer side: larger shifts are not believed."""
 
+HIGHEST_FREQUENCY = 0.1
+"""Width of the Gaussian, in cycles a pixel, that weighs frequencies of the phase correlation: noise lies above."""
+
 LEAST_GAIN = 0.01
 """Gain in correlation below which a shift is not applied."""
 
@@ -112,7 +115,8 @@ def implausibility(candidates: Tensor, mask: Tensor, prior: Tensor) -> Tensor:
 def fit_shift(target: np.ndarray, reference: np.ndarray) -> tuple[int, int]:
     """Fit the shift between two images of one patient by phase correlation, from the images alone.
 
-    The normalised cross-power spectra of all slices are added up, so that all vote for one shift. It is taken only if
+    The normalised cross-power spectra of all slices are added up, so that all vote for one shift; high frequencies,
+    which are mostly noise, count less (:data:`HIGHEST_FREQUENCY`). It is taken only if
     it makes the images correlate better than they do unshifted; else none is applied.
 
     Args:
@@ -129,7 +133,8 @@ def fit_shift(target: np.ndarray, reference: np.ndarray) -> tuple[int, int]:
         one, other = (np.fft.fft2((image[..., k] - image[..., k].mean()) * window) for image in (target, reference))
         cross = one * other.conj()
         power += cross / np.maximum(np.abs(cross), 1e-9)
-    peaks = np.real(np.fft.ifft2(power))
+    frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])
+    peaks = np.real(np.fft.ifft2(power * np.exp(-((frequencies / HIGHEST_FREQUENCY) ** 2) / 2)))
     reach = int(LARGEST_SHIFT * max(height, width))
     rows, columns = (np.minimum(np.arange(n), n - np.arange(n)) <= reach for n in (height, width))
     peaks = np.where(rows[:, None] & columns[None, :], peaks, -np.inf)
