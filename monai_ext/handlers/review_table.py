@@ -19,6 +19,7 @@ from monai_ext.evaluation.review import (
     REVIEW,
     REVIEW_COLUMNS,
     Calibration,
+    read_calibration,
     review_rows,
     worst_first,
 )
@@ -40,7 +41,7 @@ class ReviewTable:
         output_dir: folder of the tables.
         reporter: an inferer whose ``rows`` hold ``label``, ``slice`` and, of masks that were made, ``features``.
         labels: name -> value in the masks.
-        calibration: turns features into scores; None: only the features are written.
+        calibration: turns features into scores, or its file; None: only the features are written.
         abstain: the masks of flagged slices are emptied, before handlers that are attached later see them.
         slice_axis: "R", "A" or "S" where the inferer was forced to cut slices orthogonal to it.
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
@@ -51,13 +52,14 @@ class ReviewTable:
         output_dir: str | Path,
         reporter: Reporter,
         labels: Mapping[str, int],
-        calibration: Calibration | None = None,
+        calibration: Calibration | str | Path | None = None,
         abstain: bool = False,
         slice_axis: str | None = None,
         finished: FinishedCases | None = None,
     ) -> None:
         self.output_dir, self.reporter, self.labels = Path(output_dir), reporter, dict(labels)
-        self.calibration, self.abstain, self.slice_axis, self.finished = calibration, abstain, slice_axis, finished
+        self.calibration = read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration
+        self.abstain, self.slice_axis, self.finished = abstain, slice_axis, finished
         self._rows: dict[str, list[list[Any]]] = {}
 
     def attach(self, engine: Engine) -> None:

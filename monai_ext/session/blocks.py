@@ -15,7 +15,6 @@ from monai_ext.data.images import read_geometry
 from monai_ext.data.pairs import collate_case
 from monai_ext.data.studies import Studies, result_options
 from monai_ext.errors import UserError
-from monai_ext.evaluation.review import read_calibration
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import MaskWriter
 from monai_ext.handlers.overlay import OverlayWriter
@@ -133,11 +132,8 @@ def case_outputs(
         raise UserError("--abstain leaves out what the review flags: give its calibration with --review, too.")
     if isinstance(reporter, FollowUpInferer):
         reporter.with_self_check = True
-    calibration = None if review is None else read_calibration(review)
     reviewed = (
-        []
-        if reporter is None
-        else [ReviewTable(output_dir, reporter, labels, calibration, abstain, slice_axis, finished)]
+        [] if reporter is None else [ReviewTable(output_dir, reporter, labels, review, abstain, slice_axis, finished)]
     )
     table = None if reporter is None else PromptTable(output_dir, reporter, finished)
     return [
