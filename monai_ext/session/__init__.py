@@ -13,7 +13,7 @@ from monai_ext.session.cases import (
     select_labels,
 )
 from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, try_out
-from monai_ext.session.default_weights import choose_weights
+from monai_ext.session.default_weights import choose_weights, scope_note
 from monai_ext.session.launch import choose_device, finish, run_cases, start
 from monai_ext.session.made import make_folder
 from monai_ext.session.options import check_options
@@ -77,6 +77,7 @@ __all__ = [
     "run_cases",
     "run_folder",
     "sam_of_prompts",
+    "scope_note",
     "seen_by",
     "select_labels",
     "start",
