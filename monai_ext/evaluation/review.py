@@ -107,8 +107,15 @@ def calibrate(features: Sequence[Features], dice: Sequence[float], on: str) -> C
     fitted = LogisticRegression(C=1.0, max_iter=1000).fit(standard, good)
     scores = fitted.predict_proba(standard)[:, 1]
     threshold = float(np.quantile(scores[~good], FLAGGED_SHARE))
-    numbers = [tuple(float(x) for x in values) for values in (centres, scales, fitted.coef_[0])]
-    return Calibration(f"{METHOD} on {on}", names, *numbers, float(fitted.intercept_[0]), threshold)
+    return Calibration(
+        method=f"{METHOD} on {on}",
+        names=names,
+        centres=tuple(centres.tolist()),
+        scales=tuple(scales.tolist()),
+        weights=tuple(fitted.coef_[0].tolist()),
+        intercept=float(fitted.intercept_[0]),
+        threshold=threshold,
+    )
 
 
 def read_calibration(path: str | Path) -> Calibration:

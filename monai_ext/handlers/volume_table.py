@@ -83,7 +83,7 @@ class VolumeTable:
         upright = to_display(mask, geometry.affine, self.slice_axis)
         lengths = ["", ""]
         if geometry.spacing is not None:
-            spacing = display_spacing(mask.shape, geometry.affine, self.slice_axis)
+            spacing = display_spacing(mask.shape, geometry.affine, self.slice_axis).tolist()
             lengths = [f"{length:.1f}" for length in longest_diameters(upright, spacing)]
         parts = ndimage.label(mask, np.ones((3,) * mask.ndim, dtype=int))[1]
         slices = int(upright.any(axis=(0, 1)).sum())
@@ -116,7 +116,7 @@ def _paths(value: Any) -> Sequence[str]:
     """Flatten what collation makes of one path or several."""
     if value is None:
         return []
-    return [value] if isinstance(value, (str, Path)) else [path for part in value for path in _paths(part)]
+    return [str(value)] if isinstance(value, (str, Path)) else [path for part in value for path in _paths(part)]
 
 
 def _name(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +49,9 @@ class FeatureCache:
         else:
             arrays = [features.half().cpu().numpy() for features in self.make(image[None])]
             if path is not None:
+                named: dict[str, Any] = {f"f{k}": np.ascontiguousarray(a) for k, a in enumerate(arrays)}
                 with atomic_path(path) as temporary:
-                    np.savez(temporary, **{f"f{k}": np.ascontiguousarray(a) for k, a in enumerate(arrays)})
+                    np.savez(temporary, **named)
         return tuple(torch.from_numpy(array).float().to(image.device) for array in arrays)
 
     def _path(self, image: Tensor) -> Path | None:

@@ -117,7 +117,8 @@ class ProsamInferer(FollowUpInferer):
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         self._forget_other_references()
         shots = [self._structure(channel, network, matched) for channel in range(len(self.labels))]
-        image, seen = in_frame(target.image, target.frame)[None], {}
+        image = in_frame(target.image, target.frame)[None]
+        seen: dict[str, Any] = {}
 
         def segment(embeddings: Embeddings, known: tuple[int, list[Shot]]) -> SliceResult:
             if not seen:  # of the first structure that is sought on this slice

@@ -157,6 +157,8 @@ DOWNSAMPLINGS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 def _box(mask: Mask, rng: np.random.Generator, count: int) -> Mask:
     box = tight_box(torch.from_numpy(mask))
+    if box is None:
+        return np.zeros_like(mask)
     return from_box([int(side) for side in box.tolist()], (mask.shape[0], mask.shape[1]))
 
 
