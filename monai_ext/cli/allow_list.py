@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ TARGETS = (
 )
 """What a ``_target_`` with dots may begin with. One without dots is a component of MONAI."""
 
-BUILTINS = frozenset({"dict", "list", "tuple", "len", "str", "int", "float", "bool", "min", "max", "sum", "range", "set"})
+BUILTINS = frozenset(
+    {"dict", "list", "tuple", "len", "str", "int", "float", "bool", "min", "max", "sum", "range", "set"}
+)
 """Python's own functions that a ``$`` expression may call."""
 
 _REFERENCE = re.compile(r"@[\w#:]+")
@@ -113,8 +116,13 @@ def _foreign(place: str, value: Any, aliases: set[str]) -> str | None:
 
 
 def is_allowed_target(value: str) -> bool:
-    """Whether a ``_target_`` is a component of MONAI, or lies in one of :data:`TARGETS`; no part may be private."""
-    if not _PLAIN.fullmatch(value) or any(part.startswith("_") for part in value.split(".")):
+    """Whether a ``_target_`` is a component of MONAI, or lies in one of :data:`TARGETS`.
+
+    No part may be private, or a module that another one has imported, as in ``monai_ext.session.launch.os.system``.
+    """
+    parts = value.split(".")
+    through = {*sys.stdlib_module_names, "torch", "monai", "numpy"} & set(parts[1:-1])
+    if not _PLAIN.fullmatch(value) or any(part.startswith("_") for part in parts) or through:
         return False
     return "." not in value or value.startswith(TARGETS)
 

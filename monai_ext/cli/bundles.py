@@ -80,7 +80,9 @@ def bundle_options(words: Sequence[str], files: Sequence[Path], own: Sequence[st
     for word in words:
         if not word.startswith("--"):
             if not expects_value:
-                raise UserError(f"{word!r} belongs to no option: put names with spaces in quotes, or see {program} --help.")
+                raise UserError(
+                    f"{word!r} belongs to no option: put names with spaces in quotes, or see {program} --help."
+                )
             expects_value = False
             continue
         name = word[2:].partition("=")[0]
