@@ -31,6 +31,28 @@ def explain(parser: argparse.ArgumentParser, message: str) -> str:
     return f"{parser.prog}: {message}; see {parser.prog} --help."
 
 
+def set_apart(words: Iterable[str], known: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the words of known options and of others, each with the value after it.
+
+    argparse would take the value of an option that it does not know for a positional argument.
+    """
+    known = set(known)
+    own: list[str] = []
+    others: list[str] = []
+    waiting = False  # the last option of the others still wants its value
+    for word in words:
+        if word.startswith("--") and word.partition("=")[0] not in known:
+            others.append(word)
+            waiting = "=" not in word
+        elif waiting and not word.startswith("--"):
+            others.append(word)
+            waiting = False
+        else:
+            own.append(word)
+            waiting = False
+    return own, others
+
+
 def nearest(word: str, known: Iterable[str], program: str) -> str:
     """Return "did you mean ...?", or where to look where nothing known is near."""
     near = difflib.get_close_matches(word, sorted(known), n=1)

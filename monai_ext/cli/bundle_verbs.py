@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.cli.allow_list import refuse_foreign
-from monai_ext.cli.arguments import Parser
+from monai_ext.cli.arguments import Parser, set_apart
 from monai_ext.cli.bundles import bundle_options, config_files, find_bundle
 from monai_ext.cli.steps import Step, bundle_step, run_bundle, say
 
@@ -39,11 +39,12 @@ class BundleVerb:
             UserError: a mistake of the user.
         """
         parser = self._parser(name)
-        given, further = parser.parse_known_args(list(arguments))
+        own, further = set_apart(arguments, parser._option_string_actions)
+        given, spare = parser.parse_known_args(own)
         bundle = find_bundle(self.bundle, given.bundle)
         files = config_files(bundle, [self.config, *given.overlays])
         refuse_foreign(files, given.trust)
-        further = bundle_options(further, files, list(parser._option_string_actions), parser.prog)
+        further = bundle_options([*spare, *further], files, list(parser._option_string_actions), parser.prog)
         if name == "follow-up":
             _follow_up(given, bundle, files, further)
         else:
@@ -54,7 +55,7 @@ class BundleVerb:
         parser = Parser(
             prog=f"monai-ext {name}",
             description=self.summary,
-            epilog=f"examples:\n{examples}\n\nEvery option of the bundle's {self.config}.yaml works too, such as --seed 1.",
+            epilog=f"examples:\n{examples}\n\nOptions of the bundle's {self.config}.yaml work too, such as --seed 1.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
