@@ -1,4 +1,4 @@
-"""What is given away: zips that are the same twice, cards with the licence of the weights, free weights in the wheel."""
+"""What is given away: zips that are the same twice, cards with the licence of the weights, the wheel's weights."""
 
 from __future__ import annotations
 

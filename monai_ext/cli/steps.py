@@ -33,7 +33,7 @@ class Step:
 
     def command(self) -> str:
         """Return the command as it is typed into a shell."""
-        return shlex.join(["python", "-m", self.module, *self.words])
+        return " ".join(map(_quote, ["python", "-m", self.module, *self.words]))
 
     def run(self) -> str:
         """Run it in this process.
@@ -48,6 +48,11 @@ class Step:
         with contextlib.redirect_stdout(io.StringIO()) as printed, explained():
             importlib.import_module(self.module).main(list(self.words))
         return printed.getvalue()
+
+
+def _quote(word: str) -> str:
+    """Quote a word for a shell; a list of config files, with quotes inside, is put into double ones."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def bundle_step(bundle: Path, files: Sequence[Path], options: Sequence[str]) -> Step:

@@ -84,7 +84,7 @@ def test_show_prints_the_commands_and_writes_nothing(tmp_path, monkeypatch, caps
     assert written.startswith("echo '{")
     assert '"tumour": 3' in written
     assert doctor == "python -m monai_ext.data.doctor out/datalist.json --follow_up yes"
-    assert run.startswith("python -m monai.bundle run --config_file ")
+    assert run.startswith("python -m monai.bundle run --config_file \"['")
     assert run.endswith("--datalist out/datalist.json --output_dir out --seed 1")
     assert not (tmp_path / "out").exists()
 
