@@ -1,7 +1,7 @@
-"""How far a few-shot result depends on its support: ``python -m monai_ext.evaluation.support_spread A/metrics.csv B/...``.
+"""How far a few-shot result depends on its support: ``python -m monai_ext.evaluation.support_spread METRICS METRICS``.
 
-The runs differ in the support alone. The choice of the support moves a mean by several points, more than most methods
-differ by, so one support says little.
+The tables, ``metrics.csv``, are of runs that differ in the support alone, whose choice moves a mean by several points,
+more than most methods differ by: one support says little.
 """
 
 from __future__ import annotations
