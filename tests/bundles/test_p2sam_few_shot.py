@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import write_volume
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import UserError, find_user_error
 
