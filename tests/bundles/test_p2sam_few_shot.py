@@ -25,10 +25,9 @@ def patients(tmp_path, write_list) -> str:
     for number, name in enumerate("abc"):
         label = np.repeat((np.hypot(x - 9 - number, y - 9) < 5)[..., None], 4, axis=-1).astype(np.uint8)
         label[..., [0, 3]] = 0
-        write_volume(
-            tmp_path / f"{name}.nii.gz", (100.0 * label + 20 * rng.normal(size=label.shape)).astype(np.float32)
-        )
-        write_volume(tmp_path / f"{name}_label.nii.gz", label)
+        image = 100.0 * label + 20 * rng.normal(size=label.shape)
+        for file, array in ((f"{name}.nii.gz", image.astype(np.float32)), (f"{name}_label.nii.gz", label)):
+            nib.save(nib.Nifti1Image(array, np.diag([-2.0, -2.0, 6.0, 1.0])), tmp_path / file)
         cases.append({"case": name, "patient": name, "image": f"{name}.nii.gz", "label": f"{name}_label.nii.gz"})
     return write_list({"dataset": "small", "modality": "MR", "labels": {"disc": 1, "ring": 2}, "cases": cases})
 
