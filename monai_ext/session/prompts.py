@@ -20,6 +20,7 @@ from monai_ext.networks.reference_encoder import build_reference
 from monai_ext.networks.sam import PromptableSam
 from monai_ext.networks.state_dict import load_weights
 from monai_ext.prompts.distribution import Sampler, check_count
+from monai_ext.session.supports import refuse_known, trained_patients
 
 SAM = "sam"
 """Entry of ``trained_as`` in the record of learned prompts: the name of the SAM that they were learned beside,"""
@@ -238,15 +239,9 @@ def pair_references(
         return pair_with_reference(cases, reference_visit)
     if organ is None:
         raise UserError("--support needs --organ, the name of the structure that it shows.")
-    record = read_record(prompt_file)
-    classes = [] if record is None else record.trained_as.get("classes", [])
-    if organ in classes and not allow_trained:
-        raise UserError(
-            f"{organ} is among the classes that {prompt_file} learned from ({', '.join(classes)}), so it is not new to "
-            "it: name another, or set --allow_trained true."
-        )
-    data = [] if record is None else record.datasets
-    trained = {patient for one in data if one.dataset == cases.dataset for patient in one.patients}
+    if not allow_trained:
+        refuse_known(prompt_file, [organ], "allow_trained")
+    trained = trained_patients(prompt_file, cases.dataset)
     folder = Path(output_dir) / "supports"
     whole = load_datalist(datalist_file, data_root)
     return pair_with_support(
