@@ -220,8 +220,8 @@ class PrototypeNet(nn.Module):
             UserError: always; :meth:`make_support` and :meth:`compare` segment a query.
         """
         raise UserError(
-            "this network segments an image only with a support, an annotated slice of another patient: use the bundle's "
-            "inferer (python -m monai.bundle run)."
+            "this network segments an image only with a support, an annotated slice of another patient: use the "
+            "inferer of its bundle (python -m monai.bundle run)."
         )
 
     def encode(self, images: Tensor) -> Embeddings:
