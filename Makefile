@@ -14,7 +14,7 @@ STAMP  := $(VENV)/.installed
 LABEL_STAMP := $(LABEL_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-processors label-install label-demo label-auxol-demo test-label lint typecheck bench clean
+.PHONY: help install demo test test-fast test-processors label-install label-demo label-auxol-demo test-label lint typecheck bench bundles clean
 
 help:
 	@echo "make demo       run P2SAM on a phantom patient, into $(DEMO)"
@@ -27,6 +27,7 @@ help:
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make typecheck  mypy"
 	@echo "make bench      side-by-side measurements, by hand"
+	@echo "make bundles    a zip for each bundle with its sha256, and folders for Hugging Face, into dist/bundles"
 	@echo "make clean      remove caches and $(DEMO); $(VENV) stays"
 
 install: $(STAMP)
@@ -40,7 +41,7 @@ $(BIN)/python:
 # torch and torchvision come as pip finds them: with CUDA on Linux, and they run on the CPU too.
 $(STAMP): setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP)
@@ -102,6 +103,9 @@ typecheck: $(STAMP)
 
 bench: $(STAMP)
 	@failed=0; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || failed=1; done; exit $$failed
+
+bundles: $(STAMP)
+	$(BIN)/python release/bundles.py
 
 clean:
 	rm -rf $(DEMO) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -29,6 +29,8 @@ LAYERS["engines"] |= {"inferers"}
 LAYERS["handlers"] |= {"evaluation"}
 LAYERS["session"] |= {"handlers", "inferers"}
 LAYERS["label"] = {*BOTTOM, "data", "prompts", *PARTS, "engines", "inferers"}
+LAYERS["cli"] = {*BOTTOM, "data"}  # calls the others by name, when a step runs
+LAYERS["__main__"] = {"cli"}
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -256,8 +255,9 @@ def find_card(dataset: str | None) -> Card | None:
 
 
 def _cards_folder() -> Path:
-    """Find the cards beside the package (a clone) or where pip puts them."""
-    folders = (Path(__file__).parents[2] / "data_manifests", Path(sys.prefix) / "share/monai_ext/data_manifests")
+    """Find the cards in the package (a wheel) or beside it (a clone)."""
+    package = Path(__file__).parents[1]
+    folders = (package / "data_manifests", package.parent / "data_manifests")
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         raise UserError(f"the data set cards are in none of {', '.join(map(str, folders))}; install monai-ext again")

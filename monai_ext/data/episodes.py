@@ -324,9 +324,10 @@ class EpisodeDataset(Dataset):
 
     A batch of B episodes holds ``support_image`` and ``query_image`` [B, 3, S, S] float32 in [0, 255], ``support_mask``
     and ``query_mask`` [B, S, S] float32 of 0 and 1, ``support_valid`` and ``query_valid`` [B, S, S] bool, which is
-    False in the padding and where nobody knows the class, ``classes`` [B], a number for each class and each superpixel,
-    and ``supervised`` [B] bool: of a superpixel no anatomy is known, and a loss that learns which anatomy to expect
-    (APSCL's Eq. 1) is switched off for it.
+    False in the padding and where nobody knows the class, ``support_size`` and ``query_size`` [B, 2], rows and columns
+    of the square that the image fills, ``classes`` [B], a number for each class and each superpixel, and ``supervised``
+    [B] bool: of a superpixel no anatomy is known, and a loss that learns which anatomy to expect (APSCL's Eq. 1) is
+    switched off for it.
 
     Args:
         cases: that the episodes name.
@@ -372,8 +373,10 @@ class EpisodeDataset(Dataset):
             image, mask, valid = _augmented(self.augment, image, mask, valid, generator)
         image = image.expand(-1, 3, -1, -1)
         tensors: dict[str, Tensor] = {}
-        for k, role in enumerate(("support", "query")):
+        for k, (role, place) in enumerate((("support", episode.support), ("query", episode.query))):
+            size = self._load(self.cases[place.dataset, place.case], "image").shape[-2:]
             tensors |= {f"{role}_image": image[k], f"{role}_mask": mask[k, 0], f"{role}_valid": valid[k, 0] > 0}
+            tensors[f"{role}_size"] = torch.tensor(size)
         return tensors
 
     def _slice(self, episode: Episode, place: SliceName) -> tuple[Tensor, Tensor, Tensor]:

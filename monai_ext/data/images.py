@@ -268,10 +268,42 @@ def write_mask(path: PathLike, mask: np.ndarray, like: PathLike) -> None:
         with atomic_path(path) as temporary:
             Image.fromarray(np.ascontiguousarray(mask.T)).save(temporary)
         return
-    placed = header.placed.copy()
-    placed.set_data_dtype(mask.dtype)
-    mask = mask.reshape(placed.get_data_shape())  # the file may leave out or add axes of length 1
-    written = _image_class(placed)(mask, None, placed)
+    _save_volume(path, mask, header.placed)
+
+
+def write_fractions(path: PathLike, values: np.ndarray, like: PathLike) -> None:
+    """Write a map of numbers in [0, 1], such as an uncertainty, in the geometry of the image that it belongs to.
+
+    Volumes hold float32 as they are, and of the image's header what :func:`write_mask` keeps. Frames are 16-bit grey,
+    65535 for 1.
+
+    Args:
+        path: file to write, `.nii` or `.nii.gz` for volumes, `.png` for frames.
+        values: of the image's spatial shape, [X, Y, Z] or [W, H].
+        like: the image.
+
+    Raises:
+        UserError: the file cannot be written.
+        ValueError: the map is not of the image's shape, or holds other numbers.
+    """
+    header = _find_header(like)
+    if values.shape != header.geometry.shape:
+        raise ValueError(f"{path}: the map has shape {values.shape}, the image {like} {header.geometry.shape}")
+    if not (values >= 0).all() or not (values <= 1).all():
+        raise ValueError(f"{path}: the map holds numbers outside of 0 to 1")
+    if header.placed is None:
+        grey = np.ascontiguousarray(np.rint(values.T * 65535).astype(np.uint16))
+        with atomic_path(path) as temporary:
+            Image.fromarray(grey).save(temporary)
+        return
+    _save_volume(path, values.astype(np.float32), header.placed)
+
+
+def _save_volume(path: PathLike, array: np.ndarray, header: nib.Nifti1Header) -> None:
+    placed = header.copy()
+    placed.set_data_dtype(array.dtype)
+    array = array.reshape(placed.get_data_shape())  # the file may leave out or add axes of length 1
+    written = _image_class(placed)(array, None, placed)
     with atomic_path(path) as temporary:
         nib.save(written, temporary)
 

@@ -18,6 +18,7 @@ from monai_ext.data.contents import content_key
 from monai_ext.data.images import read_geometry, read_label
 from monai_ext.data.manifest import Case, DataList
 from monai_ext.data.pairs import Pair, make_pair
+from monai_ext.data.slice_axis import stored_slice_axis
 from monai_ext.errors import UserError
 from monai_ext.files import PathLike, atomic_path, sha256_of
 
@@ -28,8 +29,9 @@ class Support:
 
     Args:
         case: name of an annotated case.
-        slices: numbers of its slices whose mask is given, from 0 along the slice axis as the file stores it; empty:
-            all slices, of which the rule that matches slices takes its choice.
+        slices: numbers of its slices whose mask is given, from 0 along the slice axis in the order of the file, as
+            viewers count them, whichever way the network turns the volume; empty: all slices, of which the rule that
+            matches slices takes its choice.
     """
 
     case: str
@@ -71,6 +73,7 @@ def pair_with_support(
     trained: Collection[str] = (),
     allow_modality: bool = False,
     allow_trained: bool = False,
+    slice_axis: str | None = None,
 ) -> list[Pair]:
     """Serve every case of a data list with one support.
 
@@ -89,6 +92,7 @@ def pair_with_support(
         trained: patients of the training.
         allow_modality: let support and query be of different modalities.
         allow_trained: let patients of the training pass.
+        slice_axis: axis that counts the slices, "R", "A" or "S"; None: the one with the largest spacing.
 
     Returns:
         One dictionary a query, as :func:`~monai_ext.data.pairs.pair_with_reference` gives. The query's own label is
@@ -116,7 +120,7 @@ def pair_with_support(
                     "support of its modality, or set --allow_modality true."
                 )
     value = datalist.labels.get(organ, source.labels[organ])
-    mask = write_support_mask(chosen, case, organ, source.labels[organ], value, folder)
+    mask = write_support_mask(chosen, case, organ, source.labels[organ], value, folder, slice_axis)
     references = {
         "reference": [chosen.name],
         "reference_image": [case.image],
@@ -126,7 +130,15 @@ def pair_with_support(
     return [make_pair(target, datalist, dict(references)) for target in targets]
 
 
-def write_support_mask(support: Support, case: Case, organ: str, value: int, written: int, folder: PathLike) -> Path:
+def write_support_mask(
+    support: Support,
+    case: Case,
+    organ: str,
+    value: int,
+    written: int,
+    folder: PathLike,
+    slice_axis: str | None = None,
+) -> Path:
     """Write the mask of a support, which holds one organ and, where slices are named, these alone.
 
     Args:
@@ -136,6 +148,7 @@ def write_support_mask(support: Support, case: Case, organ: str, value: int, wri
         value: of the organ in the case's label.
         written: value that it gets.
         folder: where to; the file's name says what it was made of.
+        slice_axis: "R", "A" or "S" where the network's slices are cut orthogonal to it; None: as the inferers choose.
 
     Raises:
         UserError: a slice is none of the image's, or does not show the organ.
@@ -143,23 +156,24 @@ def write_support_mask(support: Support, case: Case, organ: str, value: int, wri
     label = str(case.label)
     mask = read_label(label) == value
     if support.slices:
-        mask &= _named_slices(support, case, organ, mask)
+        mask &= _named_slices(support, case, organ, mask, slice_axis)
     if not mask.any():
         raise UserError(f"support {support.name}: {label} shows no {organ} (value {value}): choose another support.")
-    key = content_key([sha256_of(label), list(support.slices), value, written])[:10]
+    key = content_key([sha256_of(label), list(support.slices), value, written, slice_axis])[:10]
     path = Path(folder) / f"{case.case}_{key}{'.png' if mask.ndim == 2 else '.nii.gz'}"
     if not path.is_file():
         _write(mask * written, read_geometry(case.image).affine, path)
     return path.absolute()
 
 
-def _named_slices(support: Support, case: Case, organ: str, mask: np.ndarray) -> np.ndarray:
+def _named_slices(support: Support, case: Case, organ: str, mask: np.ndarray, slice_axis: str | None) -> np.ndarray:
     """Return where the named slices are, to be broadcast over the mask."""
-    if mask.ndim == 2:
+    geometry = read_geometry(case.image)
+    axis = stored_slice_axis(geometry.shape, geometry.affine, slice_axis)
+    if axis is None:
         raise UserError(
             f"support {support.name}: {Path(case.image).name} is a picture and has no slices: name the case."
         )
-    axis = _slice_axis(case.image)
     shown = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))).tolist()
     for number in support.slices:
         if number not in shown:
@@ -207,9 +221,3 @@ def _refuse_trained(cases: Sequence[Case], trained: Collection[str]) -> None:
                 f"case {case.case!r} is of patient {case.patient or case.case!r}, who is in the training: leave the "
                 "patient out, or set --allow_overlap true."
             )
-
-
-def _slice_axis(image: PathLike) -> int:
-    """Return the array axis of the slices: that of the largest spacing, of several the last."""
-    spacing = np.asarray(read_geometry(image).spacing)
-    return int(np.flatnonzero(spacing >= 0.999 * spacing.max())[-1])

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from monai_ext import processes
 from monai_ext.data.episode_lists import check_episodes, draw_episodes, read_episodes, write_episodes
 from monai_ext.data.episodes import Episode, EpisodePool, FewShotTask
 from monai_ext.data.manifest import Case, DataList, load_datalist
-from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.data.provenance import TrainingData, WeightRecord
 from monai_ext.data.slice_store import StoredCase, store_slices
 from monai_ext.data.superpixels import Superpixels, store_superpixels
@@ -22,23 +21,8 @@ from monai_ext.errors import UserError
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 Groups = Mapping[str, Sequence[Mapping[str, Any]]]
 
-PHANTOMS = 4
-"""Phantom patients where no data list is given."""
-
 VALIDATING = 2
 """Patients of the fold after the tested one that validate where none are named."""
-
-
-def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike) -> Path:
-    """Return the data list, or write phantom patients into ``output_dir/phantom`` where none is given.
-
-    Raises:
-        UserError: the phantoms cannot be written.
-    """
-    if datalist is not None:
-        return Path(datalist)
-    folder = Path(output_dir).expanduser().absolute() / "phantom"
-    return Path(processes.from_first(lambda: str(write_phantom_patients(folder, PHANTOMS))))
 
 
 def load_lists(
@@ -257,6 +241,19 @@ def validation_episodes(
         return []
     processes.from_first(lambda: write_episodes(path, episodes, seed=seed))
     return episodes
+
+
+def report_episodes(episodes: Sequence[Episode]) -> None:
+    """Print how many episodes of each class there are.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not episodes:
+        raise UserError("no episode was drawn, as no patient validates: give --fold or --validation_patients.")
+    counts = Counter("superpixels" if episode.is_superpixel else episode.name for episode in episodes)
+    if processes.is_first():
+        print(f"{len(episodes)} episodes: " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
 
 
 def _shown_by_two(cases: Sequence[StoredCase], name: str, min_pixels: int) -> bool:

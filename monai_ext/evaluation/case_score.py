@@ -11,8 +11,9 @@ import numpy as np
 
 from monai_ext.data.checks import check_affine, check_same_grid, on_image
 from monai_ext.data.images import Geometry, read_geometry, read_label
+from monai_ext.data.slice_axis import stored_slice_axis
 from monai_ext.errors import UserError
-from monai_ext.evaluation.case_metrics import MetricValue, VoxelCounts, case_rows, stored_slice_axis, voxel_counts
+from monai_ext.evaluation.case_metrics import MetricValue, VoxelCounts, case_rows, voxel_counts
 from monai_ext.evaluation.predictions import OtherGridError, PredictionFiles, read_prediction
 from monai_ext.metrics.surface import foreground_box
 

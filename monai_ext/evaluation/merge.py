@@ -34,6 +34,7 @@ from monai_ext.evaluation.case_record import (
     write_metrics,
 )
 from monai_ext.evaluation.record import output_files, read_shard_records, write_merged_record
+from monai_ext.evaluation.review import REVIEW, worst_first
 from monai_ext.evaluation.summary import format_table
 from monai_ext.evaluation.table import write_table
 from monai_ext.files import atomic_path, ensure_writable_folder
@@ -187,7 +188,8 @@ def write_tables(records: Sequence[CaseRecord], output_dir: Path, options: dict[
     tables = {name: table.columns for record in records for name, table in record.tables.items()}
     for name, columns in tables.items():
         if name.endswith(".csv") and name != METRICS:
-            write_table(output_dir / name, columns, table_rows(records, name))
+            rows = list(table_rows(records, name))
+            write_table(output_dir / name, columns, worst_first(rows) if name == REVIEW else rows)
     written = write_metrics(records, output_dir, options)
     if written is not None:
         print(f"{format_table(*written)}\n\nwritten to {output_dir}", flush=True)

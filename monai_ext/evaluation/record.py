@@ -69,6 +69,7 @@ def write_record(
     peak_memory_bytes: int | None = None,
     processes: int = 1,
     shard: str | None = None,
+    note: str = "",
 ) -> dict[str, Any]:
     """Write ``run.json`` of a run that has just ended.
 
@@ -90,6 +91,7 @@ def write_record(
         peak_memory_bytes: largest resident size of a process; None: of this one so far.
         processes: how many there were.
         shard: such as "1/4" where the run is of a part of the cases; its inputs are of that part alone.
+        note: what a reader of the results has to know, such as that the weights have not seen the modality.
 
     Returns:
         What was written.
@@ -114,6 +116,7 @@ def write_record(
         "peak_memory_bytes": peak_memory() if peak_memory_bytes is None else peak_memory_bytes,
         "processes": processes,
         "shard": shard,
+        "note": note,
         "seed": seed,
         "config": dict(config or {}),
         "versions": package_versions(),

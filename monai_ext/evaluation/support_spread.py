@@ -1,18 +1,22 @@
-"""How far a few-shot result depends on its support: the spread over runs that differ in the support alone.
+"""How far a few-shot result depends on its support: ``python -m monai_ext.evaluation.support_spread METRICS METRICS``.
 
-The choice of the support moves a mean by several points, more than most methods differ by, so one support says little.
+The tables, ``metrics.csv``, are of runs that differ in the support alone, whose choice moves a mean by several points,
+more than most methods differ by: one support says little.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monai_ext.errors import UserError
-from monai_ext.evaluation.table import Row
+from monai_ext.errors import UserError, report_user_errors
+from monai_ext.evaluation.summary import layout, write_summary
+from monai_ext.evaluation.table import Row, read_rows
 
 
 def support_spread(rows: Iterable[Row], metric: str = "dice", levels: str = "label") -> dict[str, Any]:
@@ -76,3 +80,47 @@ def _mean(found: dict[tuple[str, str], float], levels: str) -> float:
 
 def _round(value: float) -> float:
     return float(f"{value:.12g}")
+
+
+def read_runs(paths: Iterable[Path]) -> list[Row]:
+    """Read the tables of several runs.
+
+    Raises:
+        UserError: a file is no such table, or two of them are of one support, of which one alone would count.
+    """
+    rows: list[Row] = []
+    run_of: dict[str, Path] = {}
+    for path in paths:
+        own = read_rows(path)
+        for support in sorted({row.reference for row in own}):
+            if support in run_of:
+                raise UserError(f"{run_of[support]} and {path} are both of support {support}: give each support once.")
+            run_of[support] = path
+        rows += own
+    return rows
+
+
+def spread_text(spread: dict[str, Any]) -> str:
+    """Lay the supports' means and their spread out as lines."""
+    lines = [("support", spread["metric"]), *((name, f"{mean:.4f}") for name, mean in spread["supports"].items())]
+    lines += [(what, "-" if spread[what] is None else f"{spread[what]:.4f}") for what in ("mean", "std", "min", "max")]
+    return layout(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; see ``--help``."""
+    parser = argparse.ArgumentParser("python -m monai_ext.evaluation.support_spread", description=__doc__)
+    parser.add_argument("tables", nargs="+", type=Path, metavar="METRICS", help="metrics.csv of runs, one a support")
+    parser.add_argument("--metric", default="dice", help="whose values count (default: dice)")
+    parser.add_argument("--levels", choices=("label", "case"), default="label", help="what a support's mean is made of")
+    parser.add_argument("--output", type=Path, help="JSON file to write as well")
+    given = parser.parse_args(arguments)
+    spread = support_spread(read_runs(given.tables), given.metric, given.levels)
+    if given.output is not None:
+        write_summary(given.output, spread)
+    print(spread_text(spread))
+
+
+if __name__ == "__main__":
+    report_user_errors()
+    main()

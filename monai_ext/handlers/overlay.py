@@ -99,6 +99,7 @@ class OverlayWriter:
         max_slices: slices shown of a case.
         report: object whose ``rows`` name the prompts, or None.
         finished: is told of each file.
+        note: stands behind each title, such as that the weights have not seen the modality.
     """
 
     def __init__(
@@ -108,7 +109,9 @@ class OverlayWriter:
         max_slices: int = 12,
         report: PromptReport | None = None,
         finished: FinishedCases | None = None,
+        note: str = "",
     ) -> None:
+        self.note = note
         self.folder = Path(output_dir) / "overlays"
         self.labels = dict(labels)
         self.max_slices = max_slices
@@ -140,7 +143,7 @@ class OverlayWriter:
 
         truth = case.get("label")
         return Scene(
-            title=_title(case),
+            title=" - ".join(filter(None, [_title(case), self.note])),
             image=image.cpu().numpy(),
             predictions=upright(pred.cpu().numpy()),
             truths={} if truth is None else upright(self._truth(truth.cpu().numpy(), pred.shape[1:])),

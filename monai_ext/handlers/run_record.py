@@ -39,6 +39,7 @@ class RunRecord:
         datalist: the data list; names the data set and its licence.
         data_root: folder that inputs are named relative to; None: the folder of the data list.
         shard: such as "1/4" where only a part of the cases is run.
+        note: what a reader of the results has to know; "": nothing.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RunRecord:
         datalist: str | Path | None = None,
         data_root: str | Path | None = None,
         shard: str | None = None,
+        note: str = "",
     ) -> None:
         self.output_dir = Path(output_dir)
         self.config = config
@@ -60,7 +62,7 @@ class RunRecord:
         self.seed = seed
         self.datalist = datalist
         self.data_root = data_root
-        self.shard = shard
+        self.shard, self.note = shard, note
         self._started = datetime.now(timezone.utc)
         self._clock = time.perf_counter()
         self._before: dict[Path, FileState] = {}
@@ -100,6 +102,7 @@ class RunRecord:
                 peak_memory_bytes=max((peak for *_, peak in parts if peak), default=None),
                 processes=len(parts),
                 shard=self.shard,
+                note=self.note,
             )
         _gather(None)  # when any process has ended its run, the record is there
 

@@ -24,8 +24,12 @@ def encode_slice(network: PromptableNetwork, image: Tensor, frame: tuple[int, in
         frame: rows and columns of the frame, H and W at least; None: the slice's own.
     """
     size = (image.shape[-2], image.shape[-1])
-    image = image[None].to(network.device)
-    if frame is None or size == frame:
-        return network.encode(image)
-    padded = F.pad(image, (0, frame[1] - size[1], 0, frame[0] - size[0]), value=BLACK)
-    return Embeddings(network.encode(padded).features, size)
+    embeddings = network.encode(in_frame(image, frame)[None].to(network.device))
+    return embeddings if embeddings.size == size else Embeddings(embeddings.features, size)
+
+
+def in_frame(image: Tensor, frame: tuple[int, int] | None) -> Tensor:
+    """Surround a slice [C, H, W] by black up to the rows and columns of its frame; see :func:`encode_slice`."""
+    if frame is None or tuple(image.shape[-2:]) == frame:
+        return image
+    return F.pad(image, (0, frame[1] - image.shape[-1], 0, frame[0] - image.shape[-2]), value=BLACK)

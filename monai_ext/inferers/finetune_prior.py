@@ -9,7 +9,7 @@ tuned network is then applied. One prompt-free network can mean one structure on
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceRes
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.losses.promptable import PromptableLoss
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
+from monai_ext.prompts.prompt import Prompt
 
 TUNED = ("decoder", "all")
 
@@ -50,6 +51,8 @@ class FinetunePriorInferer(FollowUpInferer):
     Raises:
         UserError: for an unknown part of the network or impossible numbers.
     """
+
+    checks_reference = True
 
     def __init__(
         self,
@@ -102,8 +105,22 @@ class FinetunePriorInferer(FollowUpInferer):
             results.append(SliceResult(logits, "ok" if bool((logits > 0).any()) else "no_foreground", {}))
         return results
 
-    def tune(self, network: PromptableNetwork, references: Sequence[Reference], value: int) -> PromptableNetwork:
-        """Return a copy of ``network`` tuned to one structure of the references; parts not trained are shared."""
+    def tune(
+        self,
+        network: PromptableNetwork,
+        references: Sequence[Reference],
+        value: int,
+        prompts_of: Callable[[Reference, int], Sequence[Prompt]] | None = None,
+    ) -> PromptableNetwork:
+        """Return a copy of ``network`` tuned to one structure of the references; parts not trained are shared.
+
+        Args:
+            network: to start from.
+            references: all of their slices that hold the structure are trained on.
+            value: of the structure.
+            prompts_of: prompts for a reference's slice. Every other step is then trained with one of each slice's,
+                drawn at random; None: all steps are without a prompt.
+        """
         held = [(r, k) for r in references for k in range(r.label.shape[-1]) if bool((r.label[..., k] == value).any())]
         own = _copy(network, self.tuned)
         images = [(r.image.as_tensor()[..., k], r.frame) for r, k in held]
@@ -115,7 +132,8 @@ class FinetunePriorInferer(FollowUpInferer):
         parameters = [p.requires_grad_(True) for module in modules for p in module.parameters()]
         optimizer = torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay)
         generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(self.steps):
+        prompts = None if prompts_of is None else [prompts_of(r, k) for r, k in held]
+        for step in range(self.steps):
             drawn = torch.randperm(len(held), generator=generator)[: self.batch_size].tolist()
             with torch.enable_grad():
                 seen = (
@@ -123,7 +141,10 @@ class FinetunePriorInferer(FollowUpInferer):
                     if features is not None
                     else torch.cat([encode_slice(own, *images[i]).features for i in drawn])
                 )
-                logits, quality = own.decode_without_prompt(Embeddings(seen, square))
+                if prompts is None or step % 2 == 0:
+                    logits, quality = own.decode_without_prompt(Embeddings(seen, square))
+                else:
+                    logits, quality = _decode_each(own, seen, [prompts[i] for i in drawn], generator)
                 masks = shares[drawn]
                 loss = self.loss(logits, quality, masks, _cells(masks))
                 # not backward(): what is shared with the network handed in shall keep its gradients
@@ -140,6 +161,18 @@ def _copy(network: PromptableNetwork, tuned: str) -> PromptableNetwork:
     """Copy the parts that are trained and share the others."""
     shared = [network.prompt_encoder, *([network.image_encoder] if tuned == "decoder" else [])]
     return copy.deepcopy(network, {id(module): module for module in shared})
+
+
+def _decode_each(
+    network: PromptableNetwork, features: Tensor, prompts: Sequence[Sequence[Prompt]], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Decode each slice with one of its prompts: logits [B, 1, 4g, 4g] and predicted IoU [B, 1]."""
+    square = (network.image_size, network.image_size)
+    found = []
+    for one, own in zip(features, prompts, strict=True):
+        chosen = own[int(torch.randint(len(own), (1,), generator=generator))]
+        found.append(network.decode(Embeddings(one[None], square), [chosen]))
+    return torch.cat([logits for logits, _ in found]), torch.cat([quality for _, quality in found])
 
 
 def _on_decoder_grid(mask: Tensor, network: PromptableNetwork) -> Tensor:

@@ -21,6 +21,7 @@ from monai_ext.errors import UserError
 from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.nearest import nearest_reference
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.slice_features import dice, mask_features
 from monai_ext.inferers.slice_match import check_rule, match_slices
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.transforms.request import REQUEST
@@ -98,7 +99,8 @@ class SliceResult:
         logits: [H, W] in the input frame, or None for background.
         status: ``ok``, ``no_foreground`` (every candidate was empty), ``reference_absent`` (the structure is not on
             the matched reference slice), ``outside_reference`` (no reference slice matches).
-        details: further columns of the prompt table: counts, distance, margin, points.
+        details: further columns of the prompt table: counts, distance, margin, points; ``features``, if any, are what
+            the method adds to :func:`monai_ext.inferers.slice_features.mask_features`.
     """
 
     logits: Tensor | None
@@ -120,7 +122,8 @@ class FollowUpInferer(Inferer):
         UserError: for an unknown rule.
 
     After a call ``rows`` holds one dictionary for each structure and slice, for the prompt table and the overlays:
-    ``label, slice, reference, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``.
+    ``label, slice, reference, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``; rows of
+    masks that were made also have ``features``, for the review score.
 
     An image that a viewer's request came with (:class:`monai_ext.transforms.request.Requestd`) brings its own
     reference, labels and clicks; these go before the constructor's.
@@ -128,6 +131,12 @@ class FollowUpInferer(Inferer):
 
     takes_clicks = False
     """Whether the method heeds a user's clicks."""
+
+    checks_reference = False
+    """Whether the method can segment a reference from itself, as :meth:`check_reference` asks."""
+
+    with_self_check = False
+    """Check each patient's reference before its first target; the result is the feature ``self_check``."""
 
     def __init__(
         self,
@@ -143,6 +152,7 @@ class FollowUpInferer(Inferer):
         self.labels = labels  # of the current case
         self.reference_image, self.reference_label = reference_image, reference_label
         self.rows: list[dict[str, Any]] = []
+        self._checked: tuple[Any, dict[str, float]] = (None, {})
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -198,6 +208,7 @@ class FollowUpInferer(Inferer):
         if choice == "nearest" and len(references) > 1:
             chosen = nearest_reference(network, image.as_tensor(), references, matches, frame_size(image))
             references, matches, names = [references[chosen]], [matches[chosen]], names[chosen : chosen + 1]
+        own_dice = self._self_check(network)
         self.rows = []
         planes = image.as_tensor()
         height, width, depth = image.shape[1:]
@@ -209,7 +220,57 @@ class FollowUpInferer(Inferer):
                 if result.logits is not None:
                     logits[channel, :, :, k] = result.logits.float().cpu()
                 self._note(channel, k, matched, result, names)
+        self._describe(logits, references, matches, own_dice)
         return MetaTensor(logits[None])
+
+    def _describe(
+        self,
+        logits: Tensor,
+        references: Sequence[Reference],
+        matches: Sequence[Sequence[int | None]],
+        own_dice: dict[str, float],
+    ) -> None:
+        """Add to the rows of masks that were sought what is known of them without a label."""
+        for row in self.rows:
+            if row["status"] in ("ok", "no_foreground"):
+                channel, k = list(self.labels).index(row["label"]), row["slice"]
+                known = mask_features(logits[channel], self.labels[row["label"]], k, references, matches)
+                checked = {"self_check": own_dice[row["label"]]} if row["label"] in own_dice else {}
+                row["features"] = {**known, **row.get("features", {}), **checked}
+
+    def _self_check(self, network: PromptableNetwork) -> dict[str, float]:
+        """Check the references that are loaded, once, and warn where the network cannot even repeat them."""
+        if not (self.with_self_check and self.checks_reference):
+            return {}
+        if self._checked[0] is not self.load_reference.loaded:
+            self._checked = self.load_reference.loaded, self.check_reference(network, self.load_reference.loaded[-1])
+            warn_of_self_check(self._checked[1], self.load_reference.loaded[-1].file)
+        return self._checked[1]
+
+    def check_reference(self, network: PromptableNetwork, reference: Reference) -> dict[str, float]:
+        """Segment a reference from itself: where even that fails, the network cannot serve this patient.
+
+        Of each structure the slice with most of it is segmented, with itself as the matched slice.
+
+        Args:
+            network: the promptable model.
+            reference: of a patient.
+
+        Returns:
+            Dice of each structure that the reference holds, on that slice, in the input frame.
+        """
+        found = {}
+        for channel, (name, value) in enumerate(self.labels.items()):
+            areas = (reference.label[0] == value).flatten(0, 1).sum(dim=0)
+            if not bool(areas.any()):
+                continue
+            k = int(areas.argmax())
+            plane = reference.image.as_tensor()[..., k]
+            target = TargetSlice(plane, plane_size(reference.image), k, (), reference.frame)
+            logits = self.segment_slice(network, target, [MatchedSlice(reference, k)])[channel].logits
+            truth = reference.label[0, :, :, k] == value
+            found[name] = 0.0 if logits is None else dice(logits.cpu() > 0, truth.cpu())
+        return found
 
     def _results(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], extra: dict[str, Any]
@@ -248,6 +309,23 @@ class FollowUpInferer(Inferer):
                 "status": result.status,
                 **result.details,
             }
+        )
+
+
+LEAST_SELF_CHECK = 0.6
+"""Dice of a reference segmented from itself below which a run warns."""
+
+
+def warn_of_self_check(found: dict[str, float], file: str) -> None:
+    """Say in one line which structures of a reference the network cannot repeat, and what may serve better."""
+    low = ", ".join(f"{name} {value:.2f}" for name, value in found.items() if value < LEAST_SELF_CHECK)
+    if low:
+        logger.warning(
+            "self-check: segmented from itself, the reference %s gives a Dice of only %s: these weights can hardly "
+            "serve this patient; fine-tune on the reference (overlay finetune_prior.yaml) or give other weights with "
+            "--checkpoint",
+            file,
+            low,
         )
 
 

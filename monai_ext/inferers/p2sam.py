@@ -39,8 +39,10 @@ from monai_ext.inferers.follow_up import (
     SliceResult,
     TargetSlice,
 )
+from monai_ext.inferers.place import Place
 from monai_ext.inferers.previous import PreviousFrame, find_mask
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.slice_features import spread
 from monai_ext.inferers.slice_match import match_slices
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.boxes import cells_in_box, pixels_in_box
@@ -52,6 +54,7 @@ from monai_ext.prompts.masks import (
     valid_cells,
 )
 from monai_ext.prompts.parts import foreground_features, part_sets
+from monai_ext.prompts.place import CUT, implausibility, near_cells, place_prior, to_cells, weigh_maps, within
 from monai_ext.prompts.points import (
     argmax_points,
     cosine_maps,
@@ -63,14 +66,15 @@ from monai_ext.prompts.points import (
 )
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.ranges import RANGES, Counts, parse_counts
-from monai_ext.prompts.retrieval import DISTANCES, Cost, Distance, retrieve_masks
-from monai_ext.prompts.ties import LOGIT_TOLERANCE, first_maximum
+from monai_ext.prompts.retrieval import DISTANCES, Cost, Distance, Retrieval, retrieve_masks
+from monai_ext.prompts.ties import LOGIT_TOLERANCE, first_maximum, first_minimum
 
 MODES = ("paper", "official")
 NEGATIVES = ("background", "lowest")
 ATTENTION = ("none", "guided")
 REFERENCE_SLICES = ("matched", "all")
 BOX_USES = ("points", "box", "both", "region")
+PLACE = ("points", "negatives", "candidates", "cut")
 BEST_USE = "region"
 BOX_MARGIN = 0.25
 """Share of a previous box's sides by which it grows, on each side, to seek points in: objects move slowly."""
@@ -138,13 +142,20 @@ class P2SamInferer(FollowUpInferer):
         reference_slices: whose features make the parts and F_R^f: of the ``matched`` slice, as in the paper, or of
             ``all`` slices of the reference that hold the structure, which is what a network tuned on the reference
             sees. A structure that the matched slice lacks is left out either way.
+        place: how the place of a structure in the reference counts, which goes beyond the paper
+            (:mod:`monai_ext.prompts.place`): ``none``, ``prior`` (all of :data:`PLACE`), or a list of these.
+            ``points``: similarities of positive points are weighted by the prior; ``negatives``: background parts come
+            from the neighbourhood of the structure, and their points are sought there, not in the air;
+            ``candidates``: the distance is multiplied by 1 + :func:`~monai_ext.prompts.place.implausibility`; ``cut``:
+            candidate masks end where the prior does.
 
     Raises:
-        UserError: for an unknown name among these, an impossible range, or
+        UserError: for an unknown name among these, an impossible range, or ``place`` or
             ``previous_box`` with ``mode: official`` or ``slice_match: oracle_centre``, which know no such thing.
     """
 
     takes_clicks = True
+    checks_reference = True
 
     def __init__(
         self,
@@ -164,6 +175,7 @@ class P2SamInferer(FollowUpInferer):
         run_dir: str | PathLike[str] | None = None,
         attention: str = "none",
         reference_slices: str = "matched",
+        place: str | Sequence[str] = "none",
     ) -> None:
         super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
         if mode not in MODES:
@@ -185,6 +197,10 @@ class P2SamInferer(FollowUpInferer):
         self.n_pos, self.n_neg = _counts("n_pos", n_pos, 1), _counts("n_neg", n_neg, 0)
         if _box_use(previous_box) and (mode == "official" or slice_match == "oracle_centre"):
             raise UserError("previous_box needs --mode paper and --slice_match position or relative.")
+        self.place = _place_pieces(place)
+        if self.place and (mode == "official" or slice_match == "oracle_centre"):
+            raise UserError("place needs --mode paper and --slice_match position or relative.")
+        self._place: Place | None = None
         self.distance = distance
         self.previous_box = _box_use(previous_box)
         self.run_dir = None if run_dir is None else Path(run_dir)
@@ -212,7 +228,7 @@ class P2SamInferer(FollowUpInferer):
             previous_image: its file.
             extra: see :class:`FollowUpInferer`.
         """
-        self._before, self._image = None, cast(MetaTensor, inputs[0])
+        self._before, self._place, self._image = None, None, cast(MetaTensor, inputs[0])
         name = _one(previous)
         if self.previous_box and name:
             if self.run_dir is None:
@@ -227,6 +243,17 @@ class P2SamInferer(FollowUpInferer):
         by_position = self.slice_match == "position" and self._image.meta.get("slice_axis") != ""
         return PreviousFrame(frame, matches, self._image, by_position)
 
+    def _expected(self, target: TargetSlice, matched: Sequence[MatchedSlice], value: int) -> Tensor | None:
+        """Return where the last reference has a structure, in the target's frame: [H, W] bool; None: not known."""
+        if not self.place or not matched:
+            return None
+        reference = matched[-1].reference
+        if self._place is None or self._place.reference is not reference:
+            matches = match_slices(self._image, reference.image, self.slice_match)
+            by_position = self.slice_match == "position" and self._image.meta.get("slice_axis") != ""
+            self._place = Place(reference, matches, self._image, by_position)
+        return self._place.mask(target.index, value)
+
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
@@ -239,20 +266,28 @@ class P2SamInferer(FollowUpInferer):
         if self.previous_box and self._before is None and matched:
             self._before = self._frame(matched[-1].reference)
         boxes = [self._box(target, value) for value in self.labels.values()]
+        expected = [self._expected(target, matched, value) for value in self.labels.values()]
+        networks = [self._network_of(network, value) for value in self.labels.values()]
         nobody = embeddings.features.new_zeros(0, 2)
         results = [
             SliceResult(None, absent, {})
             if p is None
-            else self._segment(network, target, embeddings, p, _prompt(nobody, nobody), box)
-            for p, box in zip(parts, boxes, strict=True)
+            else self._segment(own, target, embeddings, p, _prompt(nobody, nobody), box, mask)
+            for own, p, box, mask in zip(networks, parts, boxes, expected, strict=True)
         ]
         for number, clicks in _owners(target.clicks, list(self.labels), results).items():
             clicked, p = _clicked(clicks, nobody), parts[number]
             if p is not None:
-                results[number] = self._segment(network, target, embeddings, p, clicked, boxes[number])
+                results[number] = self._segment(
+                    networks[number], target, embeddings, p, clicked, boxes[number], expected[number]
+                )
             elif bool((clicked.labels > 0).any()):
                 results[number] = self._by_clicks(network, embeddings, clicked)
         return results
+
+    def _network_of(self, network: PromptableNetwork, value: int) -> PromptableNetwork:
+        """Return the network whose decoder segments a structure; the embeddings are those of ``network``."""
+        return network
 
     def _by_clicks(self, network: PromptableNetwork, embeddings: Embeddings, clicked: Prompt) -> SliceResult:
         """Decode a user's clicks alone."""
@@ -272,10 +307,11 @@ class P2SamInferer(FollowUpInferer):
         parts: ReferenceParts,
         clicked: Prompt,
         box: Tensor | None = None,
+        expected: Tensor | None = None,
     ) -> SliceResult:
         candidates = [
             Candidate(c.n_pos, c.n_neg, _joined(c.prompt, clicked), c.bias)
-            for c in self._candidates(network, target, embeddings, parts, box)
+            for c in self._candidates(network, target, embeddings, parts, box, expected)
         ]
         if self.attention == "guided":
             logits = self._decode_guided(network, target, embeddings, candidates, parts)
@@ -285,11 +321,11 @@ class P2SamInferer(FollowUpInferer):
         if box is not None and self.previous_box == "region" and not len(clicked.points):  # a user knows better
             inside = pixels_in_box(box, network.stride, embeddings.size, BOX_MARGIN).to(masks.device)
             masks = masks.masked_fill(~inside, BACKGROUND)
+        if expected is not None and "cut" in self.place and not len(clicked.points):
+            reached = within(expected, network.stride, CUT).to(masks.device)
+            masks = masks.masked_fill(~reached, BACKGROUND)
         cells = self._candidate_cells(network, logits[:, 0], masks)
-        cost: Cost = "cosine" if self.mode == "paper" else "sqeuclidean"
-        found = retrieve_masks(
-            parts.tokens, embeddings.features[0], cells, cost, distance=self.distance, seed=self.seed
-        )
+        found = self._retrieve(network, parts, embeddings, masks, cells, expected)
         if found.index is None:
             return SliceResult(None, "no_foreground", {"recovered": parts.recovered})
         chosen = candidates[found.index]
@@ -300,8 +336,42 @@ class P2SamInferer(FollowUpInferer):
             "distance": found.distance,
             "margin": found.margin,
             "points": torch.cat([chosen.prompt.points, chosen.prompt.labels[:, None]], dim=1).tolist(),
+            "features": {
+                "distance": found.distance,
+                "margin": found.margin,
+                "spread": spread(masks > 0, found.index),
+            },
         }
         return SliceResult(masks[found.index], "ok", details)
+
+    def _retrieve(
+        self,
+        network: PromptableNetwork,
+        parts: ReferenceParts,
+        embeddings: Embeddings,
+        masks: Tensor,
+        cells: Tensor,
+        expected: Tensor | None,
+    ) -> Retrieval:
+        """Choose a candidate: by distance (Eq. 3), for place "candidates" times 1 + its implausibility."""
+        cost: Cost = "cosine" if self.mode == "paper" else "sqeuclidean"
+        judged = expected is not None and "candidates" in self.place
+        found = retrieve_masks(
+            parts.tokens, embeddings.features[0], cells, cost, not judged, distance=self.distance, seed=self.seed
+        )
+        if expected is None or not judged or found.index is None:
+            return found
+        doubt = implausibility(masks > 0, expected, place_prior(expected, network.stride))
+        distances = torch.tensor([float("inf") if d is None else d for d in found.distances], dtype=torch.float64)
+        return Retrieval(int(first_minimum(distances * (1 + doubt))), found.distances, found.margin)
+
+    def check_reference(self, network: PromptableNetwork, reference: Reference) -> dict[str, float]:
+        """Segment a reference from itself, without a previous box or a place; see :class:`FollowUpInferer`."""
+        use, pieces, self.previous_box, self.place = self.previous_box, self.place, "", ()
+        try:
+            return super().check_reference(network, reference)
+        finally:
+            self.previous_box, self.place = use, pieces
 
     def _reference_parts(
         self, network: PromptableNetwork, matched: Sequence[MatchedSlice], value: int
@@ -312,7 +382,7 @@ class P2SamInferer(FollowUpInferer):
         held = [m for m in matched if bool((m.label == value).any())]
         if held and self.reference_slices == "all":
             held = _all_slices([m.reference for m in matched], value)
-        key = (value, *(m.key for m in held))
+        key = (value, self.place, *(m.key for m in held))
         if key not in self._parts:
             self._parts[key] = self._cluster(network, held, value)
         return self._parts[key]
@@ -324,6 +394,8 @@ class P2SamInferer(FollowUpInferer):
         for m in matched:
             embeddings = m.reference.embed(network, m.index)
             inside, outside, small = self._tokens(network, embeddings, m.label == value)
+            if "negatives" in self.place:
+                outside = self._near(network, embeddings, m.label == value, outside)
             tokens.append(inside)
             background.append(outside)
             recovered |= small
@@ -362,6 +434,14 @@ class P2SamInferer(FollowUpInferer):
         inside, outside = inside.to(features.device), outside.to(features.device)
         return foreground_features(features, inside), foreground_features(features, outside), small
 
+    def _near(self, network: PromptableNetwork, embeddings: Embeddings, mask: Tensor, otherwise: Tensor) -> Tensor:
+        """Background features in the neighbourhood of a structure; all of them where it has no neighbourhood."""
+        grid = (network.grid, network.grid)
+        inside, _ = paper_tokens(mask, network.stride, grid)
+        near = near_cells(mask, network.stride, grid) & ~inside.cpu()
+        features = embeddings.features[0]
+        return foreground_features(features, near.to(features.device)) if bool(near.any()) else otherwise
+
     def _candidates(
         self,
         network: PromptableNetwork,
@@ -369,6 +449,7 @@ class P2SamInferer(FollowUpInferer):
         embeddings: Embeddings,
         parts: ReferenceParts,
         box: Tensor | None = None,
+        expected: Tensor | None = None,
     ) -> list[Candidate]:
         """Prompts of the full grid n_pos x n_neg; numbers of parts that the reference cannot fill are left out.
 
@@ -378,9 +459,14 @@ class P2SamInferer(FollowUpInferer):
         sought = box if self.previous_box in ("points", "both", "region") else None
         given = box if self.previous_box in ("box", "both") else None
         candidates = []
-        negative = {n: self._points(network, target, embeddings, p) for n, p in parts.negative.items()}
+        grid, prior, near = (network.grid, network.grid), None, None
+        if expected is not None and "points" in self.place:
+            prior = to_cells(place_prior(expected, network.stride), network.stride, grid)
+        if expected is not None and "negatives" in self.place:
+            near = near_cells(expected, network.stride, grid).float()
+        negative = {n: self._points(network, target, embeddings, p, prior=near) for n, p in parts.negative.items()}
         for n_pos, features_pos in parts.positive.items():
-            positive = self._points(network, target, embeddings, features_pos, sought)
+            positive = self._points(network, target, embeddings, features_pos, sought, prior)
             bias = self._bias(network, target, embeddings, features_pos) if self.attention == "guided" else None
             if self.negatives == "lowest" and max(self.n_neg) > 0:
                 negative = {1: self._lowest(network, target, embeddings, cosine_maps(features_pos, features))}
@@ -398,9 +484,12 @@ class P2SamInferer(FollowUpInferer):
         embeddings: Embeddings,
         parts: Tensor,
         box: Tensor | None = None,
+        prior: Tensor | None = None,
     ) -> Tensor:
-        """Points of highest similarity, one a part (Eq. 2): [n, 2] (x, y) in the input frame."""
+        """Points of highest similarity (Eq. 2, times a prior), one a part: [n, 2] (x, y) in the input frame."""
         maps = cosine_maps(parts, embeddings.features[0])
+        if prior is not None:
+            maps = weigh_maps(maps, prior)
         if self.mode == "paper":
             valid = valid_cells(embeddings.size, network.stride, (network.grid, network.grid))
             if box is not None:
@@ -476,6 +565,16 @@ def _box_use(value: bool | str) -> str:
     if use not in ("", *BOX_USES):
         raise UserError(f"previous_box {value!r} is unknown: choose false, true, {', '.join(BOX_USES)}.")
     return use
+
+
+def _place_pieces(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the pieces of :data:`PLACE` that are used, in their order."""
+    names = [value] if isinstance(value, str) else list(value)
+    if names in (["none"], ["prior"]):
+        return PLACE if names == ["prior"] else ()
+    if not names or not set(names) <= set(PLACE):
+        raise UserError(f"place {value!r} is unknown: choose none, prior, or a list of {', '.join(PLACE)}.")
+    return tuple(name for name in PLACE if name in names)
 
 
 def _one(value: Any) -> Any:

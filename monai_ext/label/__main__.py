@@ -1,8 +1,8 @@
 """MONAI Label on a data list: ``python -m monai_ext.label LIST.json --output_dir DIR`` prepares it.
 
 The command prints how to start the server; ``--demo`` starts it on a phantom patient, asks for one mask and compares it
-with ``python -m monai.bundle run``. ``--online`` prepares an app that learns from each submitted label, for the bundle of
-an online method.
+with ``python -m monai.bundle run``. ``--online`` prepares an app that learns from each submitted label, for the bundle
+of an online method.
 """
 
 from __future__ import annotations

@@ -213,6 +213,17 @@ class PrototypeNet(nn.Module):
         """Input-frame pixels along one side of a cell."""
         return self.trunk.stride
 
+    def forward(self, *_: Tensor) -> Tensor:
+        """Refuse to segment an image alone, as MONAI's verify and export verbs ask for.
+
+        Raises:
+            UserError: always; :meth:`make_support` and :meth:`compare` segment a query.
+        """
+        raise UserError(
+            "this network segments an image only with a support, an annotated slice of another patient: use the "
+            "inferer of its bundle (python -m monai.bundle run)."
+        )
+
     def encode(self, images: Tensor) -> Embeddings:
         """Run the trunk: images [B, 1 or 3, H, W] in [0, 255] -> the features f."""
         return self.trunk.encode(images)

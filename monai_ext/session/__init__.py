@@ -13,11 +13,24 @@ from monai_ext.session.cases import (
     select_labels,
 )
 from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, try_out
-from monai_ext.session.default_weights import choose_weights
+from monai_ext.session.default_weights import choose_weights, scope_note
 from monai_ext.session.launch import choose_device, finish, run_cases, start
 from monai_ext.session.made import make_folder
 from monai_ext.session.options import check_options
 from monai_ext.session.preflight import look_at_headers, prepare
+from monai_ext.session.prompts import (
+    build_prompts,
+    check_prompts,
+    check_sampler,
+    find_prompts,
+    first_given,
+    load_prompts,
+    pair_references,
+    prompt_settings,
+    prompts_trained_as,
+    sam_of_prompts,
+    seen_by,
+)
 from monai_ext.session.resume import case_settings, keep_training
 from monai_ext.session.weights import (
     check_checkpoint,
@@ -30,30 +43,42 @@ from monai_ext.session.weights import (
 
 __all__ = [
     "at_least",
+    "build_prompts",
     "bundle_beside",
     "case_settings",
     "check_checkpoint",
     "check_device",
     "check_options",
+    "check_prompts",
+    "check_sampler",
     "choose_device",
     "choose_weights",
     "count_classes",
     "find_checkpoint",
     "find_datalist",
+    "find_prompts",
     "find_segmentor",
     "find_variant",
     "finish",
+    "first_given",
     "keep_training",
+    "load_prompts",
     "look_at_headers",
     "make_folder",
     "multiple_of",
     "one_of",
+    "pair_references",
     "prepare",
+    "prompt_settings",
+    "prompts_trained_as",
     "refuse_dense",
     "refuse_overlap",
     "refuse_phantom",
     "run_cases",
     "run_folder",
+    "sam_of_prompts",
+    "scope_note",
+    "seen_by",
     "select_labels",
     "start",
     "try_out",

@@ -14,11 +14,15 @@ from monai_ext.data.case_reader import CaseReader
 from monai_ext.data.images import read_geometry
 from monai_ext.data.pairs import collate_case
 from monai_ext.data.studies import Studies, result_options
+from monai_ext.errors import UserError
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import MaskWriter
 from monai_ext.handlers.overlay import OverlayWriter
 from monai_ext.handlers.progress import CaseProgress
 from monai_ext.handlers.prompt_table import PromptTable, Reporter
+from monai_ext.handlers.review_table import ReviewTable
+from monai_ext.handlers.volume_table import VolumeTable
+from monai_ext.inferers.follow_up import FollowUpInferer
 from monai_ext.transforms.frame_extent import FrameExtentd
 from monai_ext.transforms.intensity import Intensityd
 from monai_ext.transforms.labels import MergeLabelsd
@@ -100,20 +104,43 @@ def case_loader(dataset: Any) -> DataLoader:
 
 
 def case_outputs(
-    output_dir: str | Path, labels: Mapping[str, int], finished: FinishedCases, reporter: Reporter | None = None
+    output_dir: str | Path,
+    labels: Mapping[str, int],
+    finished: FinishedCases,
+    reporter: Reporter | None = None,
+    review: str | Path | None = None,
+    abstain: bool = False,
+    slice_axis: str | None = None,
+    note: str = "",
 ) -> list[Any]:
-    """Return the handlers that write what every run leaves: masks, overlays, for some ``prompts.csv``, and progress.
+    """Return the handlers that write what every run leaves: masks, overlays, volumes, tables, and progress.
 
     Args:
         output_dir: folder of the run's outputs.
         labels: name -> value in the masks.
         finished: is told of each file and row.
-        reporter: an inferer that says what it chose; None: there is no ``prompts.csv``.
+        reporter: an inferer that says what it chose; None: there is no ``prompts.csv`` and nothing to review.
+        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: no score, features alone.
+        abstain: leave masks out that the review flags.
+        slice_axis: "R", "A" or "S" where slices are cut orthogonal to it.
+        note: on each overlay.
+
+    Raises:
+        UserError: for ``abstain`` without ``review``, or a file that is no calibration.
     """
+    if abstain and review is None:
+        raise UserError("--abstain leaves out what the review flags: give its calibration with --review, too.")
+    if isinstance(reporter, FollowUpInferer):
+        reporter.with_self_check = True
+    reviewed = (
+        [] if reporter is None else [ReviewTable(output_dir, reporter, labels, review, abstain, slice_axis, finished)]
+    )
     table = None if reporter is None else PromptTable(output_dir, reporter, finished)
     return [
+        *reviewed,  # first: it may leave masks out
         *([] if table is None else [table]),
         MaskWriter(output_dir, labels, finished),
-        OverlayWriter(output_dir, labels, report=table, finished=finished),
+        OverlayWriter(output_dir, labels, report=table, finished=finished, note=note),
+        VolumeTable(output_dir, labels, slice_axis, finished),
         CaseProgress(),
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from monai.utils import ensure_tuple
@@ -12,6 +13,7 @@ from monai.utils import ensure_tuple
 from monai_ext import processes
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.phantoms import PATIENT_LABELS, write_phantom_patient, write_phantom_stream
+from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.data.shards import parse_shard
 from monai_ext.data.studies import DATALIST, served_folder
 from monai_ext.errors import UserError
@@ -19,8 +21,14 @@ from monai_ext.session.made import making
 
 NO_LABELS = "--labels is empty: name the structures to segment, or leave it out for all."
 
+PHANTOM_PATIENTS = 4
 
-PHANTOMS = {"patient": write_phantom_patient, "stream": write_phantom_stream}
+PHANTOMS: dict[str, Callable[[Path], Path]] = {
+    "patient": write_phantom_patient,
+    "patients": partial(write_phantom_patients, count=PHANTOM_PATIENTS, supports=True),
+    "stream": write_phantom_stream,
+}
+"""What stands in for a data list: one patient's visits, several patients who serve each other, or a stream."""
 
 
 def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike, phantom: str = "patient") -> Path:

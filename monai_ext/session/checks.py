@@ -20,6 +20,8 @@ STAND_INS = {
     "pairs": [],
     "network_def": SimpleNamespace(image_size=256),
     "network": None,
+    "sam": None,
+    "prompts": None,
     "auxiliary": None,
     "finished": None,
     "learners": {},

@@ -70,6 +70,29 @@ def _say_once(note: str) -> None:
         print(note, file=sys.stderr)
 
 
+def scope_note(weights: str | os.PathLike | None, cases: DataList) -> str:
+    """Say in one line that weights have not seen the modality or the structures of a data list, and print it once.
+
+    Args:
+        weights: their file, whose record says in ``serves`` what they are for; None: there are none.
+        cases: the data list; its label names and the modalities of its cases count.
+
+    Returns:
+        The line, for ``run.json`` and the overlays; "" where the weights serve the list or their record does not say.
+    """
+    record = None if weights is None else read_record(weights)
+    if record is None or record.serves is None:
+        return ""
+    known, modalities = record.serves, {c.modality or cases.modality or "" for c in cases.cases}
+    foreign = sorted(m for m in modalities if m and known.modalities and not _names_any(m, known.modalities))
+    strange = [s for s in cases.labels if known.structures and not _names_any(s, known.structures)]
+    if not foreign and not strange:
+        return ""
+    note = f"out of range: {record.name} has not seen {', '.join([*foreign, *strange])}"
+    _say_once(f"note: {note}; look at the masks before you use them")
+    return note
+
+
 def _count_served(record: WeightRecord, modalities: Iterable[str], structures: Iterable[str]) -> int:
     """Count the structures that special weights serve; 0 where they do not serve all modalities, or serve all."""
     serves = record.serves

@@ -7,33 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_ext import processes
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import pair_with_reference
-from monai_ext.data.phantoms.writing import write_phantom_patients
-from monai_ext.data.provenance import read_record
+from monai_ext.data.provenance import as_trained, read_record
 from monai_ext.data.supports import pair_with_support
 from monai_ext.errors import UserError
-from monai_ext.session.made import making
-
-PHANTOM_PATIENTS = 3
-
-
-def find_few_shot_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike) -> Path:
-    """Return the data list, or write phantom patients into ``output_dir/phantom`` where none is given.
-
-    Raises:
-        UserError: the phantoms cannot be written.
-    """
-    if datalist is not None:
-        return Path(datalist)
-    folder = Path(output_dir).expanduser().absolute() / "phantom"
-
-    def write() -> str:
-        with making(folder):
-            return str(write_phantom_patients(folder, PHANTOM_PATIENTS))
-
-    return Path(processes.from_first(write))
 
 
 def load_supports(
@@ -53,6 +31,8 @@ def serve_cases(
     weights: str | os.PathLike | None = None,
     allow_modality: bool = False,
     allow_overlap: bool = False,
+    allow_known: bool = False,
+    slice_axis: str | None = None,
 ) -> list[dict[str, Any]]:
     """Give each case the annotated image that serves it.
 
@@ -67,13 +47,17 @@ def serve_cases(
         weights: their file, whose record says which patients they were trained on.
         allow_modality: let support and query be of different modalities.
         allow_overlap: let patients of the training pass.
+        allow_known: let structures pass that the weights were trained on, which are not new to them.
+        slice_axis: see :func:`monai_ext.data.supports.pair_with_support`.
 
     Returns:
         The pairs, as :func:`monai_ext.data.pairs.pair_with_reference` has them.
 
     Raises:
-        UserError: there is no support, or it cannot serve.
+        UserError: there is no support, it cannot serve, or the weights know the structure.
     """
+    if weights is not None and not allow_known:
+        refuse_known(weights, list(labels), "allow_known")
     if support is None:
         if not all(case.reference_image for case in cases.cases):
             raise UserError(
@@ -96,7 +80,29 @@ def serve_cases(
         trained_patients(weights, supports.dataset),
         allow_modality,
         allow_overlap,
+        slice_axis,
     )
+
+
+def refuse_known(weights: str | os.PathLike, structures: Sequence[str], option: str) -> None:
+    """Refuse structures that weights learned from masks, as far as their record says which: they are not new to them.
+
+    Args:
+        weights: their file; the record beside it names the ``classes`` that it was trained on.
+        structures: names of what is to be segmented.
+        option: of the command line that lets them pass.
+
+    Raises:
+        UserError: one is among those classes, whatever the case of its letters.
+    """
+    classes = as_trained(weights, "classes", default=[])
+    known = {str(name).casefold() for name in classes}
+    for name in structures:
+        if name.casefold() in known:
+            raise UserError(
+                f"{name} is among the classes that {weights} learned from ({', '.join(classes)}), so it is not new to "
+                f"it: name another, or set --{option} true."
+            )
 
 
 def trained_patients(weights: str | os.PathLike | None, dataset: str) -> set[str]:

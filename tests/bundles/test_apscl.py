@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from PIL import Image
 from torch import nn
 
 from monai_ext.data.phantoms.writing import write_phantom_patients
@@ -36,6 +37,7 @@ def weights(tmp_path_factory) -> Path:
     torch.save(network.inference_state(), path)
     seen = TrainingData(dataset="phantoms", patients=["phantom2"], labels="dense", licence="none")
     trained = {"image_size": 64, "fem": True, "mgd": True, "prototypes": "global", "network_options": TINY}
+    trained["classes"] = ["spleen"]
     fields = {"variant": LITE0, "command": "none", "licence": "none", "sha256": sha256_of(path)}
     write_record(path, WeightRecord(name="tiny", datasets=[seen], trained_as=trained, **fields))
     return path
@@ -148,6 +150,53 @@ def test_the_list_names_the_supports(options, phantoms, tmp_path):
     assert first == masks(other)
 
 
+def test_without_a_data_list_phantoms_serve_each_other(options, tmp_path):
+    given = {key: options[key] for key in ("checkpoint", "output_dir")}
+    run("inference", "evaluate", **given, allow_overlap=True)
+    assert set(masks(given["output_dir"])) == {f"phantom{n}.nii.gz" for n in range(4)}
+    rows = table(given["output_dir"], "metrics.csv")
+    assert {(row["case"], row["reference"]) for row in rows} >= {
+        ("phantom0", "phantom1_image"),
+        ("phantom3", "phantom0_image"),
+    }
+
+
+def test_pictures(options, tmp_path):
+    """A square among noise in three pictures; a picture has no slices to name."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for name in ("a", "b", "c"):
+        label = np.zeros((48, 40), np.uint8)
+        label[10:30, 8:28] = 1
+        Image.fromarray(label).save(tmp_path / f"{name}_label.png")
+        grey = np.clip(60 + 120 * label + 20 * rng.normal(size=label.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(grey).save(tmp_path / f"{name}.png")
+        cases.append({"case": name, "patient": name, "image": f"{name}.png", "label": f"{name}_label.png"})
+    content = {"dataset": "pictures", "modality": "US", "labels": {"lesion": 1}, "cases": cases}
+    listed = tmp_path / "pictures.json"
+    listed.write_text(json.dumps(content))
+    given = {**options, "datalist": str(listed), "labels": ["lesion"], "support": "a", "queries": None}
+    run("inference", "evaluate", **given)
+    assert set(masks(given["output_dir"])) == {"b.png", "c.png"}
+    written = np.asarray(Image.open(Path(given["output_dir"]) / "masks" / "b.png"))
+    assert written.shape == (48, 40)
+    assert {row["metric"] for row in table(given["output_dir"], "metrics.csv")} >= {"dice", "hd95_px"}
+    assert "is a picture and has no slices" in sentence_of("inference", **{**given, "support": "a:0"})
+
+
+def test_modalities_and_known_structures_are_refused_unless_told(options, phantoms, tmp_path):
+    content = json.loads(phantoms.read_text())
+    content["labels"] = {"spleen" if name == "kidney" else name: value for name, value in content["labels"].items()}
+    content["cases"][1]["modality"] = "CT"
+    listed = phantoms.parent / "refused.json"
+    listed.write_text(json.dumps(content))
+    given = {**options, "datalist": str(listed), "labels": ["spleen"]}
+    assert "spleen is among the classes that" in sentence_of("inference", **given)
+    assert "case 'phantom1' is CT" in sentence_of("inference", **given, allow_known=True)
+    run("inference", **given, allow_known=True, allow_modality=True, intensity={"percentiles": [1, 99]})
+    assert list(masks(given["output_dir"])) == ["phantom1.nii.gz"]
+
+
 def test_mistakes_are_sentences(options, tmp_path, weights):
     said = sentence_of("inference", **{**options, "support": None})
     assert "no support is named: give --support CASE:SLICE" in said
@@ -158,8 +207,8 @@ def test_mistakes_are_sentences(options, tmp_path, weights):
     assert "in the training" in said
     said = sentence_of("inference", **{**options, "support": f"{SUPPORT}:99"})
     assert "shows no kidney" in said
-    said = sentence_of("inference", **{**options, "labels": ["spleen"]})
-    assert "spleen" in said
+    said = sentence_of("inference", **{**options, "labels": ["gallbladder"]})
+    assert "gallbladder" in said
     said = sentence_of("inference", **{**options, "support": "phantom9"})
     assert "has no such case" in said
     said = sentence_of("inference", **{**options, "trunk": "resnet18"})

@@ -32,10 +32,11 @@ TINY = {
 }
 
 
-def start(folder: Path, **options: object) -> subprocess.Popen[str]:
+def start(folder: Path, overlay: str | None = None, **options: object) -> subprocess.Popen[str]:
     """Start a training on phantom patients in ``folder/out``, on one thread and no GPU."""
     folder.mkdir(exist_ok=True)
-    configs = [str(BUNDLE / "configs" / name) for name in ("train.yaml", "train_light.yaml")]
+    names = ["train.yaml", "train_light.yaml", *([overlay] if overlay else [])]
+    configs = [str(BUNDLE / "configs" / name) for name in names]
     words = ["--config_file", str(configs), "--bundle_root", str(BUNDLE), "--output_dir", "out"]
     for key, value in {**TINY, "threads": 1, "device": "cpu", **options}.items():
         words += [f"--{key}", str(value)]
@@ -97,9 +98,20 @@ def test_record_and_validation(whole) -> None:
     ]
     assert "choices were made on phantom0" in record.notes
     assert record.trained_as["prototypes"] == "both"
+    assert record.trained_as["classes"] == ["lesion", "kidney"]
     episodes = read_episodes(whole / "validation_episodes.json")
     assert {e.query.case for e in episodes} == {"phantom0"}
     assert len((whole / "validation.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_episodes_are_drawn_as_the_training_draws_them(whole, tmp_path) -> None:
+    printed = finish(start(tmp_path, "draw_episodes.yaml"))
+    assert "4 episodes: " in printed
+    name = "validation_episodes.json"
+    assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(tmp_path.glob("out/*.pt"))
+    printed = finish(start(tmp_path, "draw_episodes.yaml", validation_patients="[]"), code=1)
+    assert printed.splitlines()[-1].startswith("error: no episode was drawn, as no patient validates")
 
 
 def test_each_loss_stands_in_tensorboard(whole) -> None:

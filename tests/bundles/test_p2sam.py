@@ -67,9 +67,10 @@ def test_an_evaluation_writes_all_outputs(evaluated):
     written = {str(path.relative_to(evaluated)) for path in evaluated.rglob("*") if path.is_file()}
     cases = {f"{folder}/{case}.{suffix}" for case in TARGETS for folder, suffix in OUTPUTS}
     formats = {"challenger.csv", "challenger_hd95.csv", "challenger_nsd.csv", "nnunet_summary.json", "metrics.json"}
-    assert written == cases | formats | {"metrics.csv", "summary.json", "run.json", "prompts.csv"}
+    assert written == cases | formats | TABLES
 
 
+TABLES = {"metrics.csv", "summary.json", "run.json", "prompts.csv", "volumes.csv", "review_features.csv"}
 OUTPUTS = (("masks", "nii.gz"), ("overlays", "png"), ("cases", "json"))
 
 

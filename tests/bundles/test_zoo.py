@@ -13,6 +13,7 @@ from monai_ext.errors import UserError
 from monai_ext.networks.dual_branch_unet import build_segmentor
 
 BUNDLES = sorted(path for path in (Path(__file__).parents[2] / "bundles").iterdir() if path.is_dir())
+WITH_SUPPORT = ("apscl",)  # their networks do not segment an image alone
 SCHEMA = {
     "type": "object",
     "required": [
@@ -63,16 +64,25 @@ def test_metadata(bundle, tmp_path):
     assert next(iter(content["network_data_format"]["outputs"])) == "pred"
 
 
-@pytest.mark.parametrize("bundle", BUNDLES, ids=name)
-def test_the_network_gives_what_its_metadata_says(bundle):
-    configs = bundle / "configs"
+def verify(bundle: Path) -> None:
     verify_net_in_out(
         net_id="network_def",
-        meta_file=str(configs / "metadata.json"),
-        config_file=str(configs / "inference.yaml"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        config_file=str(bundle / "configs" / "inference.yaml"),
         device="cpu",
         bundle_root=str(bundle),
     )
+
+
+@pytest.mark.parametrize("bundle", [b for b in BUNDLES if b.name not in WITH_SUPPORT], ids=name)
+def test_the_network_gives_what_its_metadata_says(bundle):
+    verify(bundle)
+
+
+@pytest.mark.parametrize("bundle", [b for b in BUNDLES if b.name in WITH_SUPPORT], ids=name)
+def test_a_network_that_needs_a_support_says_so(bundle):
+    with pytest.raises(UserError, match="segments an image only with a support"):
+        verify(bundle)
 
 
 def export(bundle: str, path: Path, **options: object) -> None:
@@ -105,5 +115,5 @@ def test_the_segmentor_is_exported_by_tracing(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"use_trace": True, "input_shape": [1, 3, 256, 256]}])
 def test_a_promptable_network_is_not_exported(tmp_path, options):
     with pytest.raises(UserError, match="alone it would segment without prompts"):
-        export("p2sam", tmp_path / "model.ts", **options)
+        export("p2sam", tmp_path / "model.ts", sam_variant="compact_lite", **options)  # that of model.pt
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import pytest
 from few_shot_cases import few_shot_cases
 from monai_ext.data.episode_lists import read_episodes
 from monai_ext.data.episodes import FewShotTask
-from monai_ext.data.manifest import Case, DataList, load_datalist
+from monai_ext.data.manifest import Case, DataList
 from monai_ext.data.superpixels import Superpixels
 from monai_ext.engines import episode_training as training
 from monai_ext.errors import UserError
@@ -90,13 +90,6 @@ def test_several_lists_and_a_split_of_those_that_have_one(tmp_path) -> None:
     assert [[case.case for case in one.cases] for one in lists] == [["One0"], ["Two0", "Two1"]]
     with pytest.raises(UserError, match="two data lists are of One"):
         training.load_lists(tmp_path / "One.json", str(tmp_path / "One.json"))
-
-
-def test_phantom_patients_stand_in_for_a_list(tmp_path) -> None:
-    assert training.find_datalist("mine.json", tmp_path) == Path("mine.json")
-    datalist = load_datalist(training.find_datalist(None, tmp_path))
-    assert [case.patient for case in datalist.cases] == [f"phantom{n}" for n in range(training.PHANTOMS)]
-    assert len({case.fold for case in datalist.cases}) == training.PHANTOMS
 
 
 def cut(item: dict[str, str]) -> dict[str, np.ndarray]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from monai_ext.errors import UserError
-from monai_ext.evaluation.support_spread import support_spread
-from monai_ext.evaluation.table import Row
+from monai_ext.evaluation.support_spread import main, support_spread
+from monai_ext.evaluation.table import Row, write_rows
 
 VALUES = {
     ("s1", "liver"): {"a": 0.8, "b": 0.6},
@@ -49,3 +51,16 @@ def test_mistakes() -> None:
         support_spread(rows(), metric="nsd")
     with pytest.raises(UserError, match=r"supports s1 and s2 were not run on the same labels \(spleen is in one alone"):
         support_spread([r for r in rows() if (r.reference, r.label) != ("s2", "spleen")])
+
+
+def test_command(tmp_path, capsys) -> None:
+    tables = []
+    for support in ("s1", "s2"):
+        tables.append(str(tmp_path / support / "metrics.csv"))
+        write_rows(tables[-1], [r for r in rows() if r.reference == support])
+    main([*tables, "--output", str(tmp_path / "spread.json")])
+    assert json.loads((tmp_path / "spread.json").read_text()) == support_spread(rows())
+    printed = capsys.readouterr().out.split()
+    assert printed[printed.index("s1") + 1] == "0.6000"
+    with pytest.raises(UserError, match="are both of support s1: give each support once"):
+        main([tables[0], tables[0]])

@@ -72,12 +72,15 @@ def test_rows_tell_of_each_structure_and_slice(loader, make_image):
     inferer = Echo(LABELS, loader)
     for _ in range(2):  # rows are of the last call alone
         inferer(make_image(7, (*SIZE, 2), origin=10.0)[None], None, "a", "a")
+    features = [row.pop("features", None) for row in inferer.rows]
     assert inferer.rows == [
         {"label": "lesion", "slice": 0, "reference": "", "reference_slice": "2", "status": "ok", "n_pos": 0},
         {"label": "organ", "slice": 0, "reference": "", "reference_slice": "2", "status": "reference_absent"},
         {"label": "lesion", "slice": 1, "reference": "", "reference_slice": "", "status": "outside_reference"},
         {"label": "organ", "slice": 1, "reference": "", "reference_slice": "", "status": "outside_reference"},
     ]
+    assert features[1:] == [None] * 3
+    assert set(features[0]) == {"certainty", "area_change", "shift", "jump"}
 
 
 def test_slices_outside_the_reference_are_background(loader, make_image):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from monai_ext import session
+from monai_ext.data.manifest import load_datalist
+from monai_ext.data.pairs import pair_with_reference
 from monai_ext.errors import UserError
 from monai_ext.session import cases
 
@@ -47,6 +50,15 @@ def test_without_a_data_list_a_phantom_is_written(tmp_path):
     path = session.find_datalist(None, tmp_path / "out")
     assert path == tmp_path / "out" / "phantom" / "phantom.json"
     assert len(json.loads(path.read_text())["cases"]) == 3
+
+
+def test_phantom_patients_serve_each_other(tmp_path):
+    path = session.find_datalist(None, tmp_path, "patients")
+    pairs = pair_with_reference(load_datalist(path))
+    served = {pair["case"]: Path(pair["reference_image"][0]).name for pair in pairs}
+    names = [f"phantom{n}" for n in range(cases.PHANTOM_PATIENTS)]
+    assert served == {name: f"{other}_image.nii.gz" for name, other in zip(names, names[1:] + names[:1], strict=True)}
+    assert len({case.fold for case in load_datalist(path).cases}) == cases.PHANTOM_PATIENTS
 
 
 def test_the_phantom_is_refused_to_weights_that_know_other_structures(tmp_path, monkeypatch):

@@ -116,3 +116,17 @@ def test_records_of_shipped_weights_name_their_network() -> None:
     known = {"compact_acdc": "compact", "compact_chaos": "compact", "compact_open": "compact_lite"}
     assert variants == {name: known[name] for name in variants}
     assert {"compact_acdc", "compact_chaos"} <= set(variants)
+
+
+def test_weights_out_of_range_are_named_in_one_line(models, capsys):
+    def note(modality: str, *labels: str, name: str = "heart") -> str:
+        names = {name: value for value, name in enumerate(labels, start=1)}
+        case = {"case": "a", "image": "a.nii.gz"}
+        content = {"dataset": "D", "modality": modality, "labels": names, "cases": [case]}
+        return session.scope_note(models / f"{name}.pt", DataList.model_validate(content))
+
+    assert note("MR", "LV") == ""
+    assert capsys.readouterr().err == ""
+    assert note("CT", "lung", "LV") == "out of range: heart has not seen CT, lung"
+    assert "note: out of range: heart has not seen CT, lung" in capsys.readouterr().err
+    assert note("CT", "lung", name="general") == note("CT", "lung", name="unknown") == ""

@@ -56,12 +56,13 @@ def write_phantom_patient(folder: str | os.PathLike[str], seed: int = 0) -> Path
     return write_visits(Path(folder), "phantom", "MR", PATIENT_LABELS, phantom_patient(seed))
 
 
-def write_phantom_patients(folder: str | os.PathLike[str], count: int) -> Path:
+def write_phantom_patients(folder: str | os.PathLike[str], count: int, supports: bool = False) -> Path:
     """Write the first visits of several phantom patients, for methods that learn from some and are tested on others.
 
     Args:
         folder: where to; made where it is missing, files of an earlier call are replaced.
         count: patients, whose seeds are 0, 1, ...; each is a fold of its own.
+        supports: each patient's case names the next patient's as its reference, the last one's the first.
 
     Returns:
         The data list, ``folder/phantoms.json``, with paths relative to the folder. Written last.
@@ -73,6 +74,9 @@ def write_phantom_patients(folder: str | os.PathLike[str], count: int) -> Path:
         _write_nifti(Path(folder) / image, np.rint(visit.image).astype(np.int16), visit.affine)
         _write_nifti(Path(folder) / label, visit.label, visit.affine)
         cases.append({"case": name, "patient": name, "fold": seed, "image": image, "label": label})
+    if supports:
+        for case, support in zip(cases, [*cases[1:], cases[0]], strict=True):
+            case |= {"reference_image": support["image"], "reference_label": support["label"]}
     return _write_list(Path(folder) / "phantoms.json", "phantoms", "MR", PATIENT_LABELS, cases)
 
 

@@ -1,0 +1,224 @@
+"""The verbs that run a bundle: ``follow-up`` from a folder or two images, the others from a data list."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_ext.cli.allow_list import refuse_foreign
+from monai_ext.cli.arguments import Parser, set_apart
+from monai_ext.cli.bundles import bundle_options, config_files, find_bundle
+from monai_ext.cli.steps import Step, bundle_step, run_bundle, say
+
+
+@dataclass(frozen=True)
+class BundleVerb:
+    """A verb that runs one config of a bundle.
+
+    Args:
+        bundle: name of its folder.
+        config: that runs.
+        summary: what it does, in one line.
+        examples: two command lines.
+    """
+
+    bundle: str
+    config: str
+    summary: str
+    examples: tuple[str, str]
+
+    def main(self, name: str, arguments: Sequence[str]) -> None:
+        """Run the verb.
+
+        Raises:
+            UserError: a mistake of the user.
+        """
+        parser = self._parser(name)
+        own, further = set_apart(arguments, parser._option_string_actions)
+        given, spare = parser.parse_known_args(own)
+        bundle = find_bundle(self.bundle, given.bundle)
+        files = config_files(bundle, [self.config, *given.overlays])
+        refuse_foreign(files, given.trust)
+        further = bundle_options([*spare, *further], files, list(parser._option_string_actions), parser.prog)
+        if name == "follow-up":
+            _follow_up(given, bundle, files, further)
+        else:
+            _on_list(given, bundle, files, further)
+
+    def _parser(self, name: str) -> Parser:
+        examples = "\n".join(f"  {example}" for example in self.examples)
+        parser = Parser(
+            prog=f"monai-ext {name}",
+            description=self.summary,
+            epilog=f"examples:\n{examples}\n\nOptions of the bundle's {self.config}.yaml work too, such as --seed 1.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        add = parser.add_argument
+        if name == "follow-up":
+            _add_sources(parser)
+        else:
+            add("datalist", metavar="LIST", help="data list (JSON), as monai-ext index writes it")
+        add("-o", "--output_dir", metavar="OUT", required=True, help="folder to write to")
+        add("--with", dest="overlays", nargs="+", default=[], metavar="NAME", help="further configs of the bundle")
+        add("--bundle", metavar="DIR", help="another copy of the bundle")
+        add("--trust", action="store_true", help="run a bundle whose configs name code that is not on the list")
+        add("--show", action="store_true", help="print the commands that this is made of, and stop")
+        return parser
+
+
+def _add_sources(parser: Parser) -> None:
+    add = parser.add_argument
+    add("folder", metavar="FOLDER", nargs="?", help="DICOM, NIfTI, BIDS or pictures; or a data list (JSON)")
+    add("--baseline", metavar="FILE", help="in place of FOLDER: the annotated image")
+    add("--mask", metavar="FILE", help="its mask")
+    add("--target", metavar="FILE", help="the later image")
+    add("--roi", nargs="+", metavar="NAME=REGEX", help="structures by the names of their contours (DICOM)")
+    add("--labels", nargs="+", metavar="NAME=VALUE", help="values of the structures in masks that are files")
+    add("--modality", help="CT, MR, ...: where the files do not say, or several are there")
+    add("--patient_pattern", metavar="REGEX", help="finds (?P<patient>...) and (?P<visit>...) in file names")
+    add("--image_pattern", metavar="REGEX", help="takes only images with this in their name (DICOM: description)")
+    add("--input", choices=("dicom", "bids", "folder"), help="what FOLDER holds (default: looked at)")
+    add("--dicom", choices=("rtstruct", "seg", "none"), help="also write DICOM (default: rtstruct for DICOM input)")
+
+
+def _on_list(given: argparse.Namespace, bundle: Path, files: Sequence[Path], further: Sequence[str]) -> None:
+    from monai_ext.cli.summary import summarise
+    from monai_ext.errors import UserError
+
+    if not Path(given.datalist).is_file():
+        raise UserError(f"{given.datalist}: there is no such data list; monai-ext index writes one of a folder.")
+    step = bundle_step(bundle, files, ["--datalist", given.datalist, "--output_dir", given.output_dir, *further])
+    if given.show:
+        print(step.command())
+        return
+    run_bundle(step)
+    if "train" in files[0].name:
+        say("trained", given.output_dir)
+    else:
+        summarise(Path(given.output_dir))
+
+
+def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], further: Sequence[str]) -> None:
+    from monai_ext.cli.sources import write_list, writing_command
+
+    out = Path(given.output_dir).expanduser()
+    datalist, index, content = _source(given, out)
+    doctor = Step("monai_ext.data.doctor.__main__", (str(datalist), "--follow_up", "yes"))
+    segment = bundle_step(bundle, files, ["--datalist", str(datalist), "--output_dir", str(out), *further])
+    export = _export(given, index, datalist, out)
+    if given.show:
+        shown = [step.command().replace(".__main__ ", " ") for step in (index, doctor, segment, export) if step]
+        print("\n".join([writing_command(content, datalist), *shown] if content else shown))
+        return
+    if content:
+        write_list(content, datalist)
+    if index:
+        say("indexed", _kept(index.run(), out / "indexing.txt", 0))
+    say("checked", _check(doctor, out))
+    say("segmenting", f"with {bundle.name}, into {out}")
+    run_bundle(segment)
+    if export:
+        with contextlib.redirect_stderr(io.StringIO()) as notes:  # what was left out
+            said = export.run()
+        say("exported", _kept(said + notes.getvalue(), out / "export.txt", -1 - notes.getvalue().count("\n")))
+    from monai_ext.cli.summary import summarise
+
+    summarise(out)
+
+
+def _source(given: argparse.Namespace, out: Path) -> tuple[Path, Step | None, dict[str, Any]]:
+    """Return the data list, and the step or the content that it is made of."""
+    from monai_ext.cli.sources import TwoImages, index_step, recognise, two_images
+    from monai_ext.errors import UserError
+
+    pair = {option: getattr(given, option) for option in ("baseline", "mask", "target")}
+    missing = [f"--{option}" for option, file in pair.items() if file is None]
+    if given.folder is None and len(missing) == len(pair):
+        raise UserError("name a FOLDER of images, or --baseline, --mask and --target; see monai-ext follow-up --help.")
+    if len(missing) < len(pair):
+        if given.folder is not None:
+            raise UserError("give a FOLDER, or --baseline, --mask and --target, not both.")
+        if missing:
+            raise UserError(f"{' and '.join(missing)} is missing: --baseline, --mask and --target belong together.")
+        return out / "datalist.json", None, two_images(TwoImages(**pair), given.modality, given.labels or [])
+    folder = Path(given.folder).expanduser()
+    if folder.suffix.lower() == ".json" and folder.is_file():
+        return folder, None, {}
+    kind = recognise(folder) if given.input is None else given.input
+    names = ("roi", "labels", "modality", "patient_pattern", "image_pattern")
+    options = {name: getattr(given, name) for name in names}
+    return out / "datalist.json", index_step(kind, folder, out / "datalist.json", options), {}
+
+
+def _export(given: argparse.Namespace, index: Step | None, datalist: Path, out: Path) -> Step | None:
+    is_dicom = index is not None and index.words[0] == "dicom"
+    kind = given.dicom or ("rtstruct" if is_dicom else "none")
+    if kind == "none":
+        return None
+    words = ("--masks", str(out / "masks"), "--datalist", str(datalist), "--format", kind)
+    return Step("monai_ext.data.dicom.export", (*words, "--algorithm", "p2sam", "--output", str(out / "dicom")))
+
+
+def _check(doctor: Step, out: Path) -> str:
+    """Run the doctor; return its verdict.
+
+    Raises:
+        UserError: its first error.
+    """
+    from monai_ext.data.doctor.examine import examine
+    from monai_ext.data.doctor.findings import stops
+    from monai_ext.data.doctor.report import verdict
+    from monai_ext.errors import UserError
+    from monai_ext.files import atomic_path
+
+    found = examine(doctor.words[0], fast=False, follow_up=True)
+    with atomic_path(out / "doctor.txt") as temporary:
+        temporary.write_text(
+            "".join(f"{one.level}: {one}\n" for one in found) + verdict(found) + "\n", encoding="utf-8"
+        )
+    if stops(found):
+        raise UserError(f"{found[0]}; all that was found is in {out / 'doctor.txt'}")
+    return verdict(found) + (f" ({out / 'doctor.txt'})" if found else "")
+
+
+def _kept(text: str, path: Path, line: int) -> str:
+    """Keep what a step has printed in a file, and return one of its lines."""
+    from monai_ext.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return f"{text.splitlines()[line]} ({path})"
+
+
+VERBS = {
+    "follow-up": BundleVerb(
+        "p2sam",
+        "inference",
+        "Segment a patient's later images from one annotated image (P²SAM).",
+        (
+            "monai-ext follow-up FOLDER --roi 'tumour=GTV.*' -o OUT",
+            "monai-ext follow-up --baseline a.nii.gz --mask m.nii.gz --target b.nii.gz -o OUT",
+        ),
+    ),
+    "segment": BundleVerb(
+        "sam_sp",
+        "inference",
+        "Segment images with a trained segmentor (SAM-SP).",
+        ("monai-ext segment list.json -o OUT", "monai-ext segment list.json -o OUT --checkpoint TRAINING/model.pt"),
+    ),
+    "train-scribbles": BundleVerb(
+        "sam_sp",
+        "train",
+        "Train a segmentor on scribbles (SAM-SP).",
+        (
+            "monai-ext train-scribbles list.json -o TRAINING --checkpoint sam_vit_h_4b8939.pth",
+            "monai-ext train-scribbles list.json -o TRAINING --with reduced --checkpoint compact_chaos",
+        ),
+    ),
+}

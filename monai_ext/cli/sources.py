@@ -1,0 +1,112 @@
+"""What a user's folder holds, and the command that makes a data list of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_ext.cli.arguments import nearest
+from monai_ext.cli.steps import Step
+from monai_ext.data.dicom.reading import has_preamble
+from monai_ext.data.folders import walk
+from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES
+from monai_ext.errors import UserError
+from monai_ext.files import atomic_path
+
+KINDS = ("dicom", "bids", "folder")
+LOOKED_AT = 2000  # files
+
+
+@dataclass(frozen=True)
+class TwoImages:
+    """A baseline with its mask, and a later image, in place of a folder."""
+
+    baseline: str
+    mask: str
+    target: str
+
+
+def recognise(folder: Path) -> str:
+    """Return what a folder holds: "dicom", "bids" or "folder" (NIfTI or pictures).
+
+    Raises:
+        UserError: there is no such folder, nothing that can be read is in it, or both DICOM and NIfTI.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder}: this is a file; name the folder of the images, or a data list that ends in .json.")
+    if not folder.is_dir():
+        near = [one.name for one in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        hint = nearest(folder.name, near, "monai-ext follow-up")
+        raise UserError(f"{folder}: there is no such folder, {hint}")
+    if (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/*.nii*")):
+        return "bids"
+    names = [path for _, files in walk(folder, once=True) for path in files][:LOOKED_AT]
+    images = [path for path in names if path.name.lower().endswith(VOLUME_SUFFIXES + FRAME_SUFFIXES)]
+    dicom = next((path for path in names if path not in images and has_preamble(path)), None)
+    if dicom and images:
+        raise UserError(
+            f"{folder}: holds DICOM ({dicom.name}) and {images[0].name}: say which with --input dicom or folder."
+        )
+    if not dicom and not images:
+        raise UserError(f"{folder}: holds neither DICOM nor NIfTI nor pictures; name the folder of the images.")
+    return "dicom" if dicom else "folder"
+
+
+def index_step(kind: str, folder: Path, datalist: Path, options: dict[str, Any]) -> Step:
+    """Return the step that writes the data list of a folder.
+
+    Args:
+        kind: of :func:`recognise`.
+        folder: with the images.
+        datalist: to write.
+        options: of the indexing; None and empty ones are left out.
+
+    Raises:
+        UserError: ``--roi`` for what is no DICOM.
+    """
+    if options.get("roi") and kind != "dicom":
+        raise UserError(
+            "--roi finds contours by name in DICOM: for other files give --labels NAME=VALUE, such as tumour=1."
+        )
+    words = [kind, str(folder), "-o", str(datalist)]
+    for name, value in options.items():
+        if value:
+            words += [f"--{name}", *(value if isinstance(value, list) else [value])]
+    return Step("monai_ext.data.indexing.__main__", tuple(words))
+
+
+def two_images(given: TwoImages, modality: str | None, labels: list[str]) -> dict[str, Any]:
+    """Return the data list of a baseline with its mask and a later image.
+
+    Raises:
+        UserError: one of the files is not there.
+    """
+    for option, name in vars(given).items():
+        if not Path(name).expanduser().is_file():
+            raise UserError(f"--{option} {name}: there is no such file; correct its name.")
+    paths = {option: str(Path(name).expanduser().absolute()) for option, name in vars(given).items()}
+    values = dict(_label(pair) for pair in labels or ["structure=1"])
+    first = {"case": "baseline", "patient": "patient", "visit": 0, "image": paths["baseline"], "label": paths["mask"]}
+    later = {"case": "target", "patient": "patient", "visit": 1, "image": paths["target"]}
+    return {"dataset": "follow-up", "modality": modality, "labels": values, "cases": [first, later]}
+
+
+def write_list(content: dict[str, Any], path: Path) -> None:
+    """Write a data list."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def writing_command(content: dict[str, Any], path: Path) -> str:
+    """Return the shell command that writes a data list."""
+    return f"echo {shlex.quote(json.dumps(content))} > {shlex.quote(str(path))}"
+
+
+def _label(pair: str) -> tuple[str, int]:
+    name, _, value = pair.rpartition("=")
+    if not name or not value.isdecimal() or int(value) < 1:
+        raise UserError(f"--labels: {pair!r} is not NAME=VALUE with a whole number above 0, such as tumour=1.")
+    return name, int(value)

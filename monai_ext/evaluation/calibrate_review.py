@@ -1,0 +1,177 @@
+"""Calibrate the review score on a run, or measure it.
+
+    python -m monai_ext.evaluation.calibrate_review VALIDATION_RUN --datalist LIST.json --output review.json
+    python -m monai_ext.evaluation.calibrate_review TEST_RUN --datalist LIST.json --calibration review.json
+
+Reads ``review_features.csv`` and ``masks/`` of the run and the labels of the list. What is measured, over slices and
+structures: Spearman's rank correlation of score and Dice, and the AUROC for a Dice below 0.7, each with a 95 % interval
+over patients (cluster bootstrap), only where both classes hold a tenth of the slices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from monai_ext.data.images import read_geometry, read_label
+from monai_ext.data.manifest import DataList, load_datalist
+from monai_ext.errors import UserError, report_user_errors
+from monai_ext.evaluation.bootstrap import resampled
+from monai_ext.evaluation.review import (
+    FEATURES,
+    GOOD_DICE,
+    auroc,
+    calibrate,
+    calibration_text,
+    read_calibration,
+)
+from monai_ext.evaluation.table import write_text
+from monai_ext.transforms.sam_input import to_display
+
+LEAST_SHARE = 0.1
+"""Of slices that each of the two classes must hold for a rank correlation or an AUROC to be told."""
+
+DRAWS = 2000
+
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class SliceOfRun:
+    """A structure on a slice of a finished run.
+
+    Attributes:
+        patient: whose.
+        features: of the method.
+        dice: in the plane of the slice, on the grid of the file; 1 where mask and label are both empty.
+    """
+
+    patient: str
+    features: dict[str, float | None]
+    dice: float
+
+
+def read_run(run: Path, cases: DataList) -> list[SliceOfRun]:
+    """Read what a run says of its slices, and their Dice.
+
+    Raises:
+        UserError: the run has no features, or one of its cases has no label or mask.
+    """
+    features, patients = _read_features(run / FEATURES)
+    labels = {case.case: case.label for case in cases.cases}
+    volumes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    slices = []
+    for (case, label, k), known in features.items():
+        if case not in volumes:
+            volumes = {case: _volumes(run, case, labels.get(case))}
+        found, truth = (volume[..., k] == cases.labels[label] for volume in volumes[case])
+        both = int(found.sum() + truth.sum())
+        dice = 2 * int((found & truth).sum()) / both if both else 1.0
+        slices.append(SliceOfRun(patients[case] or case, known, dice))
+    return slices
+
+
+def measure(
+    slices: Sequence[SliceOfRun], scores: Sequence[float], seed: int = 0
+) -> dict[str, tuple[float, float, float]] | None:
+    """Measure how well scores tell good masks from bad ones.
+
+    Args:
+        slices: with their Dice.
+        scores: of each.
+        seed: of the bootstrap.
+
+    Returns:
+        ``spearman`` and ``auroc`` -> value and its 95 % interval over patients; None where one of the two classes
+        (Dice below 0.7, and not) holds less than a tenth of the slices.
+    """
+    dice = np.array([one.dice for one in slices])
+    share = float((dice >= GOOD_DICE).mean())
+    if not LEAST_SHARE <= share <= 1 - LEAST_SHARE:
+        return None
+    names, numbers = np.unique([one.patient for one in slices], return_inverse=True)
+    values = np.asarray(scores, float)
+    measures: Mapping[str, Callable[[np.ndarray], float]] = {
+        "spearman": lambda rows: float(stats.spearmanr(values[rows], dice[rows]).statistic),
+        "auroc": lambda rows: auroc(values[rows].tolist(), (dice[rows] >= GOOD_DICE).tolist()),
+    }
+    everything = np.arange(len(slices))
+    drawn = [weights for block in resampled(len(names), DRAWS, seed) for weights in block.astype(int)]
+    cohorts = [np.repeat(everything, weights[numbers]) for weights in drawn]
+    return {name: (of(everything), *_interval([of(rows) for rows in cohorts])) for name, of in measures.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Calibrate, or measure, as the command line says."""
+    report_user_errors()
+    parser = argparse.ArgumentParser(prog="python -m monai_ext.evaluation.calibrate_review", description=__doc__)
+    parser.add_argument("run", type=Path, help="output folder of a run with review_features.csv and masks/")
+    parser.add_argument("--datalist", required=True, help="the data list, with the labels of the run's cases")
+    parser.add_argument("--data_root", help="folder that relative paths of the list refer to")
+    parser.add_argument("--output", type=Path, help="calibrate: where the calibration is written")
+    parser.add_argument("--calibration", type=Path, help="measure: the calibration")
+    options = parser.parse_args(arguments)
+    if (options.output is None) == (options.calibration is None):
+        raise UserError("give --output to calibrate, or --calibration to measure.")
+    cases = load_datalist(options.datalist, options.data_root)
+    slices = read_run(options.run, cases)
+    if options.output is not None:
+        patients = sorted({one.patient for one in slices})
+        on = f"{len(slices)} slices and structures of {cases.dataset}: {', '.join(patients)}"
+        calibration = calibrate([one.features for one in slices], [one.dice for one in slices], on)
+        write_text(options.output, calibration_text(calibration))
+    else:
+        calibration = read_calibration(options.calibration)
+    scores = [calibration.score(one.features) for one in slices]
+    bad = [one.dice < GOOD_DICE for one in slices]
+    print(f"{len(slices)} slices and structures, {sum(bad)} with a Dice below {GOOD_DICE}")
+    low = [score < calibration.threshold for score in scores]
+    print(f"flagged: {sum(low)}, of which below {GOOD_DICE}: {sum(a and b for a, b in zip(low, bad, strict=True))}")
+    found = measure(slices, scores)
+    if found is None:
+        print(f"one class holds less than {LEAST_SHARE:.0%} of them: no correlation, no AUROC")
+    for name, (value, least, most) in (found or {}).items():
+        print(f"{name} {value:.3f} [{least:.3f}, {most:.3f}]")
+
+
+def _read_features(path: Path) -> tuple[dict[Key, dict[str, float | None]], dict[str, str]]:
+    features: dict[Key, dict[str, float | None]] = {}
+    patients = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                known = features.setdefault((row["case"], row["label"], int(row["slice"])), {})
+                known[row["feature"]] = float(row["value"]) if row["value"] else None
+                patients[row["case"]] = row["patient"]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): give the output folder of a finished run.") from error
+    if not features:
+        raise UserError(f"{path} has no features: the run's method hands over none.")
+    return features, patients
+
+
+def _volumes(run: Path, case: str, label: Path | str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mask and label of a case, upright: [H, W, D] each."""
+    files = [path for path in (run / "masks").glob(f"{case}.*") if path.is_file()]
+    if label is None or not files:
+        raise UserError(f"case {case} has no label in the data list, or no mask in {run / 'masks'}: add it.")
+    affine = read_geometry(label).affine
+    mask, truth = (to_display(read_label(path), affine) for path in (files[0], label))
+    return mask, truth
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    finite = [value for value in values if not math.isnan(value)]
+    least, most = np.percentile(finite, [2.5, 97.5])
+    return float(least), float(most)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""How far a mask can be trusted, from what is known without its label: a calibrated score for each structure and slice.
+
+A method hands over named features of each structure and slice (distances, spread, change of area, ...). Logistic
+regression on validation cases, whose labels are known, turns them into the chance that the slice's Dice is at least
+:data:`GOOD_DICE`. Nothing here knows which method made the features: other methods bring others, and calibrate anew.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_ext.data.text import read_json
+from monai_ext.errors import UserError
+
+Features = Mapping[str, float | None]
+
+REVIEW = "review.csv"
+FEATURES = "review_features.csv"
+REVIEW_COLUMNS = ("case", "patient", "visit", "label", "slice", "score", "flag", "reason")
+FEATURE_COLUMNS = ("case", "patient", "visit", "label", "slice", "feature", "value")
+
+GOOD_DICE = 0.7
+METHOD = "logistic regression"
+FLAGGED_SHARE = 0.8
+"""Share of the validation slices below :data:`GOOD_DICE` that the threshold flags."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Turns features into a score.
+
+    Attributes:
+        method: how it was made, and on what.
+        names: of the features.
+        centres: mean of each on the validation slices; a feature that is not known counts as this.
+        scales: standard deviation of each there.
+        weights: of the standardised features.
+        intercept: of the logistic function.
+        threshold: scores below it are flagged.
+    """
+
+    method: str
+    names: tuple[str, ...]
+    centres: tuple[float, ...]
+    scales: tuple[float, ...]
+    weights: tuple[float, ...]
+    intercept: float
+    threshold: float
+
+    def contributions(self, features: Features) -> dict[str, float]:
+        """Return what each feature adds to the score's logit: negative ones speak against the mask."""
+        added = {}
+        for name, centre, scale, weight in zip(self.names, self.centres, self.scales, self.weights, strict=True):
+            value = features.get(name)
+            known = value is not None and math.isfinite(value)
+            added[name] = weight * (float(value) - centre) / scale if known and value is not None else 0.0
+        return added
+
+    def score(self, features: Features) -> float:
+        """Return the chance, in [0, 1], that the slice's Dice is at least :data:`GOOD_DICE`."""
+        logit = self.intercept + sum(self.contributions(features).values())
+        return 1 / (1 + math.exp(-max(-700.0, min(700.0, logit))))
+
+    def reason(self, features: Features) -> str:
+        """Name the feature that lowers the score most, with its value; "" where none does."""
+        added = self.contributions(features)
+        worst = min(added, key=lambda name: added[name], default=None)
+        return "" if worst is None or added[worst] >= 0 else f"{worst} {features[worst]:.3g}"
+
+
+def calibrate(features: Sequence[Features], dice: Sequence[float], on: str) -> Calibration:
+    """Fit a calibration by logistic regression with an L2 penalty (C = 1), on standardised features.
+
+    >>> calibrate([{"distance": d} for d in (0.1, 0.2, 0.5, 0.6)], [0.9, 0.8, 0.3, 0.2], "four slices").score(
+    ...     {"distance": 0.1}
+    ... ) > 0.5
+    True
+
+    Args:
+        features: of each slice and structure.
+        dice: of each, in [0, 1].
+        on: what they are of, for ``method``.
+
+    Raises:
+        UserError: all or none of them are good, so that there is nothing to tell apart.
+    """
+    from sklearn.linear_model import LogisticRegression  # here, since only calibrating needs it
+
+    good = np.asarray(dice, float) >= GOOD_DICE
+    if good.all() or not good.any():
+        raise UserError(
+            f"{int(good.sum())} of {len(good)} validation slices have a Dice of {GOOD_DICE} or more: calibration needs "
+            "slices above and below it; add cases to the validation run."
+        )
+    names = tuple(sorted({name for one in features for name, value in one.items() if value is not None}))
+    table = np.array([[_number(one.get(name)) for name in names] for one in features], float)
+    centres, scales = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
+    scales = np.where(scales > 0, scales, 1.0)
+    standard = np.nan_to_num((table - centres) / scales)
+    fitted = LogisticRegression(C=1.0, max_iter=1000).fit(standard, good)
+    scores = fitted.predict_proba(standard)[:, 1]
+    threshold = float(np.quantile(scores[~good], FLAGGED_SHARE))
+    return Calibration(
+        method=f"{METHOD} on {on}",
+        names=names,
+        centres=tuple(centres.tolist()),
+        scales=tuple(scales.tolist()),
+        weights=tuple(fitted.coef_[0].tolist()),
+        intercept=float(fitted.intercept_[0]),
+        threshold=threshold,
+    )
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """Read what :func:`calibration_text` has written.
+
+    Raises:
+        UserError: the file is missing or is no calibration.
+    """
+    try:
+        content = read_json(Path(path))
+        tuples = {key: tuple(content[key]) for key in ("names", "centres", "scales", "weights")}
+        calibration = Calibration(
+            str(content["method"]),
+            intercept=float(content["intercept"]),
+            threshold=float(content["threshold"]),
+            **tuples,
+        )
+        calibration.score(dict.fromkeys(calibration.names, 0.0))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} is no calibration of the review score ({error}): make one with "
+            "python -m monai_ext.evaluation.calibrate_review, or leave --review out."
+        ) from error
+    return calibration
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """Return the JSON text of a calibration."""
+    return json.dumps(asdict(calibration), indent=1) + "\n"
+
+
+def auroc(scores: Sequence[float], good: Sequence[bool]) -> float:
+    """Chance that a good mask has the higher score than a bad one, ties counting half; NaN where a class is empty."""
+    values, kind = np.asarray(scores, float), np.asarray(good, bool)
+    higher = values[kind][:, None] - values[~kind][None, :]
+    return float(((higher > 0) + 0.5 * (higher == 0)).mean()) if higher.size else math.nan
+
+
+def worst_first(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Sort the rows of ``review.csv`` by score, rows of equal scores as they come."""
+    column = REVIEW_COLUMNS.index("score")
+    return sorted((list(row) for row in rows), key=lambda row: float(row[column]))
+
+
+def review_rows(
+    names: Sequence[str], slices: Sequence[tuple[str, int, Features]], calibration: Calibration
+) -> list[list[str]]:
+    """Return a case's rows of ``review.csv``: of its slices, of each structure and of the case.
+
+    A structure's score is the mean of its slices', the case's the lowest of its structures. ``slice`` is empty for
+    a structure, ``label`` too for the case.
+
+    Args:
+        names: of the case: ``case, patient, visit``.
+        slices: label, slice and features of each mask that was made.
+        calibration: turns features into scores.
+    """
+    rows, scores = [], dict[str, list[float]]()
+    for label, k, features in slices:
+        score = calibration.score(features)
+        scores.setdefault(label, []).append(score)
+        rows.append(_row(names, label, str(k), score, calibration, calibration.reason(features)))
+    means = {label: sum(own) / len(own) for label, own in scores.items()}
+    for label, mean in means.items():
+        low = sum(score < calibration.threshold for score in scores[label])
+        rows.append(_row(names, label, "", mean, calibration, f"{low} of {len(scores[label])} slices flagged"))
+    if means:
+        lowest = min(means, key=lambda label: means[label])
+        rows.append(_row(names, "", "", means[lowest], calibration, f"lowest: {lowest}"))
+    return rows
+
+
+def _row(names: Sequence[str], label: str, k: str, score: float, calibration: Calibration, reason: str) -> list[str]:
+    flag = str(int(score < calibration.threshold))
+    return [*names, label, k, f"{score:.4f}", flag, reason]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None or not math.isfinite(value) else float(value)

@@ -1,0 +1,136 @@
+"""Writes ``review.csv``: which masks of a run to look at first, worst first, whether or not there are labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from monai_ext import processes
+from monai_ext.data.images import read_geometry
+from monai_ext.evaluation.case_record import table_rows
+from monai_ext.evaluation.review import (
+    FEATURE_COLUMNS,
+    FEATURES,
+    REVIEW,
+    REVIEW_COLUMNS,
+    Calibration,
+    read_calibration,
+    review_rows,
+    worst_first,
+)
+from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.finished_cases import FinishedCases
+from monai_ext.handlers.mask_writer import decollated
+from monai_ext.handlers.prompt_table import Reporter
+from monai_ext.transforms.sam_input import to_display
+
+
+class ReviewTable:
+    """Scores the masks of each case and, where that is asked for, leaves out those that it flags.
+
+    ``review_features.csv`` has all features that the method hands over, long form, for
+    :mod:`monai_ext.evaluation.calibrate_review`; with a calibration, ``review.csv`` has ``case, patient, visit, label,
+    slice, score, flag, reason``, lowest score first, and a line on the console names the worst case.
+
+    Args:
+        output_dir: folder of the tables.
+        reporter: an inferer whose ``rows`` hold ``label``, ``slice`` and, of masks that were made, ``features``.
+        labels: name -> value in the masks.
+        calibration: turns features into scores, or its file; None: only the features are written.
+        abstain: the masks of flagged slices are emptied, before handlers that are attached later see them.
+        slice_axis: "R", "A" or "S" where the inferer was forced to cut slices orthogonal to it.
+        finished: keeps the rows of finished cases; None: they are kept in memory until the end.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        reporter: Reporter,
+        labels: Mapping[str, int],
+        calibration: Calibration | str | Path | None = None,
+        abstain: bool = False,
+        slice_axis: str | None = None,
+        finished: FinishedCases | None = None,
+    ) -> None:
+        self.output_dir, self.reporter, self.labels = Path(output_dir), reporter, dict(labels)
+        self.calibration = read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration
+        self.abstain, self.slice_axis, self.finished = abstain, slice_axis, finished
+        self._rows: dict[str, list[list[Any]]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Attach after postprocessing and before handlers that write masks."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self._rows = {FEATURES: [], REVIEW: []}
+
+    def _score(self, engine: Engine) -> None:
+        for case, output in decollated(engine):
+            names = [_text(case.get(key)) for key in ("case", "patient", "visit")]
+            slices = [(r["label"], int(r["slice"]), r["features"]) for r in self.reporter.rows if "features" in r]
+            features = [
+                [*names, label, str(k), name, _text(value)]
+                for label, k, known in slices
+                for name, value in sorted(known.items())
+            ]
+            self._keep(names[0], FEATURES, FEATURE_COLUMNS, features)
+            if self.calibration is not None:
+                rows = review_rows(names, slices, self.calibration)
+                self._keep(names[0], REVIEW, REVIEW_COLUMNS, rows)
+                if self.abstain:
+                    flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
+                    output["pred"] = self._without(output["pred"], flagged, case)
+
+    def _without(self, pred: torch.Tensor, flagged: list[tuple[str, int]], case: Mapping[str, Any]) -> torch.Tensor:
+        """Return the masks without flagged slices: [1, *spatial] integer or [L, *spatial], on the file's grid."""
+        kept = pred.detach().cpu().numpy().copy()
+        affine = read_geometry(case["image"].meta["filename_or_obj"]).affine
+        for label, k in flagged:
+            by_channel = len(kept) == len(self.labels)
+            channel = kept[list(self.labels).index(label) if by_channel else 0]
+            plane = to_display(channel, affine, self.slice_axis)[..., k]  # a view
+            plane[plane != 0 if by_channel else plane == self.labels[label]] = 0
+        result = pred.clone()
+        result[...] = torch.from_numpy(np.ascontiguousarray(kept)).to(pred.device)
+        return result
+
+    def _keep(self, case: str, table: str, columns: tuple[str, ...], rows: list[list[Any]]) -> None:
+        if self.finished is None:
+            self._rows[table] += rows
+        else:
+            self.finished.record(case).add_rows(table, columns, rows)
+
+    def _write(self, engine: Engine) -> None:
+        if not processes.is_first():
+            return
+        write_table(self.output_dir / FEATURES, FEATURE_COLUMNS, self._all(FEATURES))
+        if self.calibration is None:
+            return
+        rows = worst_first(self._all(REVIEW))
+        write_table(self.output_dir / REVIEW, REVIEW_COLUMNS, rows)
+        cases = [row for row in rows if row[3] == ""]
+        if cases:
+            flagged = sum(row[6] == "1" for row in rows if row[4] != "")
+            slices = sum(row[4] != "" for row in rows)
+            print(
+                f"review: {flagged} of {slices} masks of a slice are flagged, worst case {cases[0][0]} "
+                f"(score {float(cases[0][5]):.2f}, {cases[0][7]}); see {self.output_dir / REVIEW}",
+                flush=True,
+            )
+
+    def _all(self, table: str) -> list[list[Any]]:
+        return self._rows[table] if self.finished is None else list(table_rows(self.finished.records(), table))
+
+
+def _text(value: Any) -> str:
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None else str(value)

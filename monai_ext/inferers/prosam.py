@@ -1,0 +1,211 @@
+"""ProSAM at inference: an annotated reference in, a mask and how sure it is out (Wang et al. 2025, §4.3 and §5.4).
+
+Step of the paper -> code:
+
+* prompts from a visual reference          -> :mod:`monai_ext.networks.prompt_distribution`
+* the mean prompt, or K draws (Table 7)    -> :meth:`ProsamInferer._merge`
+* several references, prompts joined       -> :func:`monai_ext.networks.prompt_distribution.join_shots`
+* agreement of the masks of K draws        -> :func:`monai_ext.prompts.sampled_masks.mask_uncertainty`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from monai_ext.errors import UserError
+from monai_ext.inferers.encoding import in_frame
+from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
+from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.networks.backbone import Embeddings, PromptableNetwork
+from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_shots
+from monai_ext.networks.reference_encoder import ReferenceFeatures
+from monai_ext.prompts.annotations import annotate, check_kind
+from monai_ext.prompts.distribution import PromptDistribution, check_count
+from monai_ext.prompts.sampled_masks import MEAN_PROMPT, check_strategy, mask_uncertainty, merge_logits
+
+SLICES = ("matched", "largest")
+"""Which slice of a reference serves: the one that matches the target's, or the one with most of the structure."""
+
+AT_ONCE = 16
+"""Draws that are decoded in one call."""
+
+Shot = tuple[ReferenceFeatures, tuple[Tensor, Tensor]]
+
+
+class ProsamInferer(FollowUpInferer):
+    """Segment images by prompts that a network predicts from annotated references.
+
+    Args:
+        labels: name -> value of the structures.
+        load_reference: loads references; the prompts of several are joined.
+        prompts: predicts the distribution of prompts; it belongs to one promptable network.
+        strategy: ``mean_prompt`` (the paper's), or how the masks of K draws are merged, see
+            :func:`monai_ext.prompts.sampled_masks.merge_logits`.
+        samples: K.
+        uncertainty: draw K prompts beside the mean and compare their masks. It costs K decodings a structure and slice.
+        annotation: ``mask`` takes the reference's label as it is: a mask, or a box, scribble or dots that a user has
+            painted. ``box``, ``scribble`` and ``points`` are derived from it.
+        reference_slice: one of :data:`SLICES`; ``largest`` looks for the structure on every slice of the target.
+        slice_match: see :class:`FollowUpInferer`.
+        seed: of draws and derived annotations; each slice and structure has its own.
+        reference_image: see :class:`FollowUpInferer`.
+        reference_label: see :class:`FollowUpInferer`.
+
+    After a call ``uncertainty_maps`` holds the variance of the K probabilities, [L, H, W, D] in the input frame, zero
+    where nothing was sought; ``None`` without ``uncertainty``. ``rows`` have the further entries ``sigma``,
+    ``predicted_iou``, ``agreement``, ``entropy`` and ``variance_ratio``.
+
+    Raises:
+        UserError: for unknown options, or an impossible K.
+
+    Example:
+        >>> inferer = ProsamInferer({"liver": 1}, ReferenceLoader(transform, {"liver": 1}), prompts)
+        >>> logits = inferer(image[None], sam, "reference.nii.gz", "reference_label.nii.gz")  # [1, 1, H, W, D]
+    """
+
+    def __init__(
+        self,
+        labels: dict[str, int],
+        load_reference: ReferenceLoader,
+        prompts: PromptDistributionNet,
+        strategy: str = MEAN_PROMPT,
+        samples: int = 10,
+        uncertainty: bool = True,
+        annotation: str = "mask",
+        reference_slice: str = "matched",
+        slice_match: str = "relative",
+        seed: int = 0,
+        reference_image: Paths | None = None,
+        reference_label: Paths | None = None,
+    ) -> None:
+        super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
+        check_strategy(strategy)
+        check_kind(annotation)
+        check_count(samples)
+        if uncertainty and samples < 2:
+            raise UserError(f"--samples is {samples}: an uncertainty needs 2 or more; or set --uncertainty false.")
+        if reference_slice not in SLICES:
+            raise UserError(f"reference_slice {reference_slice!r} is unknown: choose one of {', '.join(SLICES)}.")
+        self.prompts, self.strategy, self.samples, self.annotation = prompts, strategy, samples, annotation
+        self.uncertainty, self.reference_slice, self.seed = uncertainty, reference_slice, seed
+        self.uncertainty_maps: Tensor | None = None
+        self._variances: dict[tuple[int, int], Tensor] = {}
+        self._shots: dict[tuple[int, int, int], Shot] = {}
+        self._served: list[Reference] | None = None
+
+    def __call__(self, inputs: Tensor, network: PromptableNetwork, *args: Any, **kwargs: Any) -> MetaTensor:  # type: ignore[override]
+        """Segment one case; see :class:`FollowUpInferer`."""
+        self._variances = {}
+        logits = super().__call__(inputs, network, *args, **kwargs)
+        self.uncertainty_maps = None
+        if self.uncertainty:
+            self.uncertainty_maps = torch.zeros(logits.shape[1:])
+            for (channel, k), variance in self._variances.items():
+                self.uncertainty_maps[channel, :, :, k] = variance
+        return logits
+
+    @torch.no_grad()
+    def segment_slice(
+        self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
+    ) -> list[SliceResult]:
+        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        self._forget_other_references()
+        shots = [self._structure(channel, network, matched) for channel in range(len(self.labels))]
+        image = in_frame(target.image, target.frame)[None]
+        seen: dict[str, Any] = {}
+
+        def segment(embeddings: Embeddings, known: tuple[int, list[Shot]]) -> SliceResult:
+            if not seen:  # of the first structure that is sought on this slice
+                seen["features"] = self.prompts.features(image.to(network.device), network.image_size)
+            return self._segment(network, target, embeddings, seen["features"], *known)
+
+        return segment_present(network, target, shots, segment)
+
+    def _structure(
+        self, channel: int, network: PromptableNetwork, matched: Sequence[MatchedSlice]
+    ) -> tuple[int, list[Shot]] | None:
+        """Collect what is known of a structure from the references that show it; None: none does."""
+        value = list(self.labels.values())[channel]
+        shots = []
+        for m in matched:
+            index = m.index if self.reference_slice == "matched" else _largest(m.reference, value)
+            if bool((m.reference.label[0, :, :, index] == value).any()):
+                shots.append(self._shot(network, m.reference, index, value))
+        return (channel, shots) if shots else None
+
+    def _shot(self, network: PromptableNetwork, reference: Reference, index: int, value: int) -> Shot:
+        """Features and masks of one reference slice, made once."""
+        key = (id(reference), index, value)
+        if key not in self._shots:
+            image = in_frame(reference.image.as_tensor()[..., index], reference.frame)[None].to(network.device)
+            mask = (reference.label[0, :, :, index] == value).numpy()
+            drawn = annotate(mask, self.annotation, np.random.default_rng([self.seed, index, value]))
+            masks = self.prompts.masks(torch.from_numpy(drawn)[None].to(network.device), network.image_size)
+            self._shots[key] = (self.prompts.features(image, network.image_size), masks)
+        return self._shots[key]
+
+    def _segment(
+        self,
+        network: PromptableNetwork,
+        target: TargetSlice,
+        embeddings: Embeddings,
+        query: ReferenceFeatures,
+        channel: int,
+        shots: Sequence[Shot],
+    ) -> SliceResult:
+        prompts = join_shots([self.prompts(query, support, masks) for support, masks in shots])
+        drawn = None
+        if self.uncertainty or self.strategy != MEAN_PROMPT:
+            drawn = _decode(network, embeddings, self._draw(prompts, target.index, channel))[0]
+        logits, quality = self._merge(network, embeddings, prompts, drawn)
+        details = {"sigma": float(self.prompts.effective_std(prompts)), "predicted_iou": quality}
+        if self.uncertainty and drawn is not None:
+            found = mask_uncertainty(drawn)
+            self._variances[channel, target.index] = found.variance.cpu()
+            details |= {
+                "agreement": found.agreement,
+                "entropy": found.entropy,
+                "variance_ratio": found.variance_ratio,
+            }
+        if not bool((logits > 0).any()):
+            return SliceResult(None, "no_foreground", details)
+        return SliceResult(logits, "ok", details)
+
+    def _merge(
+        self, network: PromptableNetwork, embeddings: Embeddings, prompts: PromptDistribution, drawn: Tensor | None
+    ) -> tuple[Tensor, float]:
+        """Return the mask's logits [H, W] and the mean prompt's predicted IoU."""
+        mean, quality = _decode(network, embeddings, prompts.mean)
+        if self.strategy == MEAN_PROMPT or drawn is None:
+            return mean[0], float(quality[0])
+        return merge_logits(drawn, self.strategy), float(quality[0])
+
+    def _draw(self, prompts: PromptDistribution, index: int, channel: int) -> Tensor:
+        """Draw K sets of prompts of one image: [K, N, C]."""
+        number = int(np.random.default_rng([self.seed, index, channel]).integers(2**62))
+        return self.prompts.sampler.draw(prompts, self.samples, torch.Generator().manual_seed(number))[:, 0]
+
+    def _forget_other_references(self) -> None:
+        if self._served is not self.load_reference.loaded:
+            self._served, self._shots = self.load_reference.loaded, {}
+
+
+def _decode(network: PromptableNetwork, embeddings: Embeddings, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Decode sets of prompts [K, N, C] of one image: logits [K, H, W] in the input frame, predicted IoU [K]."""
+    logits, quality = [], []
+    for part in tokens.split(AT_ONCE):
+        low, iou = network.decode_tokens(embeddings, part)
+        logits.append(network.to_image(low, embeddings.size)[:, 0])
+        quality.append(iou[:, 0])
+    return torch.cat(logits), torch.cat(quality)
+
+
+def _largest(reference: Reference, value: int) -> int:
+    """Return the slice with most pixels of a structure, of equal ones the first."""
+    return int((reference.label[0] == value).sum(dim=(0, 1)).argmax())

@@ -1,0 +1,249 @@
+"""Learned prompts: which weights a run has, and whether they fit its SAM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_ext.data.manifest import DataList, load_datalist
+from monai_ext.data.pairs import Pair, pair_with_reference
+from monai_ext.data.provenance import as_trained, read_record, verify_sha256
+from monai_ext.data.supports import pair_with_support
+from monai_ext.errors import UserError
+from monai_ext.files import sha256_of
+from monai_ext.networks.prompt_distribution import PromptDistributionNet
+from monai_ext.networks.reference_encoder import build_reference
+from monai_ext.networks.sam import PromptableSam
+from monai_ext.networks.state_dict import load_weights
+from monai_ext.prompts.distribution import Sampler, check_count
+from monai_ext.session.supports import refuse_known, trained_patients
+
+SAM = "sam"
+"""Entry of ``trained_as`` in the record of learned prompts: the name of the SAM that they were learned beside,"""
+SAM_SHA256 = "sam_sha256"
+"""and the checksum of its weights."""
+
+
+def find_prompts(
+    prompt_checkpoint: str | None,
+    bundle_root: str | os.PathLike,
+    weights: str | os.PathLike | None = None,
+) -> Path:
+    """Return the file of learned prompts: a path, or the name of a file in the bundle's ``models``.
+
+    Args:
+        prompt_checkpoint: None: ``prompts``.
+        bundle_root: the bundle's folder.
+        weights: of the SAM that they are to prompt; None: do not ask whether they fit.
+
+    Raises:
+        UserError: for a missing file, one without a record or that is not its record's, or prompts of another SAM.
+    """
+    models = Path(bundle_root) / "models"
+    path = Path(str(prompt_checkpoint or "prompts"))
+    if not path.is_file():
+        path = models / f"{path}.pt"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in models.glob("prompts*.pt"))) or "none"
+        raise UserError(
+            f"learned prompts {prompt_checkpoint or path} do not exist: give --prompt_checkpoint, a path or one of "
+            f"those in {models} ({there}); is --bundle_root right?"
+        )
+    record = read_record(path)
+    if record is None or SAM_SHA256 not in record.trained_as:
+        raise UserError(
+            f"learned prompts {path} have no record that says which SAM they fit: keep the .json file that their "
+            "training wrote beside them."
+        )
+    verify_sha256(path, record.sha256)
+    if weights is not None and record.trained_as[SAM_SHA256] != sha256_of(weights):
+        raise UserError(
+            f"learned prompts {path} fit the SAM {record.trained_as.get(SAM)} with sha256 "
+            f"{str(record.trained_as[SAM_SHA256])[:12]}..., but {weights} has {sha256_of(weights)[:12]}...: give that "
+            "SAM with --checkpoint, or train prompts for this one."
+        )
+    return path
+
+
+def check_prompts(
+    prompt_checkpoint: str | None, bundle_root: str | os.PathLike, weights: str | os.PathLike | None = None
+) -> None:
+    """Refuse learned prompts that are not there or fit another SAM; see :func:`find_prompts`."""
+    find_prompts(prompt_checkpoint, bundle_root, weights)
+
+
+def sam_of_prompts(prompt_checkpoint: str | None, bundle_root: str | os.PathLike, otherwise: str) -> str:
+    """Return the name of the SAM that learned prompts fit; ``otherwise`` where there are no prompts to ask."""
+    try:
+        path = find_prompts(prompt_checkpoint, bundle_root)
+    except UserError:  # who goes on to use them is told
+        return otherwise
+    return str(as_trained(path, SAM, None, otherwise))
+
+
+def load_prompts(
+    checkpoint: str | os.PathLike, network: PromptableSam, device: Any, mask_downsample: str | None = None
+) -> PromptDistributionNet:
+    """Build the network of learned prompts as its record says, and load it strictly.
+
+    Args:
+        checkpoint: of :func:`find_prompts`.
+        network: the SAM that they prompt.
+        device: where to.
+        mask_downsample: None: as it was trained.
+
+    Raises:
+        UserError: the weights do not fit: another width, another reference encoder.
+    """
+    record = read_record(checkpoint)
+    told = {} if record is None else record.trained_as
+    options = {key: told[key] for key in NETWORK_OPTIONS if key in told}
+    if mask_downsample is not None:
+        options["mask_downsample"] = mask_downsample
+    prompts = build_prompts(network, trunk_weights=None, **options)
+    load_weights(prompts, checkpoint, "learned prompts", "--prompt_checkpoint")
+    return prompts.to(device).eval()
+
+
+NETWORK_OPTIONS = (
+    *("trunk", "trunk_size", "sampler", "nu", "joint", "two_linear", "prompt_count", "hidden", "sigma_min"),
+    *("fixed_sigma", "mask_downsample"),
+)
+"""Options of :func:`build_prompts` that the record of learned prompts tells."""
+
+
+def build_prompts(
+    network: PromptableSam,
+    trunk: str = "tf_efficientnet_lite0",
+    trunk_weights: str | None = "imagenet",
+    trunk_size: int | None = None,
+    sampler: str = "t",
+    nu: int = 5,
+    joint: bool = False,
+    two_linear: bool = False,
+    prompt_count: int = 50,
+    hidden: int | None = None,
+    sigma_min: float = 0.0,
+    fixed_sigma: float | None = None,
+    mask_downsample: str = "max",
+    seed: int = 0,
+) -> PromptDistributionNet:
+    """Build the network that learns prompts, for one frozen SAM, whose parameters are told to take no gradient.
+
+    Args:
+        network: the SAM.
+        trunk: reference encoder, see :func:`monai_ext.networks.reference_encoder.build_reference`.
+        trunk_weights: likewise.
+        trunk_size: likewise, its ``image_size``.
+        sampler: see :class:`Sampler`, as the next two.
+        nu: likewise.
+        joint: likewise.
+        two_linear: see :class:`PromptDistributionNet`, as the further ones.
+        prompt_count: likewise, its ``prompts``.
+        hidden: likewise.
+        sigma_min: likewise.
+        fixed_sigma: likewise.
+        mask_downsample: likewise.
+        seed: of the random numbers that it starts from.
+    """
+    network.requires_grad_(False)
+    channels = int(network.prompt_encoder.embed_dim)
+    reference = build_reference(trunk, network, channels, trunk_weights, trunk_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PromptDistributionNet(
+            reference,
+            channels,
+            prompt_count,
+            hidden,
+            Sampler(sampler, nu, joint),
+            two_linear,
+            sigma_min,
+            fixed_sigma,
+            mask_downsample=mask_downsample,
+        )
+
+
+def prompts_trained_as(weights: str | os.PathLike, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the record of learned prompts tells: options that inference repeats, and which SAM they fit.
+
+    Args:
+        weights: of the SAM.
+        options: those of :func:`build_prompts`, and further ones.
+    """
+    record = read_record(weights)
+    name = Path(weights).stem if record is None else record.name
+    return {**options, SAM: name, SAM_SHA256: sha256_of(weights)}
+
+
+def seen_by(weights: str | os.PathLike) -> list[dict[str, Any]]:
+    """Return what a SAM has seen, as the record of prompts that were learned beside it has it, too."""
+    record = read_record(weights)
+    return [] if record is None else [data.model_dump() for data in record.datasets]
+
+
+def check_sampler(sampler: str, nu: int, samples: int) -> None:
+    """Refuse an unknown sampler, or K or nu out of range, before anything is built.
+
+    Raises:
+        UserError: names what there is.
+    """
+    Sampler(sampler, nu)
+    check_count(samples)
+
+
+def prompt_settings(prompt_file: str | os.PathLike, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that decides a case's result (:func:`monai_ext.session.case_settings`), the learned prompts too."""
+    return {**settings, "prompts": sha256_of(prompt_file)}
+
+
+def first_given(labels: Any, organ: str | None) -> Any:
+    """Return the names of the structures asked for; where none are, the organ that a support shows."""
+    return organ if labels is None else labels
+
+
+def pair_references(
+    cases: DataList,
+    datalist_file: str | os.PathLike,
+    data_root: str | os.PathLike | None,
+    reference_visit: Any,
+    support: str | None,
+    organ: str | None,
+    output_dir: str | os.PathLike,
+    prompt_file: str | os.PathLike,
+    allow_trained: bool = False,
+) -> list[Pair]:
+    """Give each target its references: earlier visits, those that the data list names, or one support for all.
+
+    Args:
+        cases: the targets, perhaps those of one fold.
+        datalist_file: the whole list, of which the support is taken.
+        data_root: folder that its relative paths refer to.
+        reference_visit: see :func:`monai_ext.data.pairs.pair_with_reference`.
+        support: see :func:`monai_ext.data.supports.pair_with_support`; None: there is none.
+        organ: the structure that the support shows.
+        output_dir: the support's mask is written to its folder ``supports``.
+        prompt_file: learned prompts, whose record names the patients and classes of the training.
+        allow_trained: let these pass.
+
+    Raises:
+        UserError: a support without an organ or the reverse, an organ of the training, or what the two refuse.
+    """
+    if support is None:
+        if organ is not None:
+            raise UserError("--organ says what a support shows: give --support with it, or --labels in its place.")
+        return pair_with_reference(cases, reference_visit)
+    if organ is None:
+        raise UserError("--support needs --organ, the name of the structure that it shows.")
+    if not allow_trained:
+        refuse_known(prompt_file, [organ], "allow_trained")
+    trained = trained_patients(prompt_file, cases.dataset)
+    folder = Path(output_dir) / "supports"
+    whole = load_datalist(datalist_file, data_root)
+    return pair_with_support(
+        cases, support, organ, folder, supports=whole, trained=trained, allow_trained=allow_trained
+    )

@@ -1,0 +1,99 @@
+"""Mistakes of a new user: each is answered with one sentence, without torch or MONAI."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from monai_ext.cli.bundle_verbs import VERBS
+from monai_ext.cli.main import MODULES, main
+from monai_ext.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+PAIR = ["follow-up", "--baseline", "a.nii", "--mask", "m.nii", "--target", "b.nii", "-o", "out"]
+MISTAKES = {
+    "verb": (["folow-up", "x"], "did you mean follow-up?"),
+    "nothing like a verb": (["xyz"], "is no verb of monai-ext, see monai-ext --help"),
+    "no folder": (["follow-up", "-o", "out"], "name a FOLDER"),
+    "no output": (["follow-up", "images"], "-o/--output_dir"),
+    "folder that is not there": (["follow-up", "imagse", "-o", "out"], "no such folder, did you mean images?"),
+    "a file for a folder": (["follow-up", "a.nii", "-o", "out"], "this is a file; name the folder"),
+    "an empty folder": (["follow-up", "empty", "-o", "out"], "neither DICOM nor NIfTI"),
+    "dicom and nifti": (["follow-up", "both", "-o", "out"], "--input dicom or folder"),
+    "roi without dicom": (["follow-up", "images", "--roi", "t=GTV", "-o", "out"], "--roi finds contours"),
+    "option": ([*PAIR, "--sead", "3"], "unknown option --sead, did you mean --seed?"),
+    "own option": ([*PAIR, "--modalty", "CT"], "unknown option --modalty, did you mean --modality?"),
+    "two folders": (["follow-up", "images", "more", "-o", "out"], "'more' belongs to no option"),
+    "value of nothing": ([*PAIR, "--seed", "1", "2"], "give a FOLDER, or --baseline"),
+    "half a pair": (["follow-up", "--baseline", "a.nii", "-o", "out"], "--mask and --target is missing"),
+    "pair and folder": ([*PAIR[:1], "images", *PAIR[1:]], "not both"),
+    "file of the pair": ([*PAIR[:6], "c.nii", *PAIR[7:]], "--target c.nii: there is no such file"),
+    "labels": ([*PAIR, "--labels", "tumour"], "'tumour' is not NAME=VALUE"),
+    "config": ([*PAIR, "--with", "evalute"], "has no config 'evalute', did you mean evaluate?"),
+    "bundle": ([*PAIR, "--bundle", "empty"], "there is no configs/inference.yaml in it"),
+    "kind of DICOM": ([*PAIR, "--dicom", "rt"], "invalid choice: 'rt'"),
+    "data list": (["segment", "lst.json", "-o", "out"], "there is no such data list"),
+    "option of the doctor": (["doctor", "list.json", "--fsat"], "unknown option --fsat, did you mean --fast?"),
+    "value of labels": (["index", "folder", "images", "-o", "l.json", "--labels", "t=x"], "'t=x' is not NAME=VALUE"),
+}
+
+
+@pytest.mark.parametrize(("words", "sentence"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_sentence(words, sentence, tmp_path, monkeypatch):
+    for folder in ("images", "empty", "both"):
+        (tmp_path / folder).mkdir()
+    for name in ("a.nii", "m.nii", "b.nii", "images/a.nii", "both/a.nii"):
+        (tmp_path / name).touch()
+    (tmp_path / "both" / "1.dcm").write_bytes(bytes(128) + b"DICM")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        main(words)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *MODULES])
+def test_help_has_two_examples(verb, capsys):
+    with suppress(SystemExit):
+        main([verb, "--help"])
+    assert capsys.readouterr().out.partition("examples:")[2].count(f"  monai-ext {verb} ") == 2
+
+
+def test_help_needs_neither_torch_nor_monai():
+    code = (
+        "import sys; from monai_ext.cli.main import main\n"
+        f"for verb in {[*VERBS, *MODULES]}:\n"
+        "    try: main([verb, '--help'])\n"
+        "    except SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'monai', 'scipy', 'nibabel'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_show_prints_the_commands_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    for name in ("a.nii", "m.nii", "b.nii"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    main([*PAIR, "--labels", "tumour=3", "--show", "--seed", "1"])
+    written, doctor, run = capsys.readouterr().out.splitlines()
+    assert written.startswith("echo '{")
+    assert '"tumour": 3' in written
+    assert doctor == "python -m monai_ext.data.doctor out/datalist.json --follow_up yes"
+    assert run.startswith("python -m monai.bundle run --config_file \"['")
+    assert run.endswith("--datalist out/datalist.json --output_dir out --seed 1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_show_of_dicom_goes_back_to_dicom(tmp_path, capsys):
+    (tmp_path / "1").write_bytes(bytes(128) + b"DICM")
+    main(["follow-up", str(tmp_path), "--roi", "tumour=GTV.*", "-o", str(tmp_path / "out"), "--show"])
+    index, _, _, export = capsys.readouterr().out.splitlines()
+    assert index.startswith(f"python -m monai_ext.data.indexing dicom {tmp_path} -o ")
+    assert index.endswith("--roi 'tumour=GTV.*'")
+    assert export.startswith("python -m monai_ext.data.dicom.export --masks ")
+    assert "--format rtstruct" in export

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import csv
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from monai_ext.evaluation.review import Calibration
+from monai_ext.handlers.review_table import ReviewTable
+
+LABELS = {"RV": 4, "LV": 7}
+CALIBRATION = Calibration("by hand", ("distance",), (0.5,), (0.1,), (-1.0,), 0.0, 0.5)
+
+
+def run(tmp_path, rows, pred, **options):
+    """One case of 6 x 5 x 3 voxels whose z axis points downwards: slice 0 of the input frame is its last."""
+    nib.save(nib.Nifti1Image(np.zeros((6, 5, 3), np.uint8), np.diag([1.0, 1, -5, 1])), tmp_path / "i.nii.gz")
+    image = SimpleNamespace(meta={"filename_or_obj": str(tmp_path / "i.nii.gz")})
+    seen = []
+
+    def segment(engine, _):
+        engine.state.batch = [{"case": "a", "patient": "p", "visit": 1.0, "image": image}]
+        return [{"pred": pred}]
+
+    engine = Engine(segment)
+    ReviewTable(tmp_path, SimpleNamespace(rows=rows), LABELS, **options).attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.output[0]["pred"].clone()))
+    engine.run([0], max_epochs=1)
+    return seen[0]
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+ROWS = [
+    {"label": "LV", "slice": 0, "features": {"distance": 0.9}},
+    {"label": "LV", "slice": 1, "features": {"distance": 0.1, "margin": None}},
+    {"label": "RV", "slice": 0, "features": {"distance": 0.3}},
+    {"label": "RV", "slice": 1, "status": "reference_absent"},
+]
+
+
+def full() -> torch.Tensor:
+    pred = torch.full((1, 6, 5, 3), 7)
+    pred[0, :2] = 4
+    return pred
+
+
+def test_worst_first_and_a_line_on_the_console(tmp_path, capsys):
+    run(tmp_path, ROWS, full(), calibration=CALIBRATION)
+    rows = read(tmp_path / "review.csv")
+    assert (rows[0]["label"], rows[0]["slice"], rows[0]["flag"], rows[0]["reason"]) == ("LV", "0", "1", "distance 0.9")
+    assert [float(row["score"]) for row in rows] == sorted(float(row["score"]) for row in rows)
+    assert {(row["case"], row["patient"], row["visit"]) for row in rows} == {("a", "p", "1")}
+    assert "1 of 3 masks of a slice are flagged, worst case a" in capsys.readouterr().out
+
+
+def test_features_are_written_without_a_calibration(tmp_path):
+    run(tmp_path, ROWS, full())
+    rows = read(tmp_path / "review_features.csv")
+    assert [(r["label"], r["slice"], r["feature"], r["value"]) for r in rows] == [
+        ("LV", "0", "distance", "0.9"),
+        ("LV", "1", "distance", "0.1"),
+        ("LV", "1", "margin", ""),
+        ("RV", "0", "distance", "0.3"),
+    ]
+    assert not (tmp_path / "review.csv").exists()
+
+
+def test_abstaining_empties_the_flagged_slice_of_that_structure_alone(tmp_path):
+    seen = run(tmp_path, ROWS, full(), calibration=CALIBRATION, abstain=True)
+    expected = full()
+    expected[0, 2:, :, 2] = 0
+    assert torch.equal(seen, expected)
+    assert torch.equal(run(tmp_path, ROWS, full(), calibration=CALIBRATION), full())
+
+
+def test_abstaining_with_one_channel_a_label(tmp_path):
+    seen = run(tmp_path, ROWS, torch.ones(2, 6, 5, 3), calibration=CALIBRATION, abstain=True)
+    expected = torch.ones(2, 6, 5, 3)
+    expected[1, ..., 2] = 0
+    assert torch.equal(seen, expected)

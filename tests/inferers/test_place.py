@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from monai_ext.errors import UserError
+from monai_ext.inferers.p2sam import PLACE, P2SamInferer
+from monai_ext.inferers.place import Place
+from monai_ext.inferers.reference import Reference
+from monai_ext.inferers.tuned_p2sam import TunedP2SamInferer
+
+SIZE = (40, 64)
+LABELS = {"lesion": 1}
+
+
+@pytest.fixture
+def label(disc) -> np.ndarray:
+    return np.stack([disc(SIZE, (14, 20), 6)] * 2, axis=-1)
+
+
+@pytest.fixture
+def loader(make_loader, make_image, label):
+    return make_loader({"a": (make_image(1, (*SIZE, 2)), label)}, LABELS)
+
+
+def segment(inferer, network, image) -> torch.Tensor:
+    return inferer(image[None], network, "a", "a")[0, 0].as_tensor()
+
+
+def test_the_expected_mask_follows_scanner_coordinates_and_the_shift(make_image, label):
+    reference = Reference(make_image(1, (*SIZE, 2)), torch.as_tensor(label)[None])
+    target = make_image(1, (*SIZE, 2))
+    place = Place(reference, [0, None], target, True)
+    assert place.shift == (0, 0)
+    assert torch.equal(place.mask(0, 1), torch.as_tensor(label[..., 0]) == 1)
+    assert place.mask(1, 1) is None
+    assert place.mask(0, 9) is None
+    moved = target.clone()
+    moved.affine[:2, 3] -= 4  # its first pixel lies where the fifth of the reference does, along both axes
+    there = Place(reference, [0, 1], moved, True, (0, 0)).mask(0, 1)
+    assert there.nonzero().float().mean(dim=0).tolist() == pytest.approx([14 - 4, 20 - 4])
+
+
+def test_no_place_is_the_paper(tiny_network, make_image, loader):
+    network, image = tiny_network(0), make_image(2, (*SIZE, 2))
+    plain = segment(P2SamInferer(LABELS, loader), network, image)
+    assert torch.equal(plain, segment(P2SamInferer(LABELS, loader, place="none"), network, image))
+
+
+def test_a_mask_ends_where_the_prior_does(tiny_network, make_image, loader, label):
+    network, image = tiny_network(0), make_image(2, (*SIZE, 2))
+    found = segment(P2SamInferer(LABELS, loader, place=["cut"]), network, image)[..., 0] > 0
+    rows, columns = found.nonzero().T
+    width = max(network.stride, 0.75 * np.sqrt(label[..., 0].sum() / np.pi))
+    assert bool(((rows - 14) ** 2 + (columns - 20) ** 2 <= (6 + 2 * width + 10) ** 2).all())
+
+
+@pytest.mark.parametrize("merge", ["mean", "points"])
+def test_a_tuned_decoder_is_prompted_and_the_network_stays_as_it_was(tiny_network, make_image, loader, merge):
+    network, image = tiny_network(0), make_image(2, (*SIZE, 2))
+    before = [parameter.clone() for parameter in network.parameters()]
+    inferer = TunedP2SamInferer(LABELS, loader, steps=4, learning_rate=1e-2, merge=merge, place="prior")
+    first, second = segment(inferer, network, image), segment(inferer, network, image)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, segment(P2SamInferer(LABELS, loader, place="prior"), network, image))
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_the_self_check_repeats_the_reference_once(tiny_network, make_image, loader):
+    network, image = tiny_network(0), make_image(2, (*SIZE, 2))
+    inferer = P2SamInferer(LABELS, loader, place="prior")
+    inferer.with_self_check = True
+    segment(inferer, network, image)
+    checked = {row["features"]["self_check"] for row in inferer.rows if "features" in row}
+    assert len(checked) == 1
+    assert inferer.place == PLACE
+
+
+@pytest.mark.parametrize("place", ["somewhere", [], ["points", "none"]])
+def test_unknown_pieces_are_refused(loader, place):
+    with pytest.raises(UserError, match="choose none, prior"):
+        P2SamInferer(LABELS, loader, place=place)
+
+
+def test_place_is_no_part_of_the_official_mode(loader):
+    with pytest.raises(UserError, match="place needs --mode paper"):
+        P2SamInferer(LABELS, loader, place="prior", mode="official")

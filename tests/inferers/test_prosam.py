@@ -1,0 +1,182 @@
+"""ProSAM's inferer: volumes slice by slice, several references, strategies, uncertainty."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from monai_ext.errors import UserError
+from monai_ext.inferers.follow_up import BACKGROUND
+from monai_ext.inferers.prosam import ProsamInferer
+from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_shots
+from monai_ext.networks.reference_encoder import EncoderReference
+from monai_ext.prompts.distribution import Sampler
+from monai_ext.prompts.sampled_masks import MERGES, mask_uncertainty, merge_logits
+
+SIZE = (40, 64)
+LABELS = {"lesion": 1, "organ": 2}
+
+
+@pytest.fixture(scope="module")
+def network(tiny_network):
+    return tiny_network(4)
+
+
+@pytest.fixture(scope="module")
+def make_net(network):
+    def make(sampler: str = "t_eq7"):
+        torch.manual_seed(1)
+        reference = EncoderReference(network, 32)
+        return PromptDistributionNet(reference, 32, prompts=5, hidden=32, sampler=Sampler(sampler)).eval()
+
+    return make
+
+
+@pytest.fixture
+def references(make_image, disc):
+    both = np.where(disc(SIZE, (14, 18), 9), 1, 2 * disc(SIZE, (26, 46), 9))
+    first = np.stack([both, both, 0 * both], axis=-1)
+    second = np.stack([both * (both == 1), both, both], axis=-1)
+    return {"a": (make_image(1, (*SIZE, 3)), first), "b": (make_image(2, (*SIZE, 3)), second)}
+
+
+@pytest.fixture
+def make_inferer(make_loader, references, make_net):
+    def make(sampler: str = "t_eq7", **options):
+        return ProsamInferer(LABELS, make_loader(references, LABELS), make_net(sampler), **options)
+
+    return make
+
+
+@pytest.fixture
+def target(make_image):
+    return make_image(7, (*SIZE, 3))[None]
+
+
+def slow_distribution(net, network, target, references, names, k, value):
+    shots = []
+    for name in names:
+        image, label = references[name]
+        mask = label[..., k] == value
+        if not mask.any():
+            continue
+        with torch.no_grad():
+            query = net.features(target[0].as_tensor()[None, ..., k], 64)
+            support = net.features(image.as_tensor()[None, ..., k], 64)
+            shots.append(net(query, support, net.masks(torch.from_numpy(mask)[None], 64)))
+    return join_shots(shots) if shots else None
+
+
+def decode(network, target, k, tokens):
+    with torch.no_grad():
+        embeddings = network.encode(target[0].as_tensor()[None, ..., k])
+        low, _ = network.decode_tokens(embeddings, tokens)
+        return network.to_image(low, embeddings.size)[:, 0]
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_the_mean_prompt_same_as_the_slow_version(network, make_inferer, target, references, names):
+    inferer = make_inferer(uncertainty=False)
+    logits = inferer(target, network, names, names)[0].as_tensor()
+    for k in range(3):
+        for channel, value in enumerate(LABELS.values()):
+            prompts = slow_distribution(inferer.prompts, network, target, references, names, k, value)
+            row = next(r for r in inferer.rows if r["slice"] == k and r["label"] == list(LABELS)[channel])
+            if prompts is None:
+                assert row["status"] == "reference_absent"
+                continue
+            expected = decode(network, target, k, prompts.mean)[0]
+            if row["status"] == "no_foreground":
+                assert not (expected > 1e-3).any()
+                assert (logits[channel, ..., k] == BACKGROUND).all()
+            else:
+                torch.testing.assert_close(logits[channel, ..., k], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("strategy", MERGES)
+def test_other_strategies_merge_the_draws(network, make_inferer, target, references, strategy):
+    inferer = make_inferer(strategy=strategy, samples=4, uncertainty=False)
+    logits = inferer(target, network, "a", "a")[0].as_tensor()
+    prompts = slow_distribution(inferer.prompts, network, target, references, ["a"], 0, 1)
+    drawn = decode(network, target, 0, inferer._draw(prompts, 0, 0))
+    merged = merge_logits(drawn, strategy)
+    expected = merged if (merged > 0).any() else torch.full(SIZE, BACKGROUND)
+    torch.testing.assert_close(logits[0, ..., 0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_uncertainty_is_that_of_the_draws(network, make_inferer, target, references):
+    inferer = make_inferer(samples=4)
+    inferer(target, network, "a", "a")
+    prompts = slow_distribution(inferer.prompts, network, target, references, ["a"], 1, 2)
+    found = mask_uncertainty(decode(network, target, 1, inferer._draw(prompts, 1, 1)))
+    torch.testing.assert_close(inferer.uncertainty_maps[1, ..., 1], found.variance, rtol=1e-3, atol=1e-4)
+    row = next(r for r in inferer.rows if r["slice"] == 1 and r["label"] == "organ")
+    assert row["agreement"] == pytest.approx(found.agreement, abs=1e-2)
+    assert row["entropy"] == pytest.approx(found.entropy, abs=1e-2)
+    assert row["sigma"] > 0
+    assert inferer.uncertainty_maps.shape == (2, *SIZE, 3)
+    assert not inferer.uncertainty_maps[..., 2].any(), "nothing was sought there"
+
+
+def test_masks_do_not_depend_on_whether_uncertainty_is_asked_for(network, make_inferer, target):
+    one = make_inferer(uncertainty=True)(target, network, "a", "a")
+    other = make_inferer(uncertainty=False)(target, network, "a", "a")
+    assert torch.equal(one, other)
+
+
+def test_the_same_seed_gives_the_same_uncertainty(network, make_inferer, target):
+    maps = []
+    for seed in (0, 0, 1):
+        inferer = make_inferer(seed=seed, samples=3)
+        inferer(target, network, "a", "a")
+        maps.append(inferer.uncertainty_maps)
+    assert torch.equal(maps[0], maps[1])
+    assert not torch.equal(maps[0], maps[2])
+
+
+def test_vrp_sam_has_no_spread(network, make_inferer, target):
+    inferer = make_inferer("none", samples=2)
+    inferer(target, network, "a", "a")
+    assert float(inferer.uncertainty_maps.max()) < 1e-8
+
+
+def test_one_slice_can_serve_all(network, make_inferer, target):
+    inferer = make_inferer(reference_slice="largest", uncertainty=False)
+    inferer(target, network, "a", "a")
+    assert "reference_absent" not in {row["status"] for row in inferer.rows}
+
+
+@pytest.mark.parametrize("annotation", ["box", "scribble", "points"])
+def test_annotations_are_derived_from_the_label(network, make_inferer, target, annotation):
+    one, other = (make_inferer(annotation=annotation, uncertainty=False)(target, network, "a", "a") for _ in range(2))
+    assert torch.equal(one, other)
+    whole = make_inferer(uncertainty=False)(target, network, "a", "a")
+    assert not torch.equal(one, whole)
+
+
+def test_references_are_encoded_once(network, make_inferer, target, make_image, monkeypatch):
+    inferer, encoded = make_inferer(uncertainty=False), []
+    features = inferer.prompts.features
+    monkeypatch.setattr(inferer.prompts, "features", lambda *a: encoded.append(1) or features(*a))
+    inferer(target, network, "a", "a")
+    first = len(encoded)
+    inferer(make_image(8, (*SIZE, 3))[None], network, "a", "a")
+    assert first == 2 * 2 + 2, "two structures on two reference slices, and two target slices"
+    assert len(encoded) == first + 2, "the target's slices alone"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strategy": "median"}, "strategy 'median'"),
+        ({"annotation": "text"}, "annotation 'text'"),
+        ({"samples": 0}, "K is 0"),
+        ({"samples": 1}, "an uncertainty needs 2 or more"),
+        ({"reference_slice": "best"}, "reference_slice 'best'"),
+        ({"slice_match": "x"}, "slice_match 'x'"),
+    ],
+)
+def test_impossible_options_are_refused(make_inferer, options, words):
+    with pytest.raises(UserError, match=words):
+        make_inferer(**options)
