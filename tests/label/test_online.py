@@ -96,6 +96,8 @@ class Online:
         return Journal(next((self.folder / "learning" / "learners").iterdir()), read_only=True)
 
     def taught(self) -> list[str]:
+        if not list((self.folder / "learning").glob("learners/*/journal.jsonl")):
+            return []
         return [entry.about["case"]["case"] for entry in self.journal().entries if entry.kind == "correction"]
 
 
