@@ -14,7 +14,7 @@ STAMP  := $(VENV)/.installed
 LABEL_STAMP := $(LABEL_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-processors label-install label-demo test-label lint typecheck bench bundles clean
+.PHONY: help install demo test test-fast test-processors label-install label-demo label-auxol-demo test-label lint typecheck bench bundles clean
 
 help:
 	@echo "make demo       run P2SAM on a phantom patient, into $(DEMO)"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-fast  the tests but those that run whole bundles"
 	@echo "make test-processors  the tests that can differ, as on older processors"
 	@echo "make label-demo a MONAI Label server on the phantom patient, its mask compared, into $(LABEL_DEMO)"
+	@echo "make label-auxol-demo a MONAI Label server that learns from submitted labels, into $(LABEL_DEMO)_auxol"
 	@echo "make test-label the tests of MONAI Label, with real servers"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make typecheck  mypy"
@@ -85,7 +86,10 @@ $(LABEL_STAMP): setup.cfg pyproject.toml | $(LABEL_VENV)/bin/python
 	@touch $@
 
 label-demo: $(LABEL_STAMP)
-	$(LABEL_VENV)/bin/python -m monai_ext.label_server --demo --output_dir $(LABEL_DEMO)
+	$(LABEL_VENV)/bin/python -m monai_ext.label --demo --output_dir $(LABEL_DEMO)
+
+label-auxol-demo: $(LABEL_STAMP)
+	$(LABEL_VENV)/bin/python -m monai_ext.label --online --demo --bundle bundles/auxol --output_dir $(LABEL_DEMO)_auxol
 
 test-label: $(LABEL_STAMP)
 	$(LABEL_VENV)/bin/python -m pytest tests/label $(ARGS)

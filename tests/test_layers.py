@@ -28,7 +28,7 @@ LAYERS["files"] |= {"errors"}
 LAYERS["engines"] |= {"inferers"}
 LAYERS["handlers"] |= {"evaluation"}
 LAYERS["session"] |= {"handlers", "inferers"}
-LAYERS["label_server"] = {*BOTTOM, "data"}
+LAYERS["label"] = {*BOTTOM, "data", "prompts", *PARTS, "engines", "inferers"}
 LAYERS["cli"] = {*BOTTOM, "data"}  # calls the others by name, when a step runs
 LAYERS["__main__"] = {"cli"}
 

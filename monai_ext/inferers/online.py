@@ -157,7 +157,7 @@ class OnlineInferer(Inferer):
                 asked = self._ask_followed(plain(found)[..., k], planes[..., k], name, k)
             else:
                 prompts = given.get(k, []) if self.prompter is None else self._prompts(name, k, of_slice)
-                asked = self._ask(network, planes[..., k], frame, name, k, prompts) if prompts else []
+                asked = self.ask(network, planes[..., k], frame, name, k, prompts) if prompts else []
             if not asked:
                 continue
             for one in asked:
@@ -212,7 +212,7 @@ class OnlineInferer(Inferer):
         return found
 
     @torch.no_grad()
-    def _ask(
+    def ask(
         self,
         network: PromptableNetwork,
         plane: Tensor,
@@ -221,6 +221,16 @@ class OnlineInferer(Inferer):
         k: int,
         prompts: Sequence[tuple[int, Prompt]],
     ) -> list[Asked]:
+        """Ask SAM and the learners for the prompts of a slice.
+
+        Args:
+            network: the frozen SAM.
+            plane: [C, H, W] in [0, 255].
+            frame: see :func:`monai_ext.inferers.encoding.encode_slice`.
+            case: name of the case.
+            k: number of the slice.
+            prompts: the channel of a structure, and what is asked.
+        """
         embeddings = encode_slice(network, plane, frame)
         decoded, _ = network.decode(embeddings, [prompt for _, prompt in prompts])
         masks = network.to_image(decoded, embeddings.size)[:, 0].float().cpu()

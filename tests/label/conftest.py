@@ -17,7 +17,8 @@ import yaml
 from scipy import ndimage
 
 from monai_ext.errors import UserError
-from monai_ext.label_server import prepare, running
+from monai_ext.label.layout import prepare
+from monai_ext.label.server import running
 from monai_ext.networks.sam import build_compact
 from phantoms.video import write_phantom_frames
 

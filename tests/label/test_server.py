@@ -15,7 +15,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from monai_ext.errors import UserError
-from monai_ext.label_server import infer, running
+from monai_ext.label.server import infer, running, submit
 
 CPU = {"device": "cpu"}
 SHAPE = (26, 20, 5)
@@ -110,7 +110,7 @@ def test_a_submitted_label_serves_the_next_visit(served, tmp_path):
     label[8:15, 5:12] = 1
     affine = nib.load(served.folder / "images" / "b0.nii.gz").affine
     nib.save(nib.Nifti1Image(label, affine), tmp_path / "b0.nii.gz")
-    put_label(served, "b0", tmp_path / "b0.nii.gz")
+    submit(served.url, "b0", tmp_path / "b0.nii.gz")
     try:
         told = details(served, "b1")
         assert (told["labels"], told["reference"]) == ({"disc": 1}, ["b0"])
@@ -119,25 +119,11 @@ def test_a_submitted_label_serves_the_next_visit(served, tmp_path):
         label[:] = 0
         label[16:24, 10:18] = 1  # corrected: the cached reference is out of date
         nib.save(nib.Nifti1Image(label, affine), tmp_path / "b0.nii.gz")
-        put_label(served, "b0", tmp_path / "b0.nii.gz")
+        submit(served.url, "b0", tmp_path / "b0.nii.gz")
         assert not np.array_equal(first, voxels(infer(served.url, "b1", CPU)))
     finally:
         request = urllib.request.Request(f"{served.url}/datastore/label?id=b0&tag=final", method="DELETE")
         urllib.request.urlopen(request, timeout=30).close()
-
-
-def put_label(served, study: str, path: Path) -> None:
-    boundary = "----label"
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="label"; filename="{path.name}"\r\n\r\n'
-    body = head.encode() + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
-    request = urllib.request.Request(
-        f"{served.url}/datastore/label?image={study}&tag=final",
-        data=body,
-        method="PUT",
-        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        assert answer.status == 200
 
 
 def test_a_click_changes_its_own_slice_alone(served):

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_ext import label_server
 from monai_ext.data.studies import Studies
 from monai_ext.errors import UserError
-from monai_ext.label_server import compare, main, prepare, running, server_command
+from monai_ext.label import server
+from monai_ext.label.__main__ import main
+from monai_ext.label.demo import compare
+from monai_ext.label.layout import prepare
+from monai_ext.label.server import running, server_command
 
 LABELS = {"disc": 1, "odd ring": 3}
 
@@ -117,7 +120,7 @@ def test_frames_stay_two_dimensional(folder, bundle, tmp_path):
 
 
 def test_the_server_is_for_this_machine_alone(monkeypatch):
-    monkeypatch.setattr(label_server, "_command", lambda: ["monailabel"])
+    monkeypatch.setattr(server, "monailabel_command", lambda: ["monailabel"])
     words = server_command(Path("app"), Path("studies"), 8001)
     pairs = set(pairwise(words))
     assert {("--host", "127.0.0.1"), ("--port", "8001"), ("zoo_source", "local"), ("models", "p2sam")} <= pairs
@@ -131,7 +134,7 @@ def test_without_monai_label_the_sentence_says_so(monkeypatch):
 
 def test_a_server_that_ends_early_is_reported_with_what_it_said(monkeypatch, tmp_path):
     code = "print('first'); raise SystemExit('ModuleNotFoundError: No module named itk')"
-    monkeypatch.setattr(label_server, "_command", lambda: [sys.executable, "-c", code])
+    monkeypatch.setattr(server, "monailabel_command", lambda: [sys.executable, "-c", code])
     with (
         pytest.raises(UserError, match=r"ended with exit code 1: ModuleNotFoundError: No module named itk \(all of it"),
         running(tmp_path, tmp_path, tmp_path / "log"),
@@ -140,8 +143,8 @@ def test_a_server_that_ends_early_is_reported_with_what_it_said(monkeypatch, tmp
 
 
 def test_a_server_that_does_not_answer_is_ended(monkeypatch, tmp_path):
-    monkeypatch.setattr(label_server, "_command", lambda: [sys.executable, "-c", "import time; time.sleep(60)"])
-    monkeypatch.setattr(label_server, "SECONDS_TO_START", 0.5)
+    monkeypatch.setattr(server, "monailabel_command", lambda: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(server, "SECONDS_TO_START", 0.5)
     with pytest.raises(UserError, match="did not answer"), running(tmp_path, tmp_path, tmp_path / "log"):
         pass
 
