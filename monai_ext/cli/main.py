@@ -17,7 +17,7 @@ MODULES = {
     "report": ("monai_ext.evaluation.report.__main__", "Make one page of one or more evaluations."),
     "verify": ("monai_ext.evaluation.verify", "Read the files of a run.json again and say what has changed."),
     "export": ("monai_ext.data.dicom.export", "Write masks as RTSTRUCT or SEG."),
-    "serve": ("monai_ext.label_server", "Prepare a MONAI Label server on a data list."),
+    "serve": ("monai_ext.label.__main__", "Prepare a MONAI Label server on a data list."),
 }
 EXAMPLES = {
     "index": (

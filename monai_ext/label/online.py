@@ -180,7 +180,9 @@ class OnlineService:
     def _learn(self, submission: Submission) -> dict[str, Any]:
         """Learn from a label: of the answers that it corrects, or, where it corrects none, of its own boxes."""
         what = submission.what
+        names = list(self.parts.labels)
         answers = [read_answer(path) for path in submission.answers]
+        answers.sort(key=lambda answer: (names.index(str(answer.case["label"])), int(answer.case["slice"])))
         return self._learn_label(submission.number, what, submission.label, answers)
 
     def _learn_label(self, number: str, what: Mapping[str, Any], label: Path, answers: list[Pending]) -> dict[str, Any]:

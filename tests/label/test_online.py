@@ -162,10 +162,7 @@ def test_labels_that_teach_nothing_are_ignored_with_a_reason(online):
 
 
 def test_the_next_study_is_the_one_of_lowest_trust(online):
-    request = urllib.request.Request(f"{online.url}/activelearning/lowest_trust", data=b"{}", method="POST")
-    request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        chosen = json.load(answer)
+    chosen = post(f"{online.url}/activelearning/lowest_trust")
     trusts = {}
     for study in online.studies[TAUGHT:]:
         told = json.loads(infer(online.url, study, {"roi": online.box(study)}, output="json", bundle="auxol"))
@@ -195,12 +192,33 @@ def test_a_killed_server_loses_no_submitted_correction(online):
     online.settle()
     assert sorted(online.taught()[before:]) == online.studies[:5]
     online.journal().check()
-    request = urllib.request.Request(f"{online.url}/train/auxol?run_sync=true", data=b"{}", method="POST")
-    request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=300):
-        pass
+
+
+def test_training_is_a_replay_of_the_last_labels_by_the_server_itself(online):
+    submit(online.url, online.studies[TAUGHT], online.label(online.studies[TAUGHT]))
     online.settle()
+    post(f"{online.url}/train/auxol")  # a process of its own, as a viewer's button starts it
+    end = time.monotonic() + 120
+    while time.monotonic() < end and get(f"{online.url}/train/")["status"] not in ("DONE", "ERROR"):
+        time.sleep(0.5)
+    assert get(f"{online.url}/train/")["status"] == "DONE"
     entries = online.journal().entries
     undone = {entry.target for entry in entries if entry.kind == "undo"}
-    left = [entry.key for entry in entries if entry.kind == "correction" and entry.number not in undone]
-    assert len(left) == len(set(left)) == TAUGHT  # one label of each
+    left = [entry.about["case"]["case"] for entry in entries if _counts(entry, undone)]
+    assert sorted(left) == online.studies[: TAUGHT + 1]
+
+
+def _counts(entry, undone: set[int]) -> bool:
+    return entry.kind == "correction" and entry.number not in undone
+
+
+def post(url: str) -> dict:
+    request = urllib.request.Request(url, data=b"{}", method="POST")
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        return json.load(answer)
+
+
+def get(url: str) -> dict:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return json.load(answer)
