@@ -127,7 +127,8 @@ class LowestTrust(Strategy):
         trusts = {study: self.answers.trust(study) for study in sorted(datastore.get_unlabeled_images())}
         if not trusts:
             return None
-        study = min(trusts, key=lambda name: 2.0 if trusts[name] is None else trusts[name])
+        known = {study: trust for study, trust in trusts.items() if trust is not None}
+        study = min(known, key=known.__getitem__) if known else next(iter(trusts))
         return {"id": study, "trust": trusts[study]}
 
 

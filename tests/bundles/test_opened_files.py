@@ -88,6 +88,7 @@ def test_an_evaluation_opens_each_file_twice(
         run_bundle("p2sam", "inference", "evaluate", **options)
     files = [*inputs(listed), weights]
     expected = {path.name: 2 for path in inputs(listed)} | {weights.name: 3}  # checks, run; checksum, kind, contents
+    expected[inputs(listed)[1].name] += 1  # the reference's label again, for its volumes
     assert {path.name: opens[str(path)] for path in files} == expected
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     recorded = {Path(entry["path"]).name: entry["sha256"] for entry in [*record["inputs"], record["checkpoint"]]}
