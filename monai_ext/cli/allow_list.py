@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from monai_ext.data.text import read_text
 from monai_ext.errors import UserError
 
 IMPORTS = ("monai_ext",)
@@ -79,7 +80,7 @@ def leaves(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 def _read(file: Path) -> Any:
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return yaml.safe_load(read_text(file))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: the config cannot be read ({type(error).__name__}); correct it.") from error
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from monai_ext.cli.steps import say
+from monai_ext.data.text import read_table
 
 SHOWN = 12  # lines of volumes or flags
 
@@ -31,8 +31,8 @@ def summarise(folder: Path) -> None:
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    header, *lines = read_table(path, "remove it and run again") or [[]]
+    return [dict(zip(header, line, strict=True)) for line in lines]
 
 
 def _lines(stage: str, lines: list[str], path: Path) -> None:

@@ -11,7 +11,6 @@ over patients (cluster bootstrap), only where both classes hold a tenth of the s
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from scipy import stats
 
 from monai_ext.data.images import read_geometry, read_label
 from monai_ext.data.manifest import DataList, load_datalist
+from monai_ext.data.text import read_table
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import resampled
 from monai_ext.evaluation.review import (
@@ -144,14 +144,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _read_features(path: Path) -> tuple[dict[Key, dict[str, float | None]], dict[str, str]]:
     features: dict[Key, dict[str, float | None]] = {}
     patients = {}
+    fix = "give the output folder of a finished run."
+    header, *lines = read_table(path, fix) or [[]]
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                known = features.setdefault((row["case"], row["label"], int(row["slice"])), {})
-                known[row["feature"]] = float(row["value"]) if row["value"] else None
-                patients[row["case"]] = row["patient"]
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give the output folder of a finished run.") from error
+        for line in lines:
+            row = dict(zip(header, line, strict=True))
+            known = features.setdefault((row["case"], row["label"], int(row["slice"])), {})
+            known[row["feature"]] = float(row["value"]) if row["value"] else None
+            patients[row["case"]] = row["patient"]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {fix}") from error
     if not features:
         raise UserError(f"{path} has no features: the run's method hands over none.")
     return features, patients

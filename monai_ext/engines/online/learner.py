@@ -288,6 +288,12 @@ class OnlineLearner:
         self._states = States(folder)
         self._journal = Journal(folder, read_only=self.frozen)
         self._rebuild(self._journal, len(self._journal))
+        if self.frozen or not self._position:
+            return
+        if self._position in self._states.positions():
+            self._states.prune(self._marks)  # a kill may have come between writing a state and removing an older one
+        else:
+            self._save()  # or between an entry of the journal and its state
 
     _states: States | None = None
 
