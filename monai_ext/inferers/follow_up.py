@@ -197,6 +197,7 @@ class FollowUpInferer(Inferer):
             frame_extent(image),
         )
         _report_scales(image, references)
+        self._lay(image, references)
         oracle = _range(oracle_slices)
         asked = None if self.slice_match == "oracle_centre" else self.labels.values()  # its authors take any structure
         held = [r.held_slices(asked) for r in references]
@@ -222,6 +223,9 @@ class FollowUpInferer(Inferer):
                 self._note(channel, k, matched, result, names)
         self._describe(logits, references, matches, own_dice)
         return MetaTensor(logits[None])
+
+    def _lay(self, image: MetaTensor, references: Sequence[Reference]) -> None:
+        """Lay references elsewhere in space before slices are matched; here they stay as their files say."""
 
     def _describe(
         self,
