@@ -19,6 +19,8 @@ from monai_ext.evaluation.review import (
     REVIEW,
     REVIEW_COLUMNS,
     Calibration,
+    Scorer,
+    Uncalibrated,
     read_calibration,
     review_rows,
     worst_first,
@@ -34,14 +36,16 @@ class ReviewTable:
     """Scores the masks of each case and, where that is asked for, leaves out those that it flags.
 
     ``review_features.csv`` has all features that the method hands over, long form, for
-    :mod:`monai_ext.evaluation.calibrate_review`; with a calibration, ``review.csv`` has ``case, patient, visit, label,
-    slice, score, flag, reason``, lowest score first, and a line on the console names the worst case.
+    :mod:`monai_ext.evaluation.calibrate_review`; ``review.csv`` has ``case, patient, visit, label, slice, score, flag,
+    reason, method``, lowest score first, and a line on the console names the worst case. Both are written only where
+    the method hands over features.
 
     Args:
         output_dir: folder of the tables.
         reporter: an inferer whose ``rows`` hold ``label``, ``slice`` and, of masks that were made, ``features``.
         labels: name -> value in the masks.
-        calibration: turns features into scores, or its file; None: only the features are written.
+        calibration: turns features into scores, or its file; None: the score is not calibrated and nothing is flagged
+            (:class:`~monai_ext.evaluation.review.Uncalibrated`).
         abstain: the masks of flagged slices are emptied, before handlers that are attached later see them.
         slice_axis: "R", "A" or "S" where the inferer was forced to cut slices orthogonal to it.
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
@@ -58,7 +62,9 @@ class ReviewTable:
         finished: FinishedCases | None = None,
     ) -> None:
         self.output_dir, self.reporter, self.labels = Path(output_dir), reporter, dict(labels)
-        self.calibration = read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration
+        self.scorer: Scorer = (
+            read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration or Uncalibrated()
+        )
         self.abstain, self.slice_axis, self.finished = abstain, slice_axis, finished
         self._rows: dict[str, list[list[Any]]] = {}
 
@@ -81,12 +87,11 @@ class ReviewTable:
                 for name, value in sorted(known.items())
             ]
             self._keep(names[0], FEATURES, FEATURE_COLUMNS, features)
-            if self.calibration is not None:
-                rows = review_rows(names, slices, self.calibration)
-                self._keep(names[0], REVIEW, REVIEW_COLUMNS, rows)
-                if self.abstain:
-                    flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
-                    output["pred"] = self._without(output["pred"], flagged, case)
+            rows = review_rows(names, slices, self.scorer)
+            self._keep(names[0], REVIEW, REVIEW_COLUMNS, rows)
+            if self.abstain:
+                flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
+                output["pred"] = self._without(output["pred"], flagged, case)
 
     def _without(self, pred: torch.Tensor, flagged: list[tuple[str, int]], case: Mapping[str, Any]) -> torch.Tensor:
         """Return the masks without flagged slices: [1, *spatial] integer or [L, *spatial], on the file's grid."""
@@ -110,20 +115,24 @@ class ReviewTable:
     def _write(self, engine: Engine) -> None:
         if not processes.is_first():
             return
-        write_table(self.output_dir / FEATURES, FEATURE_COLUMNS, self._all(FEATURES))
-        if self.calibration is None:
+        features = self._all(FEATURES)
+        if not features:
             return
+        write_table(self.output_dir / FEATURES, FEATURE_COLUMNS, features)
         rows = worst_first(self._all(REVIEW))
         write_table(self.output_dir / REVIEW, REVIEW_COLUMNS, rows)
         cases = [row for row in rows if row[3] == ""]
         if cases:
-            flagged = sum(row[6] == "1" for row in rows if row[4] != "")
-            slices = sum(row[4] != "" for row in rows)
-            print(
-                f"review: {flagged} of {slices} masks of a slice are flagged, worst case {cases[0][0]} "
-                f"(score {float(cases[0][5]):.2f}, {cases[0][7]}); see {self.output_dir / REVIEW}",
-                flush=True,
-            )
+            print(f"review: {self._counted(rows)}, {self._worst(cases[0])}; see {self.output_dir / REVIEW}", flush=True)
+
+    def _counted(self, rows: list[list[Any]]) -> str:
+        if self.scorer.threshold is None:
+            return "not calibrated (--review)"
+        slices = [row for row in rows if row[4] != ""]
+        return f"{sum(row[6] == '1' for row in slices)} of {len(slices)} masks of a slice are flagged"
+
+    def _worst(self, row: list[Any]) -> str:
+        return f"worst case {row[0]} (score {float(row[5]):.2f}, {row[7]})"
 
     def _all(self, table: str) -> list[list[Any]]:
         return self._rows[table] if self.finished is None else list(table_rows(self.finished.records(), table))

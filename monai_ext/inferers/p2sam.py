@@ -32,6 +32,7 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade, original_box
+from monai_ext.inferers.cycle import cycle_dice
 from monai_ext.inferers.follow_up import (
     BACKGROUND,
     Click,
@@ -180,6 +181,8 @@ class P2SamInferer(FollowUpInferer):
         shift_fit: how the prior is moved to where the patient lies in the target, from the images alone: ``phase``: by
             a shift in plane (:func:`monai_ext.prompts.place.fit_shift`); ``translation``: the reference is moved in
             space before its slices are matched (:func:`monai_ext.prompts.translation.fit_translation`); ``none``.
+        cycle_check: segment each reference slice back from the mask that it led to; its Dice is the feature ``cycle``
+            of the review score. Takes about as long as the segmentation.
 
     Raises:
         UserError: for an unknown name among these, an impossible range, ``place`` or ``previous_box`` with ``mode:
@@ -210,6 +213,7 @@ class P2SamInferer(FollowUpInferer):
         reference_slices: str = "matched",
         place: str | Sequence[str] = "none",
         shift_fit: str = "phase",
+        cycle_check: bool = False,
     ) -> None:
         super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
         if mode not in MODES:
@@ -241,6 +245,8 @@ class P2SamInferer(FollowUpInferer):
         self.shift_fit = shift_fit
         self._place: Place | None = None
         self._links: dict[tuple[int, int], Link] = {}
+        self.cycle_check = cycle_check
+        self._served: dict[int, MatchedSlice] = {}
         self.distance = distance
         self.previous_box = _box_use(previous_box)
         self.run_dir = None if run_dir is None else Path(run_dir)
@@ -269,7 +275,7 @@ class P2SamInferer(FollowUpInferer):
             extra: see :class:`FollowUpInferer`.
         """
         self._before, self._place, self._image = None, None, cast(MetaTensor, inputs[0])
-        self._links = {}
+        self._links, self._served = {}, {}
         name = _one(previous)
         if self.previous_box and name:
             if self.run_dir is None:
@@ -277,7 +283,24 @@ class P2SamInferer(FollowUpInferer):
             mask = find_mask(self.run_dir, name)
             frame = self.load_reference.load(_one(previous_image), str(mask), _one(extra.get("modality")))
             self._before = self._frame(frame)
-        return super().__call__(inputs, network, *args, **extra)
+        logits = super().__call__(inputs, network, *args, **extra)
+        if self.cycle_check:
+            self._check_cycle(network, logits[0].as_tensor())
+        return logits
+
+    @torch.no_grad()
+    def _check_cycle(self, network: PromptableNetwork, logits: Tensor) -> None:
+        """Add the feature ``cycle`` to the rows, see :func:`monai_ext.inferers.cycle.cycle_dice`."""
+        use, pieces, kept, served = self.previous_box, self.place, dict(self._parts), dict(self._served)
+        self.previous_box, self.place = "", ()
+        try:
+            values = list(self.labels.values())
+            found = cycle_dice(self.segment_slice, network, self._image, logits, values, served)
+        finally:
+            self.previous_box, self.place, self._parts = use, pieces, kept
+        for row in self.rows:
+            if "features" in row:
+                row["features"]["cycle"] = found.get((list(self.labels).index(row["label"]), row["slice"]))
 
     def _lay(self, image: MetaTensor, references: Sequence[Reference]) -> None:
         """Move references to where the patient lies in the image, for ``shift_fit: translation``."""
@@ -313,6 +336,8 @@ class P2SamInferer(FollowUpInferer):
         """Segment every structure on one slice; see :class:`FollowUpInferer`."""
         parts = [self._reference_parts(network, matched, value) for value in self.labels.values()]
         absent = "reference_absent" if matched else "outside_reference"
+        if matched:
+            self._served[target.index] = matched[-1]
         if not any(parts) and not target.clicks:
             return [SliceResult(None, absent, {}) for _ in parts]
         embeddings = target.encode(network)

@@ -120,7 +120,8 @@ def case_outputs(
         labels: name -> value in the masks.
         finished: is told of each file and row.
         reporter: an inferer that says what it chose; None: there is no ``prompts.csv`` and nothing to review.
-        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: no score, features alone.
+        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: ``review.csv`` has a score that is
+            not calibrated, and no flags.
         abstain: leave masks out that the review flags.
         slice_axis: "R", "A" or "S" where slices are cut orthogonal to it.
         note: on each overlay.
