@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.stats import rankdata
 
 from monai_ext.data.text import read_json
 from monai_ext.errors import UserError
@@ -200,8 +201,9 @@ def calibration_text(calibration: Calibration) -> str:
 def auroc(scores: Sequence[float], good: Sequence[bool]) -> float:
     """Chance that a good mask has the higher score than a bad one, ties counting half; NaN where a class is empty."""
     values, kind = np.asarray(scores, float), np.asarray(good, bool)
-    higher = values[kind][:, None] - values[~kind][None, :]
-    return float(((higher > 0) + 0.5 * (higher == 0)).mean()) if higher.size else math.nan
+    goods, pairs = int(kind.sum()), int(kind.sum()) * int((~kind).sum())
+    won = rankdata(values)[kind].sum() - goods * (goods + 1) / 2
+    return float(won / pairs) if pairs else math.nan
 
 
 def worst_first(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:

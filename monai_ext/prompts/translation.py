@@ -106,7 +106,8 @@ class Volume:
         """Return the values at points ``[n, 3]``, linearly, and which of these lie within the volume."""
         inverse = np.linalg.inv(self.affine)
         index = (points @ inverse[:3, :3].T + inverse[:3, 3]).T
-        inside = ((index > -0.5) & (index < np.array(self.values.shape)[:, None] - 0.5)).all(axis=0)
+        most = np.array(self.values.shape)[:, None] - 0.5
+        inside = np.all((index > -0.5) & (index < most), axis=0)
         return ndimage.map_coordinates(self.values, index, order=1, mode="nearest"), inside
 
 
