@@ -31,10 +31,10 @@ class PromptTable:
     """Collects the rows of an inferer and writes them when the run ends.
 
     Columns: ``case, label, slice, reference`` (names of the references that served), ``reference_slice`` (along the
-    slice axis of the input frame), ``status`` (see
-    :class:`monai_ext.inferers.follow_up.SliceResult`), ``recovered`` (1 where the reference's structure was too small
-    for the feature grid), the chosen counts ``n_pos, n_neg``, the Wasserstein ``distance`` and the ``margin`` to the
-    runner-up, and ``points``, "x y +" or "x y -" in input-frame pixels, separated by semicolons.
+    slice axis of the input frame), ``status`` (see :class:`monai_ext.inferers.reference_inferer.SliceResult`),
+    ``recovered`` (1 where the reference's structure was too small for the feature grid), the chosen counts ``n_pos,
+    n_neg``, the Wasserstein ``distance`` and the ``margin`` to the runner-up, and ``points``, "x y +" or "x y -" in
+    input-frame pixels, separated by semicolons.
 
     Args:
         output_dir: folder of ``prompts.csv``.

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.reference import ReferenceLoader, plain
+from monai_ext.inferers.reference_inferer import BACKGROUND, MatchedSlice, ReferenceInferer, SliceResult, TargetSlice
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.sampling import centre_click
 
 
-class CopyReferenceInferer(FollowUpInferer):
+class CopyReferenceInferer(ReferenceInferer):
     """Give the target the reference's mask of the matched slice: what a follow-up is worth without looking at it.
 
     The mask is laid over the slice by field of view; several references vote.
@@ -42,7 +42,7 @@ class CopyReferenceInferer(FollowUpInferer):
         return results
 
 
-class NoPromptInferer(FollowUpInferer):
+class NoPromptInferer(ReferenceInferer):
     """Segment without a prompt (the paper's direct transfer): one mask, scored against every structure.
 
     The model was trained to answer no prompt with all structures together, and cannot tell which one is meant.
@@ -64,7 +64,7 @@ class NoPromptInferer(FollowUpInferer):
         return [found if here else absent for here in present]
 
 
-class OracleClickInferer(FollowUpInferer):
+class OracleClickInferer(ReferenceInferer):
     """Clicks of someone who knows the answer: a ceiling for one click, a curve for several, not a method.
 
     On each slice and for each structure that the true mask of the slice holds, apart from each other: the first click
@@ -80,7 +80,7 @@ class OracleClickInferer(FollowUpInferer):
     Args:
         labels: name -> value of the structures.
         load_reference: loads references.
-        slice_match: see :class:`FollowUpInferer`; slices without a matched reference slice are left out.
+        slice_match: see :class:`ReferenceInferer`; slices without a matched reference slice are left out.
         clicks: on each slice and structure, 1 or more.
 
     Raises:

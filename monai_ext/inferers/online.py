@@ -21,8 +21,8 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.encoding import encode_slice
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.reference import plain
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.inferers.simulated_user import Expert
 from monai_ext.inferers.view import Learner, View, Waiting
 from monai_ext.networks.backbone import PromptableNetwork

@@ -20,8 +20,14 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.encoding import in_frame
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.reference_inferer import (
+    MatchedSlice,
+    ReferenceInferer,
+    SliceResult,
+    TargetSlice,
+    segment_present,
+)
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_shots
 from monai_ext.networks.reference_encoder import ReferenceFeatures
@@ -38,7 +44,7 @@ AT_ONCE = 16
 Shot = tuple[ReferenceFeatures, tuple[Tensor, Tensor]]
 
 
-class ProsamInferer(FollowUpInferer):
+class ProsamInferer(ReferenceInferer):
     """Segment images by prompts that a network predicts from annotated references.
 
     Args:
@@ -52,10 +58,10 @@ class ProsamInferer(FollowUpInferer):
         annotation: ``mask`` takes the reference's label as it is: a mask, or a box, scribble or dots that a user has
             painted. ``box``, ``scribble`` and ``points`` are derived from it.
         reference_slice: one of :data:`SLICES`; ``largest`` looks for the structure on every slice of the target.
-        slice_match: see :class:`FollowUpInferer`.
+        slice_match: see :class:`ReferenceInferer`.
         seed: of draws and derived annotations; each slice and structure has its own.
-        reference_image: see :class:`FollowUpInferer`.
-        reference_label: see :class:`FollowUpInferer`.
+        reference_image: see :class:`ReferenceInferer`.
+        reference_label: see :class:`ReferenceInferer`.
 
     After a call ``uncertainty_maps`` holds the variance of the K probabilities, [L, H, W, D] in the input frame, zero
     where nothing was sought; ``None`` without ``uncertainty``. ``rows`` have the further entries ``sigma``,
@@ -100,7 +106,7 @@ class ProsamInferer(FollowUpInferer):
         self._served: list[Reference] | None = None
 
     def __call__(self, inputs: Tensor, network: PromptableNetwork, *args: Any, **kwargs: Any) -> MetaTensor:  # type: ignore[override]
-        """Segment one case; see :class:`FollowUpInferer`."""
+        """Segment one case; see :class:`ReferenceInferer`."""
         self._variances = {}
         logits = super().__call__(inputs, network, *args, **kwargs)
         self.uncertainty_maps = None
@@ -114,7 +120,7 @@ class ProsamInferer(FollowUpInferer):
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         self._forget_other_references()
         shots = [self._structure(channel, network, matched) for channel in range(len(self.labels))]
         image = in_frame(target.image, target.frame)[None]

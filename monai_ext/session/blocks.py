@@ -22,7 +22,7 @@ from monai_ext.handlers.progress import CaseProgress
 from monai_ext.handlers.prompt_table import PromptTable, Reporter
 from monai_ext.handlers.review_table import ReviewTable
 from monai_ext.handlers.volume_table import VolumeTable
-from monai_ext.inferers.follow_up import FollowUpInferer
+from monai_ext.inferers.reference_inferer import ReferenceInferer
 from monai_ext.transforms.frame_extent import FrameExtentd
 from monai_ext.transforms.intensity import Intensityd
 from monai_ext.transforms.labels import MergeLabelsd
@@ -130,7 +130,7 @@ def case_outputs(
     """
     if abstain and review is None:
         raise UserError("--abstain leaves out what the review flags: give its calibration with --review, too.")
-    if isinstance(reporter, FollowUpInferer):
+    if isinstance(reporter, ReferenceInferer):
         reporter.with_self_check = True
     reviewed = (
         [] if reporter is None else [ReviewTable(output_dir, reporter, labels, review, abstain, slice_axis, finished)]

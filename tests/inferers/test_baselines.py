@@ -14,7 +14,7 @@ from monai_ext.inferers.baselines import (
     OracleClickInferer,
     correction_click,
 )
-from monai_ext.inferers.follow_up import BACKGROUND
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.prompts.prompt import Prompt
 
 SIZE = (40, 64)

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.gf_sam import GfSamInferer
 from monai_ext.inferers.label_propagation import LabelPropagationInferer
 from monai_ext.inferers.matcher import MatcherInferer
 from monai_ext.inferers.panet import PanetInferer
 from monai_ext.inferers.proposals import decode_in_chunks, union_of
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.prompts.prompt import Prompt
 
 SIZE = (40, 64)  # H x W: three of eight rows of cells are padding

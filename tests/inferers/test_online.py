@@ -7,8 +7,8 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.online import OnlineInferer, dice
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.inferers.simulated_user import Expert, TruthPrompts
 
 

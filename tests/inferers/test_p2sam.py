@@ -12,8 +12,8 @@ from sklearn.cluster import KMeans
 
 from monai_ext.errors import UserError
 from monai_ext.inferers import p2sam
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.p2sam import P2SamInferer
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.networks.sam import Embeddings
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.ties import TOLERANCE

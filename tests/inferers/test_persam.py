@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.p2sam import P2SamInferer
 from monai_ext.inferers.persam import PersamInferer
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.ties import TOLERANCE
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.prosam import ProsamInferer
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_shots
 from monai_ext.networks.reference_encoder import EncoderReference
 from monai_ext.prompts.distribution import Sampler

@@ -1,7 +1,7 @@
-"""What all methods share that serve a follow-up image from a patient's reference: P²SAM and what it is compared with.
+"""The template of methods that segment an image by references, annotated images of the same or of another patient.
 
 A volume is taken slice by slice: match the reference slice, encode the target slice once, segment each structure.
-A method overrides one verb, :meth:`FollowUpInferer.segment_slice`. No label of the target reaches this module.
+A method overrides :meth:`ReferenceInferer.segment_slice`. No label of the target reaches this module.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class SliceResult:
     details: dict[str, Any]
 
 
-class FollowUpInferer(Inferer):
-    """Template of a training-free method with references.
+class ReferenceInferer(Inferer):
+    """Segments a case by references, slice by slice.
 
     Args:
         labels: name -> value of the structures.

@@ -6,13 +6,13 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, SliceResult, TargetSlice, segment_present
+from monai_ext.inferers.reference_inferer import BACKGROUND, ReferenceInferer, SliceResult, TargetSlice, segment_present
 
 SIZE = (40, 64)
 LABELS = {"lesion": 1, "organ": 2}
 
 
-class Echo(FollowUpInferer):
+class Echo(ReferenceInferer):
     """Answers with the slice's own index for the first structure and nothing for the others; notes its calls."""
 
     def segment_slice(self, network, target, matched, **extra):
