@@ -38,14 +38,12 @@ class Serves(BaseModel):
     Args:
         modalities: words for them, one of which stands in the name of a case's modality.
         structures: words for them, likewise.
-        otherwise: they are also taken for all else, as long as no weights beside them serve everything.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     modalities: list[str] = []
     structures: list[str] = []
-    otherwise: bool = False
 
 
 class WeightRecord(BaseModel):

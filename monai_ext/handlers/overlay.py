@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
+from monai_ext.data.case_details import DETAILS, CaseDetails
 from monai_ext.files import atomic_path
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated, label_masks
@@ -34,16 +35,6 @@ FILL_OPACITY = 0.3
 POSITIVE, NEGATIVE = "#19E619", "#FF2A2A"
 OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 DPI = 100
-
-
-class PromptReport(Protocol):
-    """What an inferer tells of its prompts.
-
-    ``rows`` holds dicts with ``case``, ``label``, ``slice`` (index along D) and ``points``, a list of [x, y,
-    label] in input-frame pixels, label 1 for a positive point and 0 for a negative one; rows may lack them.
-    """
-
-    rows: list[dict[str, Any]]
 
 
 @dataclass
@@ -91,13 +82,13 @@ class OverlayWriter:
 
     Needed of the engine: batch items with "case" and "image" (as :class:`~monai_ext.transforms.SamInputd`
     leaves it); output items with "pred" on the grid of the file, [1, *spatial] or [L, *spatial] (see
-    ``MaskWriter``); "label", if any, [1, *spatial] on the grid of the file.
+    ``MaskWriter``) and, for the prompts, "details" (:class:`~monai_ext.data.case_details.CaseDetails`); "label", if
+    any, [1, *spatial] on the grid of the file.
 
     Args:
         output_dir: folder of the run's outputs.
         labels: name -> value, in the order of channels.
         max_slices: slices shown of a case.
-        report: object whose ``rows`` name the prompts, or None.
         finished: is told of each file.
         note: stands behind each title, such as that the weights have not seen the modality.
     """
@@ -107,7 +98,6 @@ class OverlayWriter:
         output_dir: str | Path,
         labels: Mapping[str, int],
         max_slices: int = 12,
-        report: PromptReport | None = None,
         finished: FinishedCases | None = None,
         note: str = "",
     ) -> None:
@@ -115,7 +105,6 @@ class OverlayWriter:
         self.folder = Path(output_dir) / "overlays"
         self.labels = dict(labels)
         self.max_slices = max_slices
-        self.report = report
         self.finished = finished
 
     def attach(self, engine: Engine) -> None:
@@ -149,7 +138,7 @@ class OverlayWriter:
             truths={} if truth is None else upright(self._truth(truth.cpu().numpy(), pred.shape[1:])),
             spacing=(float(spacing[0]), float(spacing[1])),
             directions=DISPLAY_DIRECTIONS.get(image.meta["slice_axis"], ""),
-            points=self._points(case["case"]),
+            points=_points(output.get(DETAILS)),
         )
 
     def _truth(self, label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -158,13 +147,13 @@ class OverlayWriter:
             raise ValueError(f"label has shape {label.shape}, the prediction's grid is {tuple(shape)}")
         return np.concatenate([label == value for value in self.labels.values()])
 
-    def _points(self, case: str) -> dict[int, list[tuple[str, float, float, bool]]]:
-        points: dict[int, list[tuple[str, float, float, bool]]] = {}
-        for row in self.report.rows if self.report else []:
-            if row["case"] == case:
-                placed = points.setdefault(int(row["slice"]), [])
-                placed += [(row["label"], float(x), float(y), bool(sign)) for x, y, sign in row.get("points") or []]
-        return points
+
+def _points(details: CaseDetails | None) -> dict[int, list[tuple[str, float, float, bool]]]:
+    points: dict[int, list[tuple[str, float, float, bool]]] = {}
+    for row in [] if details is None else details.rows:
+        placed = points.setdefault(int(row["slice"]), [])
+        placed += [(row["label"], float(x), float(y), bool(sign)) for x, y, sign in row.get("points") or []]
+    return points
 
 
 def choose_slices(occupied: Iterable[bool], max_slices: int) -> list[int]:

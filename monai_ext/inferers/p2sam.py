@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -209,34 +209,32 @@ class P2SamInferer(ReferenceInferer):
         self._loaded: list[Reference] = []
         self._parts: dict[tuple[Any, ...], ReferenceParts | None] = {}
 
-    def __call__(  # type: ignore[override]
+    def begin_case(  # type: ignore[override]
         self,
-        inputs: Tensor,
-        network: PromptableNetwork,
-        *args: Any,
+        image: MetaTensor,
+        modality: str | None,
         previous: Any = None,
         previous_image: Any = None,
-        **extra: Any,
-    ) -> MetaTensor:
-        """Segment one case.
+        **entries: Any,
+    ) -> dict[str, Any]:
+        """Load the mask of the case before, where ``previous_box`` asks for it.
 
         Args:
-            inputs: see :class:`ReferenceInferer`.
-            network: see :class:`ReferenceInferer`.
-            args: see :class:`ReferenceInferer`.
+            image: [C, H, W, D] in the input frame.
+            modality: of the case.
             previous: name of the case before it, whose mask ``run_dir`` holds; none or "": the reference is before it.
             previous_image: its file.
-            extra: see :class:`ReferenceInferer`.
+            entries: see :class:`ReferenceInferer`.
         """
-        self._before, self._place, self._image = None, None, cast(MetaTensor, inputs[0])
+        self._before, self._place, self._image = None, None, image
         name = _one(previous)
         if self.previous_box and name:
             if self.run_dir is None:
                 raise ValueError("previous_box needs run_dir, the folder of the masks")
             mask = find_mask(self.run_dir, name)
-            frame = self.load_reference.load(_one(previous_image), str(mask), _one(extra.get("modality")))
+            frame = self.load_reference.load(_one(previous_image), str(mask), modality)
             self._before = self._frame(frame)
-        return super().__call__(inputs, network, *args, **extra)
+        return super().begin_case(image, modality, **entries)
 
     def _frame(self, frame: Reference) -> PreviousFrame:
         matches = match_slices(self._image, frame.image, self.slice_match)

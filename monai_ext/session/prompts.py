@@ -21,6 +21,7 @@ from monai_ext.networks.sam import PromptableSam
 from monai_ext.networks.state_dict import load_weights
 from monai_ext.prompts.distribution import Sampler, check_count
 from monai_ext.session.supports import refuse_known, trained_patients
+from monai_ext.session.weights import locate_weights
 
 SAM = "sam"
 """Entry of ``trained_as`` in the record of learned prompts: the name of the SAM that they were learned beside,"""
@@ -43,16 +44,7 @@ def find_prompts(
     Raises:
         UserError: for a missing file, one without a record or that is not its record's, or prompts of another SAM.
     """
-    models = Path(bundle_root) / "models"
-    path = Path(str(prompt_checkpoint or "prompts"))
-    if not path.is_file():
-        path = models / f"{path}.pt"
-    if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in models.glob("prompts*.pt"))) or "none"
-        raise UserError(
-            f"learned prompts {prompt_checkpoint or path} do not exist: give --prompt_checkpoint, a path or one of "
-            f"those in {models} ({there}); is --bundle_root right?"
-        )
+    path = locate_weights(str(prompt_checkpoint or "prompts"), bundle_root, "prompt_checkpoint")
     record = read_record(path)
     if record is None or SAM_SHA256 not in record.trained_as:
         raise UserError(

@@ -8,12 +8,14 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from monai.data import DataLoader, Dataset, MetaTensor
-from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from PIL import Image
 
+from monai_ext.data.case_details import CaseDetails
 from monai_ext.data.case_reader import CaseReader
+from monai_ext.engines.case_evaluator import CaseEvaluator
 from monai_ext.handlers.overlay import COLOURS, NEGATIVE, POSITIVE, OverlayWriter, choose_slices
+from monai_ext.inferers.case_inferer import CaseInferer
 from monai_ext.transforms import MergeLabelsd, SamInputd
 
 LABELS = {"organ": 1, "lesion": 2}
@@ -35,9 +37,10 @@ def mask(shape=(40, 36, 6), value=1, at=(slice(5, 12), slice(4, 10), slice(2, 4)
     return array
 
 
-def write(tmp_path, batch, pred, **options) -> np.ndarray:
+def write(tmp_path, batch, pred, rows=(), **options) -> np.ndarray:
+    output = {"pred": pred, "details": CaseDetails(list(rows))}
     writer = OverlayWriter(tmp_path, LABELS, **options)
-    writer(SimpleNamespace(state=SimpleNamespace(batch=[batch], output=[{"pred": pred}])))
+    writer(SimpleNamespace(state=SimpleNamespace(batch=[batch], output=[output])))
     return np.asarray(Image.open(tmp_path / "overlays" / f"{batch['case']}.png").convert("RGB")).astype(int)
 
 
@@ -88,12 +91,12 @@ def test_points_lie_where_the_input_frame_says(tmp_path):
     batch, affine = item()
     height, width = batch["image"].shape[1:3]
     rows = [
-        {"case": "a", "label": "organ", "slice": 3, "points": [[0.25 * width, 0.25 * height, 1]]},
-        {"case": "a", "label": "organ", "slice": 3, "points": [[0.75 * width, 0.75 * height, 0]]},
-        {"case": "another", "label": "organ", "slice": 3, "points": [[0.25 * width, 0.75 * height, 1]]},
+        {"label": "organ", "slice": 3, "points": [[0.25 * width, 0.25 * height, 1]]},
+        {"label": "organ", "slice": 3, "points": [[0.75 * width, 0.75 * height, 0]]},
+        {"label": "organ", "slice": 2, "status": "reference_absent"},
     ]
     pred = MetaTensor(mask(at=(slice(0, 40), slice(0, 36), slice(3, 4))), affine=affine)
-    picture = body(write(tmp_path, batch, pred, report=SimpleNamespace(rows=rows)))
+    picture = body(write(tmp_path, batch, pred, rows))
     shape = np.array(picture.shape[:2])
     assert np.allclose(np.argwhere(near(picture, POSITIVE)).mean(axis=0) / shape, 0.25, atol=0.04)
     assert np.allclose(np.argwhere(near(picture, NEGATIVE)).mean(axis=0) / shape, 0.75, atol=0.04)
@@ -140,9 +143,12 @@ def test_label_on_another_grid_is_an_error(tmp_path):
         write(tmp_path, batch, MetaTensor(mask(), affine=affine))
 
 
-class AboveGrey(torch.nn.Module):
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return image.mean(dim=1, keepdim=True) - 128
+class AboveGrey(CaseInferer):
+    """Says of a volume that it was prompted on slice 1, and nothing of a frame."""
+
+    def segment_case(self, inputs, network, *args, **entries):
+        rows = [{"label": "lesion", "slice": 1, "points": [[10, 10, 1]]}] if inputs.shape[-1] > 1 else []
+        return inputs.mean(dim=1, keepdim=True) - 128, CaseDetails(rows)
 
 
 def test_every_case_of_an_evaluator_gets_a_picture(tmp_path):
@@ -170,13 +176,13 @@ def test_every_case_of_an_evaluator_gets_a_picture(tmp_path):
             MergeLabelsd(keys="pred", values=[1]),
         ]
     )
-    rows = [{"case": "a", "label": "lesion", "slice": 1, "points": [[10, 10, 1]]}]
-    SupervisedEvaluator(
+    CaseEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset(items, preprocessing), batch_size=1),
-        network=AboveGrey(),
+        network=torch.nn.Identity(),
+        inferer=AboveGrey(),
         postprocessing=postprocessing,
-        val_handlers=[OverlayWriter(tmp_path, {"lesion": 1}, report=SimpleNamespace(rows=rows))],
+        val_handlers=[OverlayWriter(tmp_path, {"lesion": 1})],
     ).run()
     volume, frame = (
         np.asarray(Image.open(tmp_path / "overlays" / f"{case}.png").convert("RGB")).astype(int) for case in "ab"
