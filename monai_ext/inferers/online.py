@@ -133,7 +133,7 @@ class OnlineInferer(CaseInferer):
 
     # ---- a case ------------------------------------------------------------------------------------------------------
 
-    def segment_case(  # type: ignore[override]
+    def segment_case(
         self,
         inputs: Tensor,
         network: PromptableNetwork,

@@ -209,7 +209,7 @@ class P2SamInferer(ReferenceInferer):
         self._loaded: list[Reference] = []
         self._parts: dict[tuple[Any, ...], ReferenceParts | None] = {}
 
-    def begin_case(  # type: ignore[override]
+    def begin_case(
         self,
         image: MetaTensor,
         modality: str | None,

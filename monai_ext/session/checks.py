@@ -23,7 +23,7 @@ STAND_INS = {
     "sam": None,
     "prompts": None,
     "auxiliary": None,
-    "finished": None,
+    "finished": SimpleNamespace(output_dir=".", seed=0, shard=None, cases=[]),
     "learners": {},
 }
 """What components of a config are tried out with in place of what is read from files or takes long to build."""

@@ -74,7 +74,7 @@ def sam_of_prompts(prompt_checkpoint: str | None, bundle_root: str | os.PathLike
         path = find_prompts(prompt_checkpoint, bundle_root)
     except UserError:  # who goes on to use them is told
         return otherwise
-    return str(as_trained(path, SAM, None, otherwise))
+    return str(as_trained(path, SAM, otherwise))
 
 
 def load_prompts(
@@ -186,16 +186,6 @@ def check_sampler(sampler: str, nu: int, samples: int) -> None:
     """
     Sampler(sampler, nu)
     check_count(samples)
-
-
-def prompt_settings(prompt_file: str | os.PathLike, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that decides a case's result (:func:`monai_ext.session.case_settings`), the learned prompts too."""
-    return {**settings, "prompts": sha256_of(prompt_file)}
-
-
-def first_given(labels: Any, organ: str | None) -> Any:
-    """Return the names of the structures asked for; where none are, the organ that a support shows."""
-    return organ if labels is None else labels
 
 
 def pair_references(
