@@ -71,6 +71,7 @@ def pair_with_support(
     supports: DataList | None = None,
     queries: Sequence[str] | None = None,
     trained: Collection[str] = (),
+    trained_queries: Collection[str] | None = None,
     allow_modality: bool = False,
     allow_trained: bool = False,
     slice_axis: str | None = None,
@@ -89,7 +90,8 @@ def pair_with_support(
         folder: where the mask of the support is written to.
         supports: list that has the support; None: ``datalist``.
         queries: names of the queries; None: all cases.
-        trained: patients of the training.
+        trained: patients of the training, among those of the list that has the support.
+        trained_queries: likewise among those of ``datalist``; None: ``trained``.
         allow_modality: let support and query be of different modalities.
         allow_trained: let patients of the training pass.
         slice_axis: axis that counts the slices, "R", "A" or "S"; None: the one with the largest spacing.
@@ -109,7 +111,8 @@ def pair_with_support(
     if organ not in source.labels:
         raise UserError(f"class {organ!r} is unknown: {source.dataset} has {', '.join(source.labels)}.")
     if not allow_trained:
-        _refuse_trained([case, *targets], trained)
+        _refuse_trained([case], trained)
+        _refuse_trained(targets, trained if trained_queries is None else trained_queries)
     if not allow_modality:
         own = case.modality or source.modality or ""
         for target in targets:

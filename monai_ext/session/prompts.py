@@ -241,9 +241,9 @@ def pair_references(
         raise UserError("--support needs --organ, the name of the structure that it shows.")
     if not allow_trained:
         refuse_known(prompt_file, [organ], "allow_trained")
-    trained = trained_patients(prompt_file, cases.dataset)
     folder = Path(output_dir) / "supports"
     whole = load_datalist(datalist_file, data_root)
+    trained = trained_patients(prompt_file, whole)
     return pair_with_support(
         cases, support, organ, folder, supports=whole, trained=trained, allow_trained=allow_trained
     )
