@@ -43,7 +43,7 @@ class ReviewTable:
         labels: name -> value in the masks.
         calibration: turns features into scores, or its file; None: only the features are written.
         abstain: the masks of flagged slices are emptied, before handlers that are attached later see them.
-        slice_axis: "R", "A" or "S" where the inferer was forced to cut slices orthogonal to it.
+        slice_axis: "R", "A" or "S" where slices are cut orthogonal to it; None: as the image was cut.
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
     """
 
@@ -91,10 +91,11 @@ class ReviewTable:
         """Return the masks without flagged slices: [1, *spatial] integer or [L, *spatial], on the file's grid."""
         kept = pred.detach().cpu().numpy().copy()
         affine = read_geometry(case["image"].meta["filename_or_obj"]).affine
+        slice_axis = self.slice_axis or case["image"].meta.get("slice_axis") or None
         for label, k in flagged:
             by_channel = len(kept) == len(self.labels)
             channel = kept[list(self.labels).index(label) if by_channel else 0]
-            plane = to_display(channel, affine, self.slice_axis)[..., k]  # a view
+            plane = to_display(channel, affine, slice_axis)[..., k]  # a view
             plane[plane != 0 if by_channel else plane == self.labels[label]] = 0
         result = pred.clone()
         result[...] = torch.from_numpy(np.ascontiguousarray(kept)).to(pred.device)

@@ -198,6 +198,7 @@ def pair_references(
     output_dir: str | os.PathLike,
     prompt_file: str | os.PathLike,
     allow_trained: bool = False,
+    slice_axis: str | None = None,
 ) -> list[Pair]:
     """Give each target its references: earlier visits, those that the data list names, or one support for all.
 
@@ -211,6 +212,8 @@ def pair_references(
         output_dir: the support's mask is written to its folder ``supports``.
         prompt_file: learned prompts, whose record names the patients and classes of the training.
         allow_trained: let these pass.
+        slice_axis: axis that counts the support's slices, as the network cuts them; see
+            :func:`monai_ext.data.supports.pair_with_support`.
 
     Raises:
         UserError: a support without an organ or the reverse, an organ of the training, or what the two refuse.
@@ -223,9 +226,16 @@ def pair_references(
         raise UserError("--support needs --organ, the name of the structure that it shows.")
     if not allow_trained:
         refuse_known(prompt_file, [organ], "allow_trained")
-    trained = trained_patients(prompt_file, cases.dataset)
     folder = Path(output_dir) / "supports"
     whole = load_datalist(datalist_file, data_root)
+    trained = trained_patients(prompt_file, whole)
     return pair_with_support(
-        cases, support, organ, folder, supports=whole, trained=trained, allow_trained=allow_trained
+        cases,
+        support,
+        organ,
+        folder,
+        supports=whole,
+        trained=trained,
+        allow_trained=allow_trained,
+        slice_axis=slice_axis,
     )

@@ -172,12 +172,14 @@ def refuse_overlap(
 ) -> None:
     """Refuse to evaluate weights on patients they were trained on, unless ``allow`` says so.
 
+    A case without a patient is a patient of its own, as it is in a training.
+
     Raises:
         UserError: names patients that are in both.
     """
     record = read_record(checkpoint)
     if record is not None:
-        patients = sorted({str(p["patient"]) for p in pairs})
+        patients = sorted({str(p.get("patient") or p["case"]) for p in pairs})
         check_overlap(record, dataset, patients, allow_overlap=allow)
 
 

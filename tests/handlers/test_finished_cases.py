@@ -134,14 +134,16 @@ def test_rows_come_in_the_order_of_the_list_and_exactly(out, cases):
     assert list(table_rows(records, "t.csv")) == expected
 
 
-def test_half_written_files_of_a_killed_run_are_removed(out, cases):
-    with atomic_path(out / "masks" / "a_1.nii.gz") as path:
+@pytest.mark.parametrize("name", ["masks", "uncertainty", "supports"])
+def test_half_written_files_of_a_killed_run_are_removed(out, cases, name):
+    folder = out / name
+    with atomic_path(folder / "a_1.nii.gz") as path:
         path.write_text("half")
-        (out / "masks" / "left").write_text("half")
-    (out / "masks" / "left").rename(path)
-    (out / "masks" / "a_1.nii.gz").rename(out / "masks" / ".mine")
+        (folder / "left").write_text("half")
+    (folder / "left").rename(path)
+    (folder / "a_1.nii.gz").rename(folder / ".mine")
     FinishedCases(out, cases, {})
-    assert [path.name for path in (out / "masks").iterdir()] == [".mine"]
+    assert [path.name for path in folder.iterdir()] == [".mine"]
 
 
 def test_a_patients_cases_stay_in_one_shard_which_tells_what_the_whole_is(out, cases):

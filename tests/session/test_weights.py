@@ -139,6 +139,8 @@ def test_weights_that_saw_the_patients_are_refused(bundle):
     session.refuse_overlap(path, "acdc", PAIRS, allow=True)
     session.refuse_overlap(path, "CHAOS", PAIRS)
     session.refuse_overlap(path, "ACDC", PAIRS[1:2])
+    with pytest.raises(UserError, match=r"1 of the ACDC patients .*\(p2\)"):  # no patient: the case is one
+        session.refuse_overlap(path, "ACDC", [{"case": "p2", "patient": ""}])
 
 
 def test_weights_without_a_record_are_not_refused(bundle):
