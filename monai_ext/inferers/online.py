@@ -1,4 +1,4 @@
-"""Cases one after the other: SAM is prompted, what has been learned is fused with it, corrections teach (AuxOL).
+"""Segments cases one after the other: SAM's mask is fused with that of a learner, which corrections train (AuxOL).
 
 A volume is taken slice by slice: an image of the paper is a slice here. On each one SAM decodes all prompts, the
 learner of each prompt's structure answers for its crop, and the answers are united; outside of the crops is background
@@ -126,7 +126,7 @@ class OnlineInferer(CaseInferer):
         return {name: learner.mark() for name, learner in self.learners.items()}
 
     def go_on(self, images: int, positions: Mapping[str, int], group: str | None = None) -> None:
-        """Become what the inferer was after so many images: learners go back to these places."""
+        """Return to the state after so many images: learners go back to these places in their journals."""
         self.images, self.group = images, group
         for name, learner in self.learners.items():
             learner.rewind(positions.get(name, 0))

@@ -32,7 +32,7 @@ from monai_ext.transforms.sam_input import SamInputd
 
 
 class CasePreprocessing(Compose):
-    """What brings the files of a case to the input frame, and how a reference of the case gets there.
+    """Transforms of a case to the input frame, and those of its references.
 
     Args:
         transforms: of a case.
@@ -54,10 +54,10 @@ def case_preprocessing(
     further: Sequence[Callable[..., Any]] = (),
     unlabelled: int | None = None,
 ) -> CasePreprocessing:
-    """Return what brings the files of a case to the input frame: [C, H, W, D], image values in [0, 255].
+    """Return the transforms that bring the files of a case to the input frame: [C, H, W, D], image values in [0, 255].
 
-    A target gets the scale of its patient from its references; what comes with a mask is a reference, which is told the
-    scale (:class:`~monai_ext.inferers.reference.ReferenceLoader`), or stands alone.
+    A target gets one scale in mm a pixel with its references. A reference is loaded with ``masks`` and gets that scale
+    from :class:`~monai_ext.inferers.reference.ReferenceLoader`.
 
     Args:
         image_size: pixels of the longer side of a slice.
@@ -94,7 +94,7 @@ def _load(keys: Sequence[str] | str, mask: bool = False) -> LoadImaged:
 
 
 def mask_preprocessing(image_size: int, slice_axis: str | None = None, key: str = "label") -> Compose:
-    """Return what brings a mask alone to the input frame, [1, H, W, D]; see :func:`case_preprocessing`."""
+    """Return the transforms of a mask alone to the input frame, [1, H, W, D]; see :func:`case_preprocessing`."""
     return Compose(
         [
             _load(key, mask=True),
@@ -106,7 +106,7 @@ def mask_preprocessing(image_size: int, slice_axis: str | None = None, key: str 
 def mask_postprocessing(
     preprocessing: Compose, labels: Mapping[str, int], overlap: bool = False, with_request: bool = False
 ) -> Compose:
-    """Return what makes an integer mask on the grid of the image's file of logits [L, H, W, D] in the input frame.
+    """Return the transforms of logits [L, H, W, D] in the input frame to an integer mask on the grid of the image file.
 
     Args:
         preprocessing: of the image, which is inverted.
@@ -151,7 +151,7 @@ def run_record(
     data_root: str | Path | None = None,
     note: str = "",
 ) -> RunRecord:
-    """Return the handler that writes ``run.json``; cases that were finished before are told among the outputs.
+    """Return the handler that writes ``run.json``; the files of cases that were finished before are among its outputs.
 
     Args:
         finished: its cases are the inputs; its folder, seed and shard are taken.

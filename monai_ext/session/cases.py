@@ -28,7 +28,7 @@ PHANTOMS: dict[str, Callable[[Path], Path]] = {
     "patients": partial(write_phantom_patients, count=PHANTOM_PATIENTS, supports=True),
     "stream": write_phantom_stream,
 }
-"""What stands in for a data list: one patient's visits, several patients who serve each other, or a stream."""
+"""Phantoms in place of a data list: one patient's visits, several patients who serve each other, or a stream."""
 
 
 def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike, phantom: str = "patient") -> Path:

@@ -1,4 +1,4 @@
-"""What decides a result: a finished case or training is kept as long as all of this is the same.
+"""What decides a result. A finished case or training is kept as long as all of this is the same.
 
 That is the configuration, the contents of every file that is read, and the code: this package's source as a whole and
 the versions of the packages it computes with.
