@@ -298,7 +298,7 @@ class OnlineLearner:
     _states: States | None = None
 
     def _rebuild(self, journal: Journal, position: int, from_states: bool = True) -> None:
-        """Rebuild the method from the first ``position`` entries, from the nearest state on; files are checked before."""
+        """Rebuild the method from the first ``position`` entries, from the nearest state; files are checked first."""
         found = self._find_state(journal, position) if from_states else None
         restarts = [entry.number for entry in journal.entries[:position] if entry.kind == "restart"]
         begin = found[0] if found is not None else max(restarts, default=0)
