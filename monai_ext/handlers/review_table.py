@@ -45,6 +45,8 @@ class ReviewTable:
         abstain: the masks of flagged slices are emptied, before handlers that are attached later see them.
         slice_axis: "R", "A" or "S" where the inferer was forced to cut slices orthogonal to it.
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
+
+    ``scores`` holds those of the last case, for its picture: (label, slice) -> (score, whether it is flagged).
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ReviewTable:
         self.output_dir, self.reporter, self.labels = Path(output_dir), reporter, dict(labels)
         self.calibration = read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration
         self.abstain, self.slice_axis, self.finished = abstain, slice_axis, finished
+        self.scores: dict[tuple[str, int], tuple[float, bool]] = {}
         self._rows: dict[str, list[list[Any]]] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -84,6 +87,7 @@ class ReviewTable:
             if self.calibration is not None:
                 rows = review_rows(names, slices, self.calibration)
                 self._keep(names[0], REVIEW, REVIEW_COLUMNS, rows)
+                self.scores = {(r[3], int(r[4])): (float(r[5]), r[6] == "1") for r in rows if r[4] != ""}
                 if self.abstain:
                     flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
                     output["pred"] = self._without(output["pred"], flagged, case)

@@ -130,17 +130,21 @@ def case_outputs(
     """
     if abstain and review is None:
         raise UserError("--abstain leaves out what the review flags: give its calibration with --review, too.")
+    references = None
     if isinstance(reporter, FollowUpInferer):
         reporter.with_self_check = True
+        references = reporter.load_reference
     reviewed = (
-        [] if reporter is None else [ReviewTable(output_dir, reporter, labels, review, abstain, slice_axis, finished)]
+        None if reporter is None else ReviewTable(output_dir, reporter, labels, review, abstain, slice_axis, finished)
     )
     table = None if reporter is None else PromptTable(output_dir, reporter, finished)
     return [
-        *reviewed,  # first: it may leave masks out
+        *([] if reviewed is None else [reviewed]),  # first: it may leave masks out
         *([] if table is None else [table]),
         MaskWriter(output_dir, labels, finished),
-        OverlayWriter(output_dir, labels, report=table, finished=finished, note=note),
+        OverlayWriter(
+            output_dir, labels, report=table, finished=finished, note=note, references=references, review=reviewed
+        ),
         VolumeTable(output_dir, labels, slice_axis, finished),
         CaseProgress(),
     ]

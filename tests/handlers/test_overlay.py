@@ -13,7 +13,8 @@ from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from PIL import Image
 
 from monai_ext.data.case_reader import CaseReader
-from monai_ext.handlers.overlay import COLOURS, NEGATIVE, POSITIVE, OverlayWriter, choose_slices
+from monai_ext.evaluation.slice_picture import COLOURS
+from monai_ext.handlers.overlay import NEGATIVE, POSITIVE, OverlayWriter, choose, choose_slices
 from monai_ext.transforms import MergeLabelsd, SamInputd
 
 LABELS = {"organ": 1, "lesion": 2}
@@ -63,7 +64,7 @@ def test_picture_is_upright_and_the_fill_lies_where_the_label_is(tmp_path):
     assert np.median(columns) < 0.4 * without.shape[1]
 
 
-def test_true_label_is_a_line(tmp_path):
+def test_true_label_is_dashed(tmp_path):
     batch, affine = item()
     pred = MetaTensor(torch.zeros_like(mask()), affine=affine)
     assert near(body(write(tmp_path, batch, pred)), COLOURS[1]).sum() == 0
@@ -74,6 +75,50 @@ def test_true_label_is_a_line(tmp_path):
     assert np.ptp(rows) > 150
     assert np.ptp(columns) > 150
     assert 0 < line.sum() < 0.05 * box
+    outline = near(body(write(tmp_path, item()[0], MetaTensor(batch["label"].clone(), affine=affine))), COLOURS[1])
+    assert line.sum() < 0.8 * outline.sum()  # the prediction's has no gaps
+
+
+def test_what_slices_were_chosen_for_stands_on_them(tmp_path):
+    batch, affine = item(shape=(40, 36, 20))
+    pred = mask((40, 36, 20), at=(slice(5, 12), slice(4, 10), slice(0, 20)))
+    pred[0, 5:20, 4:20, 7] = 1
+    writer = OverlayWriter(tmp_path, LABELS, review=SimpleNamespace(scores={("organ", 13): (0.2, True)}))
+    scene = writer._scene(batch, {"pred": MetaTensor(pred, affine=affine)})
+    assert "1 of 1 slices to look at" in scene.title
+    chosen = choose(scene, 4)
+    assert len(chosen) == 4
+    assert {index: why for index, why in chosen.items() if why} == {7: "largest", 13: "lowest score"}
+
+
+def test_the_reference_is_the_last_tile(tmp_path):
+    batch, affine = item()
+    pred = MetaTensor(mask(), affine=affine)
+    loaded = SimpleNamespace(image=batch["image"], label=torch.zeros_like(batch["image"]).as_tensor())
+    loaded.label[0, 20:40, 20:40, 1] = 2
+    report = SimpleNamespace(rows=[{"case": "a", "label": "organ", "slice": 2, "reference_slice": 1}])
+    writer = OverlayWriter(tmp_path, LABELS, report=report, references=SimpleNamespace(loaded=[loaded]))
+    panel = writer._scene({**batch, "reference": ["base"]}, {"pred": pred}).reference
+    assert panel.title == "reference base, slice 1"
+    assert panel.masks["lesion"].sum() == 400
+    without = write(tmp_path / "without", batch, pred, report=report)
+    shown = write(tmp_path, batch, pred, report=report, references=writer.references)
+    assert near(shown, COLOURS[1]).sum() > near(without, COLOURS[1]).sum() + 50
+
+
+def test_a_structure_in_the_lung_is_not_shown_in_black(tmp_path):
+    hu = np.full((40, 36, 3), -800.0, dtype=np.float32)
+    hu[10:16, 10:16] = 40
+    affine = np.diag([1.0, 1.0, 4.0, 1.0])
+    nib.save(nib.Nifti1Image(hu, affine), tmp_path / "ct.nii.gz")
+    read = LoadImaged("image", reader=CaseReader(), ensure_channel_first=True)
+    batch = SamInputd("image", 64)(read({"image": str(tmp_path / "ct.nii.gz")}))
+    batch["image"] = (batch["image"] + 160).clamp(0, 255)  # what the soft-tissue window leaves of it
+    pred = mask((40, 36, 3), at=(slice(10, 16), slice(10, 16), slice(0, 3)))
+    case = {"case": "a", "modality": "CT", **batch}
+    scene = OverlayWriter(tmp_path, LABELS)._scene(case, {"pred": MetaTensor(pred, affine=torch.from_numpy(affine))})
+    assert np.median(scene.shown) > 80
+    assert "lung window" in scene.title
 
 
 def test_value_to_ignore_is_not_drawn(tmp_path):
@@ -183,7 +228,6 @@ def test_every_case_of_an_evaluator_gets_a_picture(tmp_path):
     )
     assert near(body(volume), COLOURS[0]).any()  # the true label's line
     assert near(body(volume), POSITIVE).any()
-    assert not near(body(frame), COLOURS[0]).any()
     assert (body(frame)[..., 2] - body(frame)[..., 0] > 25).any()  # the bluish prediction
 
 
