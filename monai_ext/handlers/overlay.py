@@ -139,13 +139,13 @@ class Scene:
 class OverlayWriter:
     """Writes ``<output_dir>/overlays/<case>.png`` after every iteration of an evaluator.
 
-    The evaluator must decollate. Drawn are at most ``max_slices`` slices, evenly spaced among those that hold
-    a prediction, a true label or a prompt (the middle ones where none does), with the one of the largest prediction and
-    that of the lowest score, each with what it was chosen for; zoomed to what they hold: the prediction as an outline
-    with a light fill, the true label as dashes where the batch has "label", positive prompts as green stars and
-    negative ones as red crosses. The last tile is the reference's slice that served the largest prediction. Letters on
-    the first slice name the patient's sides (the picture is shown as a radiologist looks at it). A CT whose structures
-    lie in lung is shown in the lung window. The same input gives the same bytes.
+    The evaluator must decollate. Drawn are at most ``max_slices`` slices, the reference's among them, evenly spaced
+    among those that hold a prediction, a true label or a prompt (the middle ones where none does), with the one of the
+    largest prediction and that of the lowest score, each with what it was chosen for; zoomed to what they hold: the
+    prediction as an outline with a light fill, the true label as dashes where the batch has "label", positive prompts
+    as green stars and negative ones as red crosses. The last tile is the reference's slice that served the largest
+    prediction. Letters on the first slice name the patient's sides (the picture is shown as a radiologist looks at it).
+    A CT whose structures lie in lung is shown in the lung window. The same input gives the same bytes.
 
     Needed of the engine: batch items with "case" and "image" (as :class:`~monai_ext.transforms.SamInputd`
     leaves it); output items with "pred" on the grid of the file, [1, *spatial] or [L, *spatial] (see
@@ -315,7 +315,7 @@ def choose(scene: Scene, max_slices: int) -> dict[int, str]:
 
 def draw(scene: Scene, max_slices: int) -> Figure:
     """Draw a case as a montage of slices, the reference last, under a title and above a legend."""
-    reasons = choose(scene, max_slices)
+    reasons = choose(scene, max(1, max_slices - (scene.reference is not None)))
     slices = list(reasons)
     window = _zoom(scene, slices)
     tiles = len(slices) + (scene.reference is not None)
