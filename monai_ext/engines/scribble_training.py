@@ -13,7 +13,7 @@ from monai_ext.data.scribble_slices import store_scribbles
 from monai_ext.data.slice_store import StoredCase, Transform
 from monai_ext.engines.training import run_command
 from monai_ext.errors import UserError
-from monai_ext.networks.sam import CHECKPOINTS, PromptableSam, build_sam, fetch_checkpoint
+from monai_ext.networks.sam import PromptableSam, build_sam
 
 
 def unlabelled_value(datalist: DataList, simulated: bool) -> int:
@@ -63,49 +63,16 @@ def store_cases(
     )
 
 
-def find_sam(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> Path | None:
-    """Return the promptable model's weights; None where the variant of the training needs none.
-
-    Args:
-        variant: of the training.
-        checkpoint: a path, or the name of weights in ``models``; None: SAM's official file, fetched once.
-        sam_variant: of the network.
-        models: bundle whose folder ``models`` holds the compact weights.
-
-    Raises:
-        UserError: no compact weights are named, or there are none of that name.
-    """
-    path = _locate_sam(variant, checkpoint, sam_variant, models)
-    return fetch_checkpoint(sam_variant) if path is None and variant == "sam_sp" else path
-
-
-def check_checkpoint(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> None:
-    """Refuse weights that are not there, before anything is fetched or read; see :func:`find_sam`."""
-    _locate_sam(variant, checkpoint, sam_variant, models)
-
-
-def _locate_sam(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> Path | None:
-    """Return where the promptable model's weights are; None where they are SAM's own, or there are none."""
-    if variant != "sam_sp":
-        return None
-    if checkpoint is not None:
-        named = Path(models) / "models" / f"{checkpoint}.pt"
-        path = named if named.is_file() and not Path(checkpoint).is_file() else Path(checkpoint)
-        if not path.is_file():
-            raise UserError(f"checkpoint {checkpoint} does not exist: give a path, or a name in {named.parent}.")
-        return path
-    if sam_variant not in CHECKPOINTS:
-        raise UserError(
-            "the compact SAM needs --checkpoint: compact_chaos or compact_acdc, whichever saw no mask of your data set."
-        )
-    return None
+def needs_sam(variant: str) -> bool:
+    """Whether a variant of the training begins with pseudo-labels of a promptable model."""
+    return variant == "sam_sp"
 
 
 def promptable_network(
     variant: str, sam_variant: str, weights: str | os.PathLike | None, device: Any, **compact: Any
 ) -> PromptableSam | None:
     """Build the promptable model; None where the variant of the training needs no pseudo-labels of it."""
-    if variant != "sam_sp":
+    if not needs_sam(variant):
         return None
     return build_sam(sam_variant, weights, **compact).to(device)
 
@@ -129,7 +96,7 @@ def check_provenance(
     Raises:
         UserError: it saw dense labels of the data set, or is not what SAM-SP* asks for.
     """
-    if variant != "sam_sp" or weights is None:
+    if not needs_sam(variant) or weights is None:
         return
     record = read_record(weights)
     refuse_dense_labels(record, dataset, allow_dense)

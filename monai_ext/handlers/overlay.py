@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from monai_ext.data.case_details import DETAILS, CaseDetails
 from monai_ext.data.images import read_image
 from monai_ext.evaluation.slice_picture import (
     LUNG_WINDOW,
@@ -42,36 +43,6 @@ from monai_ext.transforms.sam_input import DISPLAY_DIRECTIONS, display_spacing, 
 POSITIVE, NEGATIVE = "#19E619", "#FF2A2A"
 REFERENCE = "#FFE08A"
 DPI = 100
-
-
-class PromptReport(Protocol):
-    """What an inferer tells of its prompts.
-
-    ``rows`` holds dicts with ``case``, ``label``, ``slice`` (index along D) and ``points``, a list of [x, y,
-    label] in input-frame pixels, label 1 for a positive point and 0 for a negative one, and ``reference_slice``; rows
-    may lack the last two.
-    """
-
-    rows: list[dict[str, Any]]
-
-
-class LoadedReference(Protocol):
-    """A reference in the input frame: image [C, H, W, D] with its meta, label [1, H, W, D]."""
-
-    image: Any
-    label: Any
-
-
-class ReferenceReport(Protocol):
-    """What holds the references of the last case."""
-
-    loaded: list[Any]
-
-
-class Scores(Protocol):
-    """What holds the review scores of the last case: (label, slice) -> (score, whether it is flagged)."""
-
-    scores: Mapping[tuple[str, int], tuple[float, bool]]
 
 
 @dataclass
@@ -149,17 +120,15 @@ class OverlayWriter:
 
     Needed of the engine: batch items with "case" and "image" (as :class:`~monai_ext.transforms.SamInputd`
     leaves it); output items with "pred" on the grid of the file, [1, *spatial] or [L, *spatial] (see
-    ``MaskWriter``); "label", if any, [1, *spatial] on the grid of the file.
+    ``MaskWriter``) and, for the prompts, "details" (:class:`~monai_ext.data.case_details.CaseDetails`); "label", if
+    any, [1, *spatial] on the grid of the file.
 
     Args:
         output_dir: folder of the run's outputs.
         labels: name -> value, in the order of channels.
         max_slices: slices shown of a case.
-        report: object whose ``rows`` name the prompts, or None.
         finished: is told of each file.
         note: stands behind each title, such as that the weights have not seen the modality.
-        references: holds the references of the last case, or None.
-        review: holds the scores of the last case, or None.
     """
 
     def __init__(
@@ -167,17 +136,13 @@ class OverlayWriter:
         output_dir: str | Path,
         labels: Mapping[str, int],
         max_slices: int = 12,
-        report: PromptReport | None = None,
         finished: FinishedCases | None = None,
         note: str = "",
-        references: ReferenceReport | None = None,
-        review: Scores | None = None,
     ) -> None:
         self.note = note
         self.folder = Path(output_dir) / "overlays"
         self.labels = dict(labels)
         self.max_slices = max_slices
-        self.report, self.references, self.review = report, references, review
         self.finished = finished
 
     def attach(self, engine: Engine) -> None:
@@ -204,7 +169,8 @@ class OverlayWriter:
             return {label: to_display(mask, affine, slice_axis) for label, mask in masks.items()}
 
         truth = case.get("label")
-        scores = self._scores()
+        details = output.get(DETAILS) or CaseDetails()
+        scores = _scores(details)
         scene = Scene(
             title=" - ".join(filter(None, [_title(case), _verdict(scores), self.note])),
             image=image.cpu().numpy(),
@@ -212,42 +178,32 @@ class OverlayWriter:
             truths={} if truth is None else upright(self._truth(truth.cpu().numpy(), pred.shape[1:])),
             spacing=(float(spacing[0]), float(spacing[1])),
             directions=DISPLAY_DIRECTIONS.get(image.meta["slice_axis"], ""),
-            points=self._points(case["case"]),
+            points=_points(details),
             scores=scores,
         )
         if str(case.get("modality") or "").upper() == "CT" and _lies_in_black(scene):
             path = image.meta["filename_or_obj"]
             scene.shown = to_display(windowed(read_image(path), LUNG_WINDOW), affine, slice_axis)[None]
             scene.title += f" - lung window, {LUNG_WINDOW[0]:g} to {LUNG_WINDOW[1]:g} HU"
-        scene.reference = self._reference(case, scene)
+        scene.reference = self._reference(details, scene)
         return scene
 
-    def _scores(self) -> dict[int, tuple[float, bool]]:
-        """Lowest score of each slice, and whether any of its structures is flagged."""
-        found: dict[int, tuple[float, bool]] = {}
-        for (_, index), (score, flagged) in (self.review.scores if self.review else {}).items():
-            known = found.get(index, (1.0, False))
-            found[index] = min(known[0], score), known[1] or flagged
-        return found
-
-    def _reference(self, case: Mapping[str, Any], scene: Scene) -> ReferencePanel | None:
+    def _reference(self, details: CaseDetails, scene: Scene) -> ReferencePanel | None:
         """Return the slice of the first reference that served the slice with the largest prediction."""
-        loaded = self.references.loaded if self.references else []
         target = int(scene.areas.argmax())
-        served = (
-            [row.get("reference_slice") for row in self.report.rows if row["slice"] == target] if self.report else []
-        )
-        index = next((int(str(one).split("+")[0]) for one in served if one not in (None, "")), None)
-        if not loaded or index is None:
+        served = next((row for row in details.rows if row["slice"] == target and row.get("reference_slice")), None)
+        if served is None or not details.references:
             return None
-        image, label = loaded[0].image, loaded[0].label[0].cpu().numpy()[..., index]
+        index = int(str(served["reference_slice"]).split("+")[0])
+        image = details.references[0].image
+        label = details.references[0].label[0].cpu().numpy()[..., index]
         grey = image.cpu().numpy()[..., index]
         if scene.shown is not None:
             volume = windowed(read_image(image.meta["filename_or_obj"]), LUNG_WINDOW)
             grey = to_display(volume, image.meta["original_affine"], image.meta["slice_axis"] or None)[None, ..., index]
         extent = image.meta.get("plane_extent") or image.meta["plane_size"]
         return ReferencePanel(
-            title=f"reference{_of(case)}, slice {index}",
+            title=" ".join(["reference", *str(served.get("reference") or "").split("+")[:1]]) + f", slice {index}",
             image=grey,
             masks={name: label == value for name, value in self.labels.items()},
             extent=(float(extent[0]), float(extent[1])),
@@ -259,13 +215,13 @@ class OverlayWriter:
             raise ValueError(f"label has shape {label.shape}, the prediction's grid is {tuple(shape)}")
         return np.concatenate([label == value for value in self.labels.values()])
 
-    def _points(self, case: str) -> dict[int, list[tuple[str, float, float, bool]]]:
-        points: dict[int, list[tuple[str, float, float, bool]]] = {}
-        for row in self.report.rows if self.report else []:
-            if row["case"] == case:
-                placed = points.setdefault(int(row["slice"]), [])
-                placed += [(row["label"], float(x), float(y), bool(sign)) for x, y, sign in row.get("points") or []]
-        return points
+
+def _points(details: CaseDetails | None) -> dict[int, list[tuple[str, float, float, bool]]]:
+    points: dict[int, list[tuple[str, float, float, bool]]] = {}
+    for row in [] if details is None else details.rows:
+        placed = points.setdefault(int(row["slice"]), [])
+        placed += [(row["label"], float(x), float(y), bool(sign)) for x, y, sign in row.get("points") or []]
+    return points
 
 
 def choose_slices(occupied: Iterable[bool], max_slices: int) -> list[int]:
@@ -492,11 +448,14 @@ def _title(case: Mapping[str, Any]) -> str:
     return "   ".join(parts)
 
 
-def _of(case: Mapping[str, Any]) -> str:
-    """Name the first reference, where the batch does."""
-    names = case.get("reference")
-    name = names if isinstance(names, str) else next(iter(names or ()), "")
-    return f" {name}" if name else ""
+def _scores(details: CaseDetails) -> dict[int, tuple[float, bool]]:
+    """Lowest review score of each slice, and whether any of its structures is flagged."""
+    found: dict[int, tuple[float, bool]] = {}
+    for row in details.rows:
+        if row.get("score") is not None:
+            score, flagged = found.get(row["slice"], (1.0, False))
+            found[row["slice"]] = min(score, row["score"]), flagged or row["flagged"]
+    return found
 
 
 def _verdict(scores: Mapping[int, tuple[float, bool]]) -> str:

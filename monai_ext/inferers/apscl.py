@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.panet import classes_to_results
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.reference_inferer import MatchedSlice, ReferenceInferer, SliceResult, TargetSlice
 from monai_ext.networks.backbone import PromptableNetwork
 from monai_ext.networks.prototype_net import PrototypeNet, Support
 from monai_ext.prompts.ties import TOLERANCE
 
 
-class ApsclInferer(FollowUpInferer):
+class ApsclInferer(ReferenceInferer):
     """Segment images from annotated slices of other patients, each structure on its own (1-way).
 
     z is the mean of its distribution. With ``z_samples`` each slice that holds the structure also says how sure it is,
@@ -32,9 +32,9 @@ class ApsclInferer(FollowUpInferer):
     Args:
         labels: name -> value of the structures.
         load_reference: loads supports.
-        slice_match: see :class:`FollowUpInferer`; ``middle``: one slice serves the whole volume.
-        reference_image: see :class:`FollowUpInferer`.
-        reference_label: see :class:`FollowUpInferer`.
+        slice_match: see :class:`ReferenceInferer`; ``middle``: one slice serves the whole volume.
+        reference_image: see :class:`ReferenceInferer`.
+        reference_label: see :class:`ReferenceInferer`.
         z_samples: number of z drawn for each structure and slice; 0: none.
         seed: of the draws.
 
@@ -66,7 +66,7 @@ class ApsclInferer(FollowUpInferer):
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         few_shot = cast(PrototypeNet, network)
         supports = [self._support(few_shot, matched, value) for value in self.labels.values()]
         if all(support is None for support in supports):

@@ -24,9 +24,9 @@ from monai_ext.data.images import read_geometry, read_label
 from monai_ext.engines.online import Pending
 from monai_ext.engines.online.view import tensor_sha256
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.online import Asked, OnlineInferer
 from monai_ext.inferers.reference import plain
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.label.answers import Answers, read_answer, trust
 from monai_ext.label.inbox import Inbox, Submission
 from monai_ext.label.parts import Parts

@@ -19,10 +19,9 @@ from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import MaskWriter
 from monai_ext.handlers.overlay import OverlayWriter
 from monai_ext.handlers.progress import CaseProgress
-from monai_ext.handlers.prompt_table import PromptTable, Reporter
+from monai_ext.handlers.prompt_table import PromptTable
 from monai_ext.handlers.review_table import ReviewTable
 from monai_ext.handlers.volume_table import VolumeTable
-from monai_ext.inferers.follow_up import FollowUpInferer
 from monai_ext.transforms.frame_extent import FrameExtentd
 from monai_ext.transforms.intensity import Intensityd
 from monai_ext.transforms.labels import MergeLabelsd
@@ -107,7 +106,7 @@ def case_outputs(
     output_dir: str | Path,
     labels: Mapping[str, int],
     finished: FinishedCases,
-    reporter: Reporter | None = None,
+    prompts: bool = False,
     review: str | Path | None = None,
     abstain: bool = False,
     slice_axis: str | None = None,
@@ -119,7 +118,7 @@ def case_outputs(
         output_dir: folder of the run's outputs.
         labels: name -> value in the masks.
         finished: is told of each file and row.
-        reporter: an inferer that says what it chose; None: there is no ``prompts.csv`` and nothing to review.
+        prompts: the inferer says what it chose: write ``prompts.csv`` and what a review needs.
         review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: no score, features alone.
         abstain: leave masks out that the review flags.
         slice_axis: "R", "A" or "S" where slices are cut orthogonal to it.
@@ -130,21 +129,12 @@ def case_outputs(
     """
     if abstain and review is None:
         raise UserError("--abstain leaves out what the review flags: give its calibration with --review, too.")
-    references = None
-    if isinstance(reporter, FollowUpInferer):
-        reporter.with_self_check = True
-        references = reporter.load_reference
-    reviewed = (
-        None if reporter is None else ReviewTable(output_dir, reporter, labels, review, abstain, slice_axis, finished)
-    )
-    table = None if reporter is None else PromptTable(output_dir, reporter, finished)
+    review_table = [ReviewTable(output_dir, labels, review, abstain, slice_axis, finished)] if prompts else []
     return [
-        *([] if reviewed is None else [reviewed]),  # first: it may leave masks out
-        *([] if table is None else [table]),
+        *review_table,  # first: it may leave masks out
+        *([PromptTable(output_dir, finished)] if prompts else []),
         MaskWriter(output_dir, labels, finished),
-        OverlayWriter(
-            output_dir, labels, report=table, finished=finished, note=note, references=references, review=reviewed
-        ),
+        OverlayWriter(output_dir, labels, finished=finished, note=note),
         VolumeTable(output_dir, labels, slice_axis, finished),
         CaseProgress(),
     ]

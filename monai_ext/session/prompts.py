@@ -21,6 +21,7 @@ from monai_ext.networks.sam import PromptableSam
 from monai_ext.networks.state_dict import load_weights
 from monai_ext.prompts.distribution import Sampler, check_count
 from monai_ext.session.supports import refuse_known, trained_patients
+from monai_ext.session.weights import locate_weights
 
 SAM = "sam"
 """Entry of ``trained_as`` in the record of learned prompts: the name of the SAM that they were learned beside,"""
@@ -43,16 +44,7 @@ def find_prompts(
     Raises:
         UserError: for a missing file, one without a record or that is not its record's, or prompts of another SAM.
     """
-    models = Path(bundle_root) / "models"
-    path = Path(str(prompt_checkpoint or "prompts"))
-    if not path.is_file():
-        path = models / f"{path}.pt"
-    if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in models.glob("prompts*.pt"))) or "none"
-        raise UserError(
-            f"learned prompts {prompt_checkpoint or path} do not exist: give --prompt_checkpoint, a path or one of "
-            f"those in {models} ({there}); is --bundle_root right?"
-        )
+    path = locate_weights(str(prompt_checkpoint or "prompts"), bundle_root, "prompt_checkpoint")
     record = read_record(path)
     if record is None or SAM_SHA256 not in record.trained_as:
         raise UserError(
@@ -216,6 +208,7 @@ def pair_references(
     output_dir: str | os.PathLike,
     prompt_file: str | os.PathLike,
     allow_trained: bool = False,
+    slice_axis: str | None = None,
 ) -> list[Pair]:
     """Give each target its references: earlier visits, those that the data list names, or one support for all.
 
@@ -229,6 +222,8 @@ def pair_references(
         output_dir: the support's mask is written to its folder ``supports``.
         prompt_file: learned prompts, whose record names the patients and classes of the training.
         allow_trained: let these pass.
+        slice_axis: axis that counts the support's slices, as the network cuts them; see
+            :func:`monai_ext.data.supports.pair_with_support`.
 
     Raises:
         UserError: a support without an organ or the reverse, an organ of the training, or what the two refuse.
@@ -241,9 +236,16 @@ def pair_references(
         raise UserError("--support needs --organ, the name of the structure that it shows.")
     if not allow_trained:
         refuse_known(prompt_file, [organ], "allow_trained")
-    trained = trained_patients(prompt_file, cases.dataset)
     folder = Path(output_dir) / "supports"
     whole = load_datalist(datalist_file, data_root)
+    trained = trained_patients(prompt_file, whole)
     return pair_with_support(
-        cases, support, organ, folder, supports=whole, trained=trained, allow_trained=allow_trained
+        cases,
+        support,
+        organ,
+        folder,
+        supports=whole,
+        trained=trained,
+        allow_trained=allow_trained,
+        slice_axis=slice_axis,
     )

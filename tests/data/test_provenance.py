@@ -92,6 +92,17 @@ def test_two_sequences_of_the_same_patients_overlap() -> None:
     assert check_overlap(record, "ACDC", ["chaos01"]) == []
 
 
+def test_patients_under_other_names_count_as_trained_on() -> None:
+    seen = TrainingData(dataset="MS_CMRSeg", patients=["mscmrseg01"], labels="dense", licence="none")
+    record = RECORD.model_copy(update={"datasets": [seen]})
+    with pytest.raises(UserError, match="patients of MS_CMRSeg, who are those of MSCMR under other names"):
+        check_overlap(record, "MSCMR", ["subject13"])
+    assert check_overlap(record, "MSCMR", ["subject13"], allow_overlap=True) == ["subject13"]
+    assert check_overlap(record, "MS_CMRSeg", ["mscmrseg02"]) == []
+    with pytest.raises(UserError, match="dense labels of MS_CMRSeg"):
+        refuse_dense_labels(record, "MSCMR")
+
+
 def test_a_checksum_is_verified(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5
     (tmp_path / "model.pt").write_bytes(content)

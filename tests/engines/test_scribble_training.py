@@ -9,10 +9,8 @@ import torch
 
 from monai_ext.data.manifest import DataList
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
-from monai_ext.engines import scribble_training
 from monai_ext.engines.scribble_training import (
     check_provenance,
-    find_sam,
     promptable_network,
     segmentor_record,
     unlabelled_value,
@@ -42,21 +40,6 @@ def test_value_of_what_is_not_scribbled_on() -> None:
     assert unlabelled_value(datalist(), simulated=False) == 4
     assert unlabelled_value(datalist(ignore=9), simulated=True) == 4  # one above the labels: dense maps hold no 9
     assert unlabelled_value(datalist(ignore=None), simulated=True) == 4
-
-
-def test_sam_is_found_by_path_by_name_or_fetched(tmp_path, monkeypatch) -> None:
-    (tmp_path / "models").mkdir()
-    named = tmp_path / "models" / "compact_x.pt"
-    named.touch()
-    monkeypatch.setattr(scribble_training, "fetch_checkpoint", lambda variant: Path(f"official_{variant}"))
-    assert find_sam("sam_sp", "compact_x", "compact", tmp_path) == named
-    assert find_sam("sam_sp", str(named), "compact", tmp_path / "elsewhere") == named
-    assert find_sam("sam_sp", None, "vit_b", tmp_path) == Path("official_vit_b")
-    assert find_sam("dmpls", "missing", "compact", tmp_path) is None
-    with pytest.raises(UserError, match="does not exist"):
-        find_sam("sam_sp", "compact_y", "compact", tmp_path)
-    with pytest.raises(UserError, match="needs --checkpoint"):
-        find_sam("sam_sp", None, "compact", tmp_path)
 
 
 def test_only_sam_sp_needs_a_promptable_model(tmp_path) -> None:
