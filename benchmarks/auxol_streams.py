@@ -3,16 +3,17 @@
 ``python benchmarks/auxol_streams.py LIST.json --checkpoint compact_chaos --slices 5 --orders 0 --output_dir OUT``
 
 The protocol is that of ``bundles/auxol/configs/stream.yaml`` with ``--order``: patients shuffled, all volumes of a
-patient together, prompts and corrections from the true masks, each slice answered before anything of it is learned. SAM
-encodes a slice once for all methods. Written is ``OUT/<data set>_<order>.csv``: a row for each kind of prompt, slice and
-structure, with the Dice of each method on the slice, in the input frame. ``benchmarks/auxol_tables.py`` reads these.
+patient together, prompts and corrections from the true masks, each slice answered before anything of it is learned.
+SAM encodes a slice once for all methods. Written is ``OUT/<data set>_<order>.csv``: a row for each kind of prompt,
+slice and structure, with the Dice of each method on the slice, in the input frame. ``benchmarks/auxol_tables.py``
+reads these.
 
 Of a volume at most ``--slices`` slices are taken, spread evenly over those that get a prompt.
 
-Columns: ``sam`` (whole mask), ``ellipse`` (inscribed in the box; after a point in the box of SAM's mask), ``mean_crop``,
-``memory``, ``auxol_0``, ``_25``, ``_50``, ``_100`` (per cent of the slices corrected; 0 is SAM within the crop), and of
-the run with 100 %: ``own`` (the network alone), ``half`` (fixed alpha 0.5), ``alpha``; ``single`` (batch of one) and
-``fifo`` are learners of their own.
+Columns: ``sam`` (whole mask), ``ellipse`` (inscribed in the box; after a point in the box of SAM's mask),
+``mean_crop``, ``memory``, ``auxol_0``, ``_25``, ``_50``, ``_100`` (per cent of the slices corrected; 0 is SAM within
+the crop), and of the run with 100 %: ``own`` (the network alone), ``half`` (fixed alpha 0.5), ``alpha``; ``single``
+(batch of one) and ``fifo`` are learners of their own.
 """
 
 from __future__ import annotations
