@@ -33,6 +33,7 @@ from torch import Tensor
 
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import single_images
+from monai_ext.data.phantoms import write_phantom_stream
 from monai_ext.data.streams import order_stream
 from monai_ext.engines.online.auxiliary import AuxiliaryFusion, AuxiliarySettings
 from monai_ext.engines.online.fusion import fuse
@@ -56,7 +57,7 @@ from monai_ext.transforms.sam_input import SamInputd, frame_size
 Asked = tuple[int, Prompt]
 """Channel of a structure, and what SAM is asked."""
 
-HEAD = ("task", "order", "prompt", "case", "patient", "slice", "label", "step")
+HEAD = ("task", "order", "prompt", "case", "patient", "modality", "slice", "label", "step")
 COLUMNS = (
     "sam", "ellipse", "mean_crop", "memory", "auxol_0", "auxol_25", "auxol_50", "auxol_100", "own", "half", "single",
     "fifo", "alpha",
@@ -77,6 +78,7 @@ class Slice:
 
     case: str
     patient: str
+    modality: str
     number: int
     image: Tensor
     frame: tuple[int, int]
@@ -194,7 +196,8 @@ class Stream:
         for place in spread(len(there), self.slices):
             k, truths, prompts = there[place]
             plane = image[..., k].clone()
-            yield Slice(case["case"], case["patient"], k, plane, frame_size(data["image"]), truths, prompts)
+            names = (case["case"], case["patient"], case.get("modality") or self.cases.modality)
+            yield Slice(*names, k, plane, frame_size(data["image"]), truths, prompts)
 
     def _prompts(self, kind: str, truths: Mapping[str, Tensor]) -> list[Asked]:
         found = ((channel, self.prompters[kind](mask, 0)) for channel, mask in enumerate(truths.values()))
@@ -244,8 +247,9 @@ def run_order(stream: Stream, order: int, settings: Mapping[str, AuxiliarySettin
                     own = [view for view in views if view.case["label"] == name]
                     if own:
                         found = tracks[kind].run(image, own, one.truths[name])
-                        head = (stream.cases.dataset, order, kind, one.case, one.patient, one.number, name, image)
-                        yield [*head, *(f"{found[c]:.5f}" if c in found else "" for c in COLUMNS)]
+                        scores = [f"{found[c]:.5f}" if c in found else "" for c in COLUMNS]
+                        head = (stream.cases.dataset, order, kind, one.case, one.patient, one.modality)
+                        yield [*head, one.number, name, image, *scores]
             image += 1
 
 
@@ -262,8 +266,8 @@ def select_patients(cases: DataList, keep: Sequence[str] | None, leave_out: Sequ
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("datalist")
-    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("datalist", nargs="?", help="phantoms without it")
+    parser.add_argument("--checkpoint", default="compact_chaos")
     parser.add_argument("--sam_root", default="bundles/p2sam")
     parser.add_argument("--slices", type=int, default=5)
     parser.add_argument("--orders", type=int, nargs="+", default=[0])
@@ -273,10 +277,11 @@ def main() -> None:
     parser.add_argument("--leave_out", nargs="+", default=[], help="not these patients")
     parser.add_argument("--fast", action="store_true", help="only what is needed to choose settings")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of AuxOL")
-    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--output_dir", default="outputs/auxol_streams")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cases = select_patients(load_datalist(options.datalist), options.keep, options.leave_out)
+    datalist = options.datalist or write_phantom_stream(Path(options.output_dir) / "phantom")
+    cases = select_patients(load_datalist(datalist), options.keep, options.leave_out)
     weights = find_checkpoint(options.checkpoint, None, options.sam_root, cases)
     refuse_dense(weights, cases.dataset)
     refuse_overlap(weights, cases.dataset, single_images(cases))
@@ -301,9 +306,11 @@ def main() -> None:
 
 def report(rows: Sequence[Sequence[Any]]) -> None:
     """Print the mean over the last half of the stream, by kind of prompt and structure."""
-    middle = (max(row[7] for row in rows) + 1) / 2
-    for kind, name in dict.fromkeys((row[2], row[6]) for row in rows):
-        late = [row[len(HEAD) :] for row in rows if (row[2], row[6]) == (kind, name) and row[7] >= middle]
+    at = {column: place for place, column in enumerate(HEAD)}
+    middle = (max(row[at["step"]] for row in rows) + 1) / 2
+    for kind, name in dict.fromkeys((row[at["prompt"]], row[at["label"]]) for row in rows):
+        of_kind = [row for row in rows if (row[at["prompt"]], row[at["label"]]) == (kind, name)]
+        late = [row[len(HEAD) :] for row in of_kind if row[at["step"]] >= middle]
         means = {c: np.mean([float(r[n]) for r in late]) for n, c in enumerate(COLUMNS) if late and late[0][n]}
         print(kind, name, len(late), " ".join(f"{c} {value:.3f}" for c, value in means.items()), flush=True)
 

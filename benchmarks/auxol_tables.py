@@ -61,12 +61,16 @@ def read(paths: Iterable[Path]) -> list[Row]:
 
 
 def groups(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, list[Row]]]:
-    """Yield data set, prompt, structure and rows; with several structures also all of them."""
+    """Yield data set, prompt, structure and rows; with several modalities each alone, with several structures all."""
     for task, prompt in dict.fromkeys((row["task"], row["prompt"]) for row in rows):
         here = [row for row in rows if (row["task"], row["prompt"]) == (task, prompt)]
         labels = list(dict.fromkeys(row["label"] for row in here))
+        modalities = list(dict.fromkeys(row["modality"] for row in here))
         for label in labels:
-            yield task, prompt, label, [row for row in here if row["label"] == label]
+            of_label = [row for row in here if row["label"] == label]
+            yield task, prompt, label, of_label
+            for modality in modalities if len(modalities) > 1 else []:
+                yield task, prompt, f"{label}, {modality}", [row for row in of_label if row["modality"] == modality]
         if len(labels) > 1:
             yield task, prompt, "mean", here
 
@@ -97,8 +101,9 @@ def compare(rows: Sequence[Row], first: str, second: str) -> Difference:
 
 def show(one: Difference, p: float) -> str:
     """Lay out a difference."""
-    few = "" if one.patients > 1 else " (one patient: no interval)"
-    return f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}], p {p:.2g}{few}"
+    if one.patients == 1:
+        return f"{one.mean:+.3f} (one patient)"
+    return f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}], p {p:.2g}"
 
 
 def main_table(rows: Sequence[Row]) -> None:
