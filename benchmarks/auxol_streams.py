@@ -63,6 +63,8 @@ COLUMNS = (
     "fifo", "alpha",
 )  # fmt: skip
 
+MORE = ("memory", "auxol_25", "auxol_50", "single", "fifo")
+
 
 class Kept:
     """In place of a learner: hands the view on, so that any number of learners can be asked with it."""
@@ -113,24 +115,21 @@ class Tracks:
     """All methods on one stream of one kind of prompt."""
 
     def __init__(
-        self, labels: Sequence[str], settings: AuxiliarySettings, network: PromptableNetwork, fast: bool
+        self, labels: Sequence[str], settings: AuxiliarySettings, network: PromptableNetwork, chosen: Sequence[str]
     ) -> None:
         def auxiliary(**changed: Any) -> Callable[[], OnlineMethod]:
             return lambda: AuxiliaryFusion(replace(settings, **changed), network.device)
 
         self.auxol = Track(labels, auxiliary())
-        self.others = {
-            "ellipse": Track(labels, InscribedEllipse),
-            "mean_crop": Track(labels, MeanCrop),
+        others: dict[str, tuple[Callable[[], OnlineMethod], float]] = {
+            "memory": (lambda: Remembering(network.image_size, network.grid), 1.0),
+            "auxol_25": (auxiliary(), 0.25),
+            "auxol_50": (auxiliary(), 0.5),
+            "single": (auxiliary(batch=1), 1.0),
+            "fifo": (auxiliary(policy="fifo"), 1.0),
         }
-        if not fast:
-            self.others |= {
-                "memory": Track(labels, lambda: Remembering(network.image_size, network.grid)),
-                "auxol_25": Track(labels, auxiliary(), 0.25),
-                "auxol_50": Track(labels, auxiliary(), 0.5),
-                "single": Track(labels, auxiliary(batch=1)),
-                "fifo": Track(labels, auxiliary(policy="fifo")),
-            }
+        self.others = {"ellipse": Track(labels, InscribedEllipse), "mean_crop": Track(labels, MeanCrop)}
+        self.others |= {name: Track(labels, *others[name]) for name in chosen}
 
     def run(self, image: int, views: Sequence[View], truth: Tensor) -> dict[str, float]:
         """Answer and learn one structure of a slice; returns the Dice of each method, and alpha."""
@@ -235,10 +234,12 @@ def spread(count: int, most: int) -> list[int]:
     return [int((number + 0.5) * count / most) for number in range(most)]
 
 
-def run_order(stream: Stream, order: int, settings: Mapping[str, AuxiliarySettings], fast: bool) -> Iterator[list[Any]]:
+def run_order(
+    stream: Stream, order: int, settings: Mapping[str, AuxiliarySettings], chosen: Sequence[str]
+) -> Iterator[list[Any]]:
     """Run one order of the patients; yields rows."""
     names = list(stream.labels)
-    tracks = {kind: Tracks(names, settings[kind], stream.network, fast) for kind in stream.kinds}
+    tracks = {kind: Tracks(names, settings[kind], stream.network, chosen) for kind in stream.kinds}
     image = 0
     for case in order_stream(single_images(stream.cases), order):
         for one in stream.of_case(case):
@@ -275,7 +276,7 @@ def main() -> None:
     parser.add_argument("--point_window", type=float, default=0.5)
     parser.add_argument("--keep", nargs="+", help="only these patients")
     parser.add_argument("--leave_out", nargs="+", default=[], help="not these patients")
-    parser.add_argument("--fast", action="store_true", help="only what is needed to choose settings")
+    parser.add_argument("--more", nargs="*", default=list(MORE), choices=MORE, help="which of the dearer methods")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of AuxOL")
     parser.add_argument("--output_dir", default="outputs/auxol_streams")
     options = parser.parse_args()
@@ -287,8 +288,8 @@ def main() -> None:
     refuse_overlap(weights, cases.dataset, single_images(cases))
     network = build_sam(find_variant(weights, None), weights)
     given = {name: number(value) for name, value in (one.split("=") for one in options.set)}
-    settings = {kind: AuxiliarySettings(**{"sam_channel": channel(kind), **given}) for kind in options.prompts}
-    print({kind: asdict(one) for kind, one in settings.items()}, "point_window", options.point_window, flush=True)
+    settings = {kind: AuxiliarySettings(**given) for kind in options.prompts}
+    print(asdict(AuxiliarySettings(**given)), "point_window", options.point_window, flush=True)
     stream = Stream(cases, network, options.slices, options.point_window, options.prompts)
     folder, start = Path(options.output_dir), time.process_time()
     folder.mkdir(parents=True, exist_ok=True)
@@ -297,7 +298,7 @@ def main() -> None:
             table = csv.writer(file)
             table.writerow([*HEAD, *COLUMNS])
             rows = []
-            for row in run_order(stream, order, settings, options.fast):
+            for row in run_order(stream, order, settings, options.more):
                 table.writerow(row)
                 rows.append(row)
         print(f"order {order}: {len(rows)} rows, {time.process_time() - start:.0f} s of processor time", flush=True)
@@ -323,11 +324,6 @@ def number(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
-
-
-def channel(kind: str) -> str:
-    """What the network sees of SAM: with boxes its mask, with points nothing (paper)."""
-    return "mask" if kind == "box" else "none"
 
 
 if __name__ == "__main__":

@@ -75,6 +75,11 @@ def groups(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, list[Row]]]:
             yield task, prompt, "mean", here
 
 
+def having(rows: Sequence[Row], *columns: str) -> list[Row]:
+    """Return the rows in which these methods were run."""
+    return [row for row in rows if all(row[column] for column in columns)]
+
+
 def mean(rows: Sequence[Row], column: str) -> float:
     """Mean over the slices of each structure, then over structures."""
     labels = dict.fromkeys(row["label"] for row in rows)
@@ -114,7 +119,8 @@ def main_table(rows: Sequence[Row]) -> None:
         differences.append(compare(here, "auxol_100", better))
         slices = len({(row["order"], row["case"], row["slice"]) for row in here})
         head = [task, prompt, label, str(slices), str(differences[-1].patients)]
-        lines.append([*head, *(f"{mean(here, column):.3f}" for column in METHODS), better])
+        scores = ((column, having(here, column)) for column in METHODS)
+        lines.append([*head, *(f"{mean(run, column):.3f}" if run else "" for column, run in scores), better])
     adjusted = holm([one.p for one in differences])
     title = ["set", "prompt", "structure", "slices", "patients", *METHODS, "better of two", "auxol_100 minus better"]
     table(title, [[*line, show(one, p)] for line, one, p in zip(lines, differences, adjusted, strict=True)])
@@ -125,10 +131,10 @@ def claims_table(rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> None:
     whole: list[tuple[str, str, list[Row]]] = []
     for task, prompt in dict.fromkeys((row["task"], row["prompt"]) for row in rows):
         whole.append((task, prompt, [r for r in rows if (r["task"], r["prompt"]) == (task, prompt)]))
-    found = [[compare(here, *pair) for pair in pairs] for _, _, here in whole]
-    adjusted = iter(holm([one.p for line in found for one in line]))
+    found = [[compare(run, *pair) if (run := having(here, *pair)) else None for pair in pairs] for _, _, here in whole]
+    adjusted = iter(holm([one.p for line in found for one in line if one]))
     lines = [
-        [task, prompt, *(show(one, next(adjusted)) for one in line)]
+        [task, prompt, *("" if one is None else show(one, next(adjusted)) for one in line)]
         for (task, prompt, _), line in zip(whole, found, strict=True)
     ]
     table(["set", "prompt", *(f"{first} - {second}" for first, second in pairs)], lines)

@@ -32,12 +32,12 @@ class AuxiliarySettings:
         batch: k, most samples of the online batch; the paper's is 32.
         policy: see :class:`~monai_ext.engines.online.batch.OnlineBatch`.
         max_age: see there.
-        learning_rate: of AdamW.
+        learning_rate: of AdamW; the paper's is 5e-4.
         weight_decay: of AdamW, the authors' code's.
-        steps_per_feedback: optimiser steps after each correction.
+        steps_per_feedback: optimiser steps after each correction; the paper's is 1.
         alpha: a fixed weight of SAM; None: learned (Eq. 3).
-        sam_channel: what the network sees of SAM: ``none`` (points), ``mask`` (boxes; binary, as the authors' code) or
-            ``probability``.
+        sam_channel: what the network sees of SAM: ``none``, ``mask`` (the paper's with boxes; binary, as in the
+            authors' code) or ``probability``.
         official_loss: see :class:`~monai_ext.losses.structure.StructureLoss`.
         seed: of the random weights.
 
@@ -51,9 +51,9 @@ class AuxiliarySettings:
     batch: int = 8
     policy: str = "smallest_loss"
     max_age: int | None = None
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 5e-4
-    steps_per_feedback: int = 1
+    steps_per_feedback: int = 2
     alpha: float | None = None
     sam_channel: str = "none"
     official_loss: bool = False
