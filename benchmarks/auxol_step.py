@@ -64,7 +64,8 @@ def measure(settings: AuxiliarySettings, steps: int) -> bool:
                 early = used_mib()
     full = corrections[min(settings.batch, steps - 1) :]  # from there on the batch is full
     print(
-        f"base {settings.base}, k = {settings.batch}, crop {settings.crop}: correction {median(full):.3f} s, "
+        f"base {settings.base}, k = {settings.batch}, crop {settings.crop}, {settings.steps_per_feedback} steps: "
+        f"correction {median(full):.3f} s, "
         f"{early:.0f} MiB after {steps // 10} corrections, {used_mib():.0f} MiB after {steps}",
         flush=True,
     )
@@ -105,10 +106,11 @@ def main() -> int:
     parser.add_argument("--paper", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings = AuxiliarySettings(sam_channel="mask")
+    settings = AuxiliarySettings()
     kept = [compare_answers(settings, 30), measure(settings, options.steps)]
     if options.paper:
-        measure(AuxiliarySettings(base=64, crop=128, batch=32, sam_channel="mask"), 34)
+        paper = {"base": 64, "crop": 128, "batch": 32, "learning_rate": 5e-4, "steps_per_feedback": 1}
+        measure(AuxiliarySettings(sam_channel="mask", **paper), 34)
     return 0 if all(kept) else 1
 
 
