@@ -233,6 +233,7 @@ def test_controls_have_the_network_of_sam_sp(train, overlay: str) -> None:
 
 def test_scribbles_that_are_not_trained_on_choose_iteration_and_round(train, capsys, monkeypatch) -> None:
     monkeypatch.setattr(rounds, "read_score", lambda folder: {"round_0": 0.5, "round_1": 0.4}[folder.parent.name])
+    monkeypatch.setattr(rounds, "segment_slices", lambda network, planes, *_: np.ones(planes.shape, np.uint8))
     folder = train("out", validation_patients=["visit1"], early_stop=True, iterations=8)
     assert "round 0 is kept" in capsys.readouterr().out
     assert [path.name for path in (folder / "round_0" / "pseudo_labels").iterdir()] == ["visit0.nii.gz"]
