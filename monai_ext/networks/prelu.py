@@ -21,7 +21,7 @@ class SingleSlopePReLU(nn.PReLU):
         """Return ``x`` where it is above 0, else the slope times ``x``."""
         if x.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(x)
-        return _LeakyReLU.apply(x, self.weight)  # type: ignore[no-any-return]
+        return _LeakyReLU.apply(x, self.weight)
 
 
 class _LeakyReLU(torch.autograd.Function):
