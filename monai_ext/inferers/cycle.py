@@ -9,8 +9,8 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from monai_ext.inferers.follow_up import MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.reference import Reference
+from monai_ext.inferers.reference_inferer import MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.slice_features import dice
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.transforms.sam_input import plane_size

@@ -30,20 +30,21 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from monai_ext.data.case_details import CaseDetails
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade, original_box
 from monai_ext.inferers.cycle import cycle_dice
-from monai_ext.inferers.follow_up import (
-    BACKGROUND,
-    Click,
-    FollowUpInferer,
-    MatchedSlice,
-    SliceResult,
-    TargetSlice,
-)
 from monai_ext.inferers.place import Place
 from monai_ext.inferers.previous import PreviousFrame, find_mask
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.reference_inferer import (
+    BACKGROUND,
+    Click,
+    MatchedSlice,
+    ReferenceInferer,
+    SliceResult,
+    TargetSlice,
+)
 from monai_ext.inferers.slice_features import spread
 from monai_ext.inferers.slice_match import match_slices
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
@@ -85,6 +86,8 @@ SHIFT_FITS = ("phase", "translation", "none")
 BEST_USE = "region"
 BOX_MARGIN = 0.25
 """Share of a previous box's sides by which it grows, on each side, to seek points in: objects move slowly."""
+COMPARABLE = ("position", "relative")
+"""Rules of matching slices that say where a structure of the reference lies on the target."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +139,12 @@ class ChosenResult(SliceResult):
     link: Link | None = None
 
 
-class P2SamInferer(FollowUpInferer):
+class P2SamInferer(ReferenceInferer):
     """Segment follow-up images from one annotated image of the patient (P²SAM).
 
-    A user's clicks (:class:`monai_ext.inferers.follow_up.Click`) are added to the points of every candidate; where the
-    reference has nothing to say of a structure, positive clicks prompt alone. A click that names no structure is taken
-    for the one whose automatic mask is likeliest there. The paper has no clicks.
+    A user's clicks (:class:`monai_ext.inferers.reference_inferer.Click`) are added to the points of every candidate;
+    where the reference has nothing to say of a structure, positive clicks prompt alone. A click that names no structure
+    is taken for the one whose automatic mask is likeliest there. The paper has no clicks.
 
     Args:
         labels: name -> value of the structures.
@@ -152,10 +155,10 @@ class P2SamInferer(FollowUpInferer):
         mode: ``paper`` or ``official``, see the module.
         negatives: ``background`` places one negative for each part of the background (medical images), ``lowest``
             a single one where the mean similarity to the foreground parts is lowest (natural images).
-        slice_match: see :class:`FollowUpInferer`.
+        slice_match: see :class:`ReferenceInferer`.
         seed: of k-means++.
-        reference_image: see :class:`FollowUpInferer`.
-        reference_label: see :class:`FollowUpInferer`.
+        reference_image: see :class:`ReferenceInferer`.
+        reference_label: see :class:`ReferenceInferer`.
         distance: ``wasserstein`` (Eq. 5), or ``hungarian`` or ``jensen_shannon`` (Table 7); see
             :func:`monai_ext.prompts.retrieval.retrieve_masks`.
         n_range: a row of Tables 9 and 10 in place of ``n_pos`` and ``n_neg``, a name of
@@ -233,10 +236,10 @@ class P2SamInferer(FollowUpInferer):
             )
         self.attention, self.reference_slices = attention, reference_slices
         self.n_pos, self.n_neg = _counts("n_pos", n_pos, 1), _counts("n_neg", n_neg, 0)
-        if _box_use(previous_box) and (mode == "official" or slice_match == "oracle_centre"):
+        if _box_use(previous_box) and (mode == "official" or slice_match not in COMPARABLE):
             raise UserError("previous_box needs --mode paper and --slice_match position or relative.")
         self.place = _place_pieces(place)
-        if self.place and (mode == "official" or slice_match == "oracle_centre"):
+        if self.place and (mode == "official" or slice_match not in COMPARABLE):
             raise UserError("place needs --mode paper and --slice_match position or relative.")
         if shift_fit not in SHIFT_FITS:
             raise UserError(f"shift_fit {shift_fit!r} is unknown: choose one of {', '.join(SHIFT_FITS)}.")
@@ -255,41 +258,45 @@ class P2SamInferer(FollowUpInferer):
         self._loaded: list[Reference] = []
         self._parts: dict[tuple[Any, ...], ReferenceParts | None] = {}
 
-    def __call__(  # type: ignore[override]
+    def begin_case(
         self,
-        inputs: Tensor,
-        network: PromptableNetwork,
-        *args: Any,
+        image: MetaTensor,
+        modality: str | None,
         previous: Any = None,
         previous_image: Any = None,
-        **extra: Any,
-    ) -> MetaTensor:
-        """Segment one case.
+        **entries: Any,
+    ) -> dict[str, Any]:
+        """Load the mask of the case before, where ``previous_box`` asks for it.
 
         Args:
-            inputs: see :class:`FollowUpInferer`.
-            network: see :class:`FollowUpInferer`.
-            args: see :class:`FollowUpInferer`.
+            image: [C, H, W, D] in the input frame.
+            modality: of the case.
             previous: name of the case before it, whose mask ``run_dir`` holds; none or "": the reference is before it.
             previous_image: its file.
-            extra: see :class:`FollowUpInferer`.
+            entries: see :class:`ReferenceInferer`.
         """
-        self._before, self._place, self._image = None, None, cast(MetaTensor, inputs[0])
+        self._before, self._place, self._image = None, None, image
         self._links, self._served = {}, {}
         name = _one(previous)
         if self.previous_box and name:
             if self.run_dir is None:
                 raise ValueError("previous_box needs run_dir, the folder of the masks")
             mask = find_mask(self.run_dir, name)
-            frame = self.load_reference.load(_one(previous_image), str(mask), _one(extra.get("modality")))
+            frame = self.load_reference.load(_one(previous_image), str(mask), modality)
             self._before = self._frame(frame)
-        logits = super().__call__(inputs, network, *args, **extra)
+        return super().begin_case(image, modality, **entries)
+
+    def segment_case(  # type: ignore[override]
+        self, inputs: Tensor, network: PromptableNetwork, *args: Any, **entries: Any
+    ) -> tuple[MetaTensor, CaseDetails]:
+        """Segment one case and, for ``cycle_check``, its reference back; see :class:`ReferenceInferer`."""
+        logits, details = super().segment_case(inputs, network, *args, **entries)
         if self.cycle_check:
-            self._check_cycle(network, logits[0].as_tensor())
-        return logits
+            self._check_cycle(network, logits[0].as_tensor(), details.rows)
+        return logits, details
 
     @torch.no_grad()
-    def _check_cycle(self, network: PromptableNetwork, logits: Tensor) -> None:
+    def _check_cycle(self, network: PromptableNetwork, logits: Tensor, rows: Sequence[dict[str, Any]]) -> None:
         """Add the feature ``cycle`` to the rows, see :func:`monai_ext.inferers.cycle.cycle_dice`."""
         use, pieces, kept, served = self.previous_box, self.place, dict(self._parts), dict(self._served)
         self.previous_box, self.place = "", ()
@@ -298,7 +305,7 @@ class P2SamInferer(FollowUpInferer):
             found = cycle_dice(self.segment_slice, network, self._image, logits, values, served)
         finally:
             self.previous_box, self.place, self._parts = use, pieces, kept
-        for row in self.rows:
+        for row in rows:
             if "features" in row:
                 row["features"]["cycle"] = found.get((list(self.labels).index(row["label"]), row["slice"]))
 
@@ -333,7 +340,7 @@ class P2SamInferer(FollowUpInferer):
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         parts = [self._reference_parts(network, matched, value) for value in self.labels.values()]
         absent = "reference_absent" if matched else "outside_reference"
         if matched:
@@ -446,6 +453,7 @@ class P2SamInferer(FollowUpInferer):
 
     def _describe(
         self,
+        rows: Sequence[dict[str, Any]],
         logits: Tensor,
         references: Sequence[Reference],
         matches: Sequence[Sequence[int | None]],
@@ -453,23 +461,23 @@ class P2SamInferer(FollowUpInferer):
     ) -> None:
         """Choose the candidates of neighbouring slices together, where that is asked for; then describe the masks."""
         for channel, name in enumerate(self.labels):
-            rows = {row["slice"]: row for row in self.rows if row["label"] == name}
+            own = {row["slice"]: row for row in rows if row["label"] == name}
             for slices in _runs(k for number, k in self._links if number == channel):
                 links = [self._links[channel, k] for k in slices]
                 chosen = choose_chain([link.costs for link in links], [link.masks for link in links])
                 for k, link, index in zip(slices, links, chosen, strict=True):
                     result = link.choose(index)
                     logits[channel, :, :, k] = BACKGROUND if result.logits is None else result.logits.float().cpu()
-                    rows[k].update(status=result.status, **result.details)
-        super()._describe(logits, references, matches, own_dice)
+                    own[k].update(status=result.status, **result.details)
+        super()._describe(rows, logits, references, matches, own_dice)
 
     def check_reference(self, network: PromptableNetwork, reference: Reference) -> dict[str, float]:
-        """Segment a reference from itself, without a previous box or a place; see :class:`FollowUpInferer`."""
+        """Segment a reference from itself, without a previous box or a place; see :class:`ReferenceInferer`."""
         use, pieces, self.previous_box, self.place = self.previous_box, self.place, "", ()
         try:
             return super().check_reference(network, reference)
         finally:
-            self.previous_box, self.place = use, pieces
+            self.previous_box, self.place, self._served = use, pieces, {}
 
     def _reference_parts(
         self, network: PromptableNetwork, matched: Sequence[MatchedSlice], value: int

@@ -6,9 +6,9 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.inferers.cycle import cycle_dice
-from monai_ext.inferers.follow_up import MatchedSlice, SliceResult
 from monai_ext.inferers.p2sam import P2SamInferer
 from monai_ext.inferers.reference import Reference
+from monai_ext.inferers.reference_inferer import MatchedSlice, SliceResult
 
 SIZE = (40, 64)
 LABELS = {"lesion": 3, "organ": 5}
@@ -45,8 +45,9 @@ def test_the_cycle_is_a_feature_and_changes_no_mask(tiny_network, make_image, ma
     masks, rows = [], []
     for check in (False, True):
         inferer = P2SamInferer(LABELS, make_loader({"a": reference}, LABELS), place="prior", cycle_check=check)
-        masks += [inferer(image[None], network, "a", "a").as_tensor() for _ in range(2)]
-        rows.append(inferer.rows)
+        found = [inferer.segment_case(image[None], network, "a", "a", self_check=False) for _ in range(2)]
+        masks += [logits.as_tensor() for logits, _ in found]
+        rows.append(found[-1][1].rows)
     assert all(torch.equal(masks[0], mask) for mask in masks)
     assert all("cycle" not in row["features"] for row in rows[0] if "features" in row)
     cycles = [row["features"]["cycle"] for row in rows[1] if "features" in row]

@@ -72,9 +72,8 @@ def test_a_tuned_decoder_is_prompted_and_the_network_stays_as_it_was(tiny_networ
 def test_the_self_check_repeats_the_reference_once(tiny_network, make_image, loader):
     network, image = tiny_network(0), make_image(2, (*SIZE, 2))
     inferer = P2SamInferer(LABELS, loader, place="prior")
-    inferer.with_self_check = True
-    segment(inferer, network, image)
-    checked = {row["features"]["self_check"] for row in inferer.rows if "features" in row}
+    _, details = inferer.segment_case(image[None], network, "a", "a")
+    checked = {row["features"]["self_check"] for row in details.rows if "features" in row}
     assert len(checked) == 1
     assert inferer.place == PLACE
 
@@ -102,8 +101,9 @@ def test_neighbouring_slices_choose_together(tiny_network, make_image, make_load
         costs = []
         for place in ("none", ["neighbours"]):
             inferer = P2SamInferer(LABELS, make_loader({"a": stack}, LABELS), n_pos=(1, 4), place=place)
-            costs.append(chain_cost(segment(inferer, network, image) > 0, inferer.rows))
-            for row in inferer.rows:
+            logits, details = inferer.segment_case(image[None], network, "a", "a")
+            costs.append(chain_cost(logits[0, 0].as_tensor() > 0, details.rows))
+            for row in details.rows:
                 assert row["n_pos"] + row["n_neg"] == len(row["points"])
                 assert row["features"]["distance"] == row["distance"]
         gains.append(costs[0] - costs[1])
@@ -128,8 +128,9 @@ def test_a_patient_who_lies_elsewhere_is_found_before_slices_are_matched(tiny_ne
     for fit, image in [("translation", stack[0]), ("translation", elsewhere), ("none", elsewhere)]:
         loader = make_loader({"a": (make_image(1, (*SIZE, 3)), label)}, LABELS)
         inferer = P2SamInferer(LABELS, loader, place="prior", shift_fit=fit)
-        masks[fit, image is elsewhere] = segment(inferer, network, image) > 0
-        slices[fit, image is elsewhere] = [row["reference_slice"] for row in inferer.rows]
+        logits, details = inferer.segment_case(image[None], network, "a", "a", self_check=False)
+        masks[fit, image is elsewhere] = logits[0, 0].as_tensor() > 0
+        slices[fit, image is elsewhere] = [row["reference_slice"] for row in details.rows]
     assert slices["translation", True] == ["0", "1", "2"]
     assert slices["none", True] == ["1", "2", ""]
     assert dice(masks["translation", True], masks["translation", False]) > 0.9
@@ -148,6 +149,8 @@ def test_unknown_pieces_are_refused(loader, place):
         P2SamInferer(LABELS, loader, place=place)
 
 
-def test_place_is_no_part_of_the_official_mode(loader):
-    with pytest.raises(UserError, match="place needs --mode paper"):
-        P2SamInferer(LABELS, loader, place="prior", mode="official")
+@pytest.mark.parametrize("options", [{"mode": "official"}, {"slice_match": "middle"}, {"slice_match": "chunks"}])
+@pytest.mark.parametrize("use", [{"place": "prior"}, {"previous_box": "region"}])
+def test_where_a_place_says_nothing_it_is_refused(loader, options, use):
+    with pytest.raises(UserError, match="needs --mode paper and --slice_match position or relative"):
+        P2SamInferer(LABELS, loader, **use, **options)
