@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,8 @@ def pair_references(
     output_dir: str | os.PathLike,
     prompt_file: str | os.PathLike,
     allow_trained: bool = False,
+    slice_axis: str | None = None,
+    labels: Sequence[str] = (),
 ) -> list[Pair]:
     """Give each target its references: earlier visits, those that the data list names, or one support for all.
 
@@ -229,21 +231,44 @@ def pair_references(
         output_dir: the support's mask is written to its folder ``supports``.
         prompt_file: learned prompts, whose record names the patients and classes of the training.
         allow_trained: let these pass.
+        slice_axis: axis that counts the slices of a support, see :func:`monai_ext.data.supports.pair_with_support`.
+        labels: names of the structures asked for; of a support, its organ alone.
 
     Raises:
-        UserError: a support without an organ or the reverse, an organ of the training, or what the two refuse.
+        UserError: a support without an organ or the reverse, a structure or patient of the training, or what the two
+            refuse.
     """
-    if support is None:
-        if organ is not None:
-            raise UserError("--organ says what a support shows: give --support with it, or --labels in its place.")
-        return pair_with_reference(cases, reference_visit)
-    if organ is None:
+    if support is None and organ is not None:
+        raise UserError("--organ says what a support shows: give --support with it, or --labels in its place.")
+    if support is not None and organ is None:
         raise UserError("--support needs --organ, the name of the structure that it shows.")
     if not allow_trained:
-        refuse_known(prompt_file, [organ], "allow_trained")
+        refuse_known(prompt_file, labels if organ is None else [organ], "allow_trained")
     trained = trained_patients(prompt_file, cases.dataset)
+    if support is None or organ is None:
+        pairs = pair_with_reference(cases, reference_visit)
+        if not allow_trained:
+            _refuse_trained(prompt_file, pairs, trained)
+        return pairs
     folder = Path(output_dir) / "supports"
     whole = load_datalist(datalist_file, data_root)
     return pair_with_support(
-        cases, support, organ, folder, supports=whole, trained=trained, allow_trained=allow_trained
+        cases,
+        support,
+        organ,
+        folder,
+        supports=whole,
+        trained=trained,
+        allow_trained=allow_trained,
+        slice_axis=slice_axis,
     )
+
+
+def _refuse_trained(prompt_file: str | os.PathLike, pairs: Sequence[Pair], trained: Collection[str]) -> None:
+    for pair in pairs:
+        patient = str(pair.get("patient") or pair["case"])
+        if patient in trained:
+            raise UserError(
+                f"case {pair['case']!r} is of patient {patient!r}, whom {prompt_file} learned from: leave the patient "
+                "out, or set --allow_trained true."
+            )

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 
+from monai_ext.engines import prosam
 from monai_ext.engines.prosam import ProsamObjective, SigmaMonitor
 from monai_ext.errors import UserError
 from monai_ext.losses.sampled_masks import SampledMaskLoss
@@ -122,6 +123,22 @@ def test_predictions_draw_nothing_and_know_no_query_mask(sam, make_net, batch):
     assert logits.shape == (2, 64, 64)
     assert torch.equal(logits, objective.predict(net, shown))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_predictions_of_episodes_have_different_kinds_of_annotation(sam, make_net, batch, monkeypatch):
+    drawn = []
+    draw = prosam.annotate
+    monkeypatch.setattr(prosam, "annotate", lambda *a: drawn.append((a[1], a[3])) or draw(*a))
+    net = make_net().eval()
+    objective = ProsamObjective(sam, net, annotations=["mask", "box", "points"])
+    for shift in range(6):
+        moved = {**batch, "query_image": batch["query_image"] + shift}
+        objective.predict(net, moved)
+        again = drawn[-2:]
+        objective.predict(net, moved)
+        assert drawn[-2:] == again
+    assert {kind for kind, _ in drawn} == {"mask", "box", "points"}
+    assert {count for _, count in drawn} == {20}
 
 
 def test_vrp_sam_decodes_once(sam, make_net, batch, monkeypatch):
