@@ -30,6 +30,7 @@ from monai_ext.session.prompts import (
     prompts_trained_as,
     sam_of_prompts,
     seen_by,
+    short_sha256,
 )
 from monai_ext.session.resume import case_settings, keep_training
 from monai_ext.session.weights import (
@@ -80,6 +81,7 @@ __all__ = [
     "scope_note",
     "seen_by",
     "select_labels",
+    "short_sha256",
     "start",
     "try_out",
 ]

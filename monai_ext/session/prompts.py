@@ -201,6 +201,11 @@ def prompt_settings(prompt_file: str | os.PathLike, settings: Mapping[str, Any])
     return {**settings, "prompts": sha256_of(prompt_file)}
 
 
+def short_sha256(path: str | os.PathLike) -> str:
+    """Return the first digits of a file's checksum, for a summary."""
+    return sha256_of(path)[:12]
+
+
 def first_given(labels: Any, organ: str | None) -> Any:
     """Return the names of the structures asked for; where none are, the organ that a support shows."""
     return organ if labels is None else labels

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.errors import find_user_error
@@ -124,3 +125,60 @@ def test_noise_for_the_targets_labels_changes_no_mask(segmented, run_bundle, pha
         for path in (segmented / folder).iterdir():
             one, other = (np.asarray(nib.load(p).dataobj) for p in (path, tmp_path / "out" / folder / path.name))
             np.testing.assert_array_equal(one, other)
+
+
+EPISODES = {"episodes": 4, "min_pixels": 4, "samples": 2}
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory, run_bundle, phantoms, classes, trained) -> Path:
+    folder = tmp_path_factory.mktemp("episodes")
+    options = {**EPISODES, "prompt_checkpoint": str(trained), "allow_trained": True, "classes": classes[:1]}
+    run_bundle("prosam", "episodes", datalist=str(phantoms), output_dir=str(folder), views=2, **options)
+    return folder
+
+
+def test_a_run_on_frozen_episodes(tested, classes):
+    with open(tested / "episodes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == classes[:1] * 4
+    assert all(row["query_case"] != row["support_case"] for row in rows)
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("agreement", "view_agreement", "dice"))
+    assert json.loads((tested / "summary.json").read_text())["episodes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("bundle", "overlay"),
+    [("p2sam", "persam"), ("p2sam", "panet"), ("p2sam", "matcher"), ("prosam", "episodes_p2sam")],
+)
+def test_compared_methods_run_on_the_same_episodes(tested, load_bundle, phantoms, classes, trained, bundle, overlay, tmp_path):
+    options = {**EPISODES, "prompt_checkpoint": str(trained), "allow_trained": True, "classes": classes[:1]}
+    options |= {"episode_list": str(tested / "episodes.json"), "matcher_centres": 3, "matcher_sizes": [2, 2]}
+    options = options if overlay == "matcher" else {k: v for k, v in options.items() if not k.startswith("matcher")}
+    workflow = load_bundle(
+        "prosam", "episodes", f"../../{bundle}/configs/{overlay}", datalist=str(phantoms), output_dir=str(tmp_path), **options
+    )
+    workflow.run()
+    with open(tmp_path / "episodes.csv", newline="") as one, open(tested / "episodes.csv", newline="") as other:
+        places = [[tuple(row.values())[:8] for row in csv.DictReader(file)] for file in (one, other)]
+    assert places[0] == places[1]
+    assert json.loads((tmp_path / "summary.json").read_text())["algorithm"] == overlay.removeprefix("episodes_")
+
+
+def test_one_picture_serves_others(run_bundle, trained, tmp_path):
+    cases = []
+    for number in range(3):
+        mask = np.zeros((48, 40), np.uint8)
+        mask[10:24, 8 + 4 * number : 20 + 4 * number] = 255
+        for what, array in (("image", mask // 2 + 40), ("label", mask)):
+            Image.fromarray(array).save(tmp_path / f"{number}_{what}.png")
+        files = {what: f"{number}_{what}.png" for what in ("image", "label")}
+        cases.append({"case": f"frame{number}", **files})
+    told = {"dataset": "Pictures", "modality": "endoscopy", "labels": {"polyp": 255}, "cases": cases}
+    (tmp_path / "list.json").write_text(json.dumps(told))
+    given = {"datalist": str(tmp_path / "list.json"), "output_dir": str(tmp_path / "out"), "samples": 2}
+    run_bundle("prosam", "inference", "polyps", support="frame0", prompt_checkpoint=str(trained), **given)
+    for folder in ("masks", "uncertainty"):
+        assert [path.name for path in sorted((tmp_path / "out" / folder).iterdir())] == ["frame1.png", "frame2.png"]
+    with Image.open(tmp_path / "out" / "uncertainty" / "frame1.png") as image:
+        assert image.size == (40, 48)
