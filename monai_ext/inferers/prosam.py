@@ -109,7 +109,7 @@ class ProsamInferer(FollowUpInferer):
         check_count(samples)
         if uncertainty and samples < 2:
             raise UserError(f"--samples is {samples}: an uncertainty needs 2 or more; or set --uncertainty false.")
-        if prompts.is_certain and (uncertainty or strategy != MEAN_PROMPT):
+        if prompts is not None and prompts.is_certain and (uncertainty or strategy != MEAN_PROMPT):
             raise UserError(
                 "these prompts have no distribution (VRP-SAM), so all draws are the same: set --uncertainty false and "
                 "--strategy mean_prompt."
