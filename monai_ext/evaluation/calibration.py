@@ -207,7 +207,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_root", help="folder that relative paths of the lists refer to")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=FEATURE,...", help="more features together")
     parser.add_argument("--against", default="predicted_iou", help="score that the others are compared with")
+    parser.add_argument("--draws", type=int, default=DRAWS, help=f"resampled cohorts of patients (default: {DRAWS})")
     given = parser.parse_args(arguments)
+    if given.draws < 1:
+        raise UserError(f"--draws is {given.draws}: give 1 or more.")
     validation = read_masks(given.on, given.validation_datalist or given.datalist, given.data_root)
     test = read_masks(given.test, given.datalist, given.data_root)
     both = {mask.patient for mask in validation} & {mask.patient for mask in test}
@@ -216,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets: dict[str, Sequence[str]] = {**SETS, **dict(_parse_set(text) for text in given.set)}
     patients = ", ".join(sorted({mask.patient for mask in validation}))
     calibrations = fit_scores(validation, sets, f"{len(validation)} masks of {patients}")
-    measured = measure_scores(test, calibrations, given.against)
+    measured = measure_scores(test, calibrations, given.against, given.draws)
     dice = np.array([mask.dice for mask in test])
     shown = [name for name in calibrations if name in sets] or list(calibrations)
     curves = {

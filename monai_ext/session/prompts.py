@@ -109,6 +109,35 @@ def load_prompts(
     return prompts.to(device).eval()
 
 
+def load_compared(
+    compared: Mapping[str, str] | None,
+    prompt_file: str | os.PathLike,
+    bundle_root: str | os.PathLike,
+    weights: str | os.PathLike,
+    network: PromptableSam,
+    device: Any,
+) -> dict[str, PromptDistributionNet]:
+    """Load several learned prompts of one SAM, by name.
+
+    Args:
+        compared: name -> file or name of prompts, see :func:`find_prompts`; None: ``prompt_file`` alone.
+        prompt_file: learned prompts.
+        bundle_root: the bundle's folder.
+        weights: of the SAM.
+        network: the SAM.
+        device: where to.
+
+    Raises:
+        UserError: it is no such mapping, or what :func:`find_prompts` and :func:`load_prompts` refuse.
+    """
+    if compared is None:
+        return {Path(prompt_file).stem: load_prompts(prompt_file, network, device)}
+    if not isinstance(compared, Mapping) or not compared:
+        raise UserError(f"--compared is {compared}: give names and files, \"{{'ProSAM': 'a.pt', 'VRP-SAM': 'b.pt'}}\".")
+    files = {str(name): find_prompts(str(path), bundle_root, weights) for name, path in compared.items()}
+    return {name: load_prompts(path, network, device) for name, path in files.items()}
+
+
 NETWORK_OPTIONS = (
     *("trunk", "trunk_size", "sampler", "nu", "joint", "two_linear", "prompt_count", "hidden", "sigma_min"),
     *("fixed_sigma", "mask_downsample"),

@@ -165,6 +165,27 @@ def test_compared_methods_run_on_the_same_episodes(tested, load_bundle, phantoms
     assert json.loads((tmp_path / "summary.json").read_text())["algorithm"] == overlay.removeprefix("episodes_")
 
 
+@pytest.mark.parametrize(
+    ("study", "options"),
+    [
+        ("noise", {"absolute_noise": [0.0, 1.0], "relative_noise": [1.0]}),
+        ("annotations", {"kinds": ["mask", "box"]}),
+        ("strategies", {}),
+        ("centres", {}),
+        ("descent", {"starts": 2, "descent_steps": 2}),
+    ],
+)
+def test_a_study_is_one_command_with_a_figure(tested, load_bundle, phantoms, classes, trained, tmp_path, study, options):
+    given = {**EPISODES, "prompt_checkpoint": str(trained), "allow_trained": True, "classes": classes[:1], **options}
+    given |= {"episode_list": str(tested / "episodes.json"), "compared": {"a": str(trained), "b": str(trained)}}
+    configs = ("episodes", "study", f"study_{study}")
+    workflow = load_bundle("prosam", *configs, datalist=str(phantoms), output_dir=str(tmp_path), **given)
+    workflow.run()
+    assert (tmp_path / "study.png").stat().st_size > 5000
+    with open(tmp_path / "study.csv", newline="") as file:
+        assert {row["episode"] for row in csv.DictReader(file)} == set("0123")
+
+
 def test_one_picture_serves_others(run_bundle, trained, tmp_path):
     cases = []
     for number in range(3):

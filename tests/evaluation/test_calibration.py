@@ -45,7 +45,7 @@ def write_run(folder: Path, masks: list[SliceOfRun]) -> Path:
 def test_the_score_that_knows_is_found():
     fitted = module.fit_scores(make_masks("ab"), module.SETS, "ab")
     assert set(fitted) == {"agreement", "predicted_iou", "entropy", "variance_ratio", "draws"}
-    found = {row.score: row for row in module.measure_scores(make_masks("cdef", seed=1), fitted, "predicted_iou", 200)}
+    found = {row.score: row for row in module.measure_scores(make_masks("cdef", seed=1), fitted, "predicted_iou", 50)}
     assert found["agreement"].auroc > 0.95
     assert found["draws"].auroc > 0.9
     assert found["agreement"].spearman > 0.9
@@ -68,7 +68,8 @@ def test_the_command_writes_tables_a_figure_and_a_calibration_for_inference(tmp_
     validation = write_run(tmp_path / "validation", make_masks("ab"))
     test = write_run(tmp_path / "test", make_masks("cd", seed=1))
     out = tmp_path / "out"
-    module.main([str(test), "--on", str(validation), "--output_dir", str(out), "--set", "two=agreement,predicted_iou"])
+    words = [str(test), "--on", str(validation), "--output_dir", str(out), "--draws", "50"]
+    module.main([*words, "--set", "two=agreement,predicted_iou"])
     with open(out / "calibration.csv", newline="") as file:
         rows = {row["score"]: row for row in csv.DictReader(file)}
     assert {"agreement", "draws", "two"} <= set(rows)
@@ -89,6 +90,7 @@ def test_the_command_writes_tables_a_figure_and_a_calibration_for_inference(tmp_
         ("bc", [], "patient b is in both runs"),
         ("cd", ["--against", "luck"], "--against luck is none of the scores"),
         ("cd", ["--set", "x"], "--set 'x' is none"),
+        ("cd", ["--draws", "0"], "--draws is 0"),
     ],
 )
 def test_mistakes_are_answered_in_a_sentence(tmp_path, test, more, words):
