@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from monai_ext.data.indexing.writing import index
 from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.errors import find_user_error
 
@@ -203,3 +204,38 @@ def test_one_picture_serves_others(run_bundle, trained, tmp_path):
         assert [path.name for path in sorted((tmp_path / "out" / folder).iterdir())] == ["frame1.png", "frame2.png"]
     with Image.open(tmp_path / "out" / "uncertainty" / "frame1.png") as image:
         assert image.size == (40, 48)
+
+
+@pytest.fixture
+def pascal(tmp_path) -> Path:
+    """A made-up Pascal: two training and two validation images with all twenty classes."""
+    rng = np.random.default_rng(0)
+    home = tmp_path / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (home / folder).mkdir(parents=True)
+    for name in ("a1", "a2", "b1", "b2"):
+        label = np.zeros((48, 60), np.uint8)
+        for k, value in enumerate(rng.permutation(20) + 1):
+            label[12 * (k // 5) + 1 : 12 * (k // 5) + 11, 12 * (k % 5) + 1 : 12 * (k % 5) + 11] = value
+        Image.fromarray(label).save(home / "SegmentationClassAug" / f"{name}.png")
+        Image.fromarray(np.stack([label * 12, 255 - label * 12, label], axis=-1)).save(home / "JPEGImages" / f"{name}.jpg")
+    (home / "ImageSets" / "Segmentation" / "val.txt").write_text("b1\nb2\n")
+    index("pascal_5i", home, tmp_path / "pascal.json")
+    return tmp_path / "pascal.json"
+
+
+def test_natural_images_are_trained_and_tested_by_folds_of_classes(load_bundle, pascal, tmp_path):
+    options = {"datalist": str(pascal), "class_fold": 1, "output_dir": str(tmp_path / "training"), "split": "train"}
+    workflow = load_bundle("prosam", "train", "pascal_5i", workflow_type="train", **{**TRAIN, "min_pixels": 1}, **options)
+    workflow.run()
+    prompts = tmp_path / "training" / "prompts.pt"
+    novel = ["bus", "car", "cat", "chair", "cow"]
+    known = json.loads(prompts.with_suffix(".json").read_text())["trained_as"]["classes"]
+    assert len(known) == 15
+    assert not set(known) & set(novel)
+    options |= {"split": "val", "output_dir": str(tmp_path / "out"), "episodes": 5, "samples": 2}
+    load_bundle("prosam", "episodes", "pascal_5i", prompt_checkpoint=str(prompts), **options).run()
+    with open(tmp_path / "out" / "episodes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == novel
+    assert {row["query_case"] for row in rows} <= {"voc_b1", "voc_b2"}
