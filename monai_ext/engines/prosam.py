@@ -1,12 +1,13 @@
 """One training step and the predictions of ProSAM (§4.3, Eq. 10), for the episodic engine.
 
-SAM and the reference encoder are frozen, and their features are found on disk. K prompts are drawn and decoded at once,
-each has a loss, and the mean of these is minimised.
+SAM and the reference encoder are frozen, and their features are found on disk. K prompts are drawn and decoded, each has
+a loss, and the mean of these is minimised.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,11 +39,11 @@ class SigmaMonitor:
 
     def __init__(self, window: int = 100) -> None:
         self.window, self.warned = window, False
-        self._seen: list[float] = []
+        self._seen: deque[float] = deque(maxlen=window)
 
     def note(self, sigma: float, rms: float) -> None:
         """Take one step's effective sigma and the root mean square of its prompts; warn once."""
-        self._seen = [*self._seen[1 - self.window :], sigma / max(rms, 1e-12)]
+        self._seen.append(sigma / max(rms, 1e-12))
         mean = sum(self._seen) / len(self._seen)
         if len(self._seen) == self.window and mean < COLLAPSED and not self.warned:
             self.warned = True
@@ -140,7 +141,13 @@ class ProsamObjective:
         return prompts(query, support, masks), Embeddings(embedding, (side, side))
 
     def decode(self, embeddings: Embeddings, tokens: Tensor) -> Tensor:
-        """Decode K sets of prompts for each image at once: tokens [K, B, N, C] -> logits [K, B, S, S]."""
+        """Decode K sets of prompts for each image: tokens [K, B, N, C] -> logits [K, B, S, S].
+
+        On a GPU all at once; on a CPU one set after the other, which stays within its cache and is faster
+        (``benchmarks/prosam.py``).
+        """
+        if tokens.device.type == "cpu" and len(tokens) > 1:
+            return torch.cat([self.decode(embeddings, one[None]) for one in tokens])
         count, batch = tokens.shape[:2]
         repeated = Embeddings(embeddings.features.repeat(count, 1, 1, 1), embeddings.size)
         logits, _ = self.network.decode_tokens(repeated, tokens.flatten(0, 1))
