@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from monai_ext.engines.prosam import ProsamObjective
+from monai_ext.networks.backbone import Embeddings
 from monai_ext.networks.sam import PromptableSam, build_sam
 from monai_ext.session.prompts import build_prompts
 from monai_ext.transforms.views import draw_views
@@ -49,26 +51,30 @@ def make_batch(side: int) -> dict[str, torch.Tensor]:
     return batch
 
 
-def training_step(sam: PromptableSam, samples: int, folder: str, at_once: bool) -> Callable[[], object]:
-    """Return one step without the optimiser: K masks in one decoding, or K decodings of one mask each."""
+class AtOnce(ProsamObjective):
+    """Decodes all K sets of prompts in one call."""
+
+    def decode(self, embeddings: Embeddings, tokens: Tensor) -> Tensor:
+        repeated = Embeddings(embeddings.features.repeat(len(tokens), 1, 1, 1), embeddings.size)
+        low, _ = self.network.decode_tokens(repeated, tokens.flatten(0, 1))
+        return self.network.to_image(low, embeddings.size).reshape(*tokens.shape[:2], *embeddings.size)
+
+
+class OneByOne(AtOnce):
+    """Decodes each set of prompts of each image by itself."""
+
+    def decode(self, embeddings: Embeddings, tokens: Tensor) -> Tensor:
+        images = [Embeddings(one[None], embeddings.size) for one in embeddings.features]
+        decode = super().decode
+        masks = [[decode(image, one[None, None, k])[0, 0] for k, image in enumerate(images)] for one in tokens]
+        return torch.stack([torch.stack(row) for row in masks])
+
+
+def training_step(kind: type[ProsamObjective], sam: PromptableSam, samples: int, folder: str) -> Callable[[], object]:
+    """Return one step without the optimiser."""
     net = build_prompts(sam, trunk_weights=None)
-    objective = ProsamObjective(sam, net, samples if at_once else 1, cache_dir=folder)
-    batch = make_batch(sam.image_size)
-
-    def plain_step() -> None:
-        rng = np.random.default_rng(0)
-        distribution, embeddings = objective.distribution(net, batch, rng)
-        generator = torch.Generator().manual_seed(0)
-        losses = []
-        for _ in range(samples):
-            tokens = net.sampler.draw(distribution, 1, generator)
-            losses.append(objective.loss(objective.decode(embeddings, tokens), batch["query_mask"], batch["query_valid"]))
-        torch.stack(losses).mean().backward()
-
-    def step() -> None:
-        objective(net, batch, torch.Generator().manual_seed(0))["loss"].backward()
-
-    return step if at_once else plain_step
+    objective, batch = kind(sam, net, samples, cache_dir=folder), make_batch(sam.image_size)
+    return lambda: objective(net, batch, torch.Generator().manual_seed(0))["loss"].backward()
 
 
 @torch.no_grad()
@@ -106,11 +112,15 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     sam = build_sam("compact", MODELS / "compact_acdc.pt").requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
-        at_once = best_of(given.repeats, training_step(sam, given.samples, folder, True))
-        plain = best_of(given.repeats, training_step(sam, given.samples, folder, False))
-        single = best_of(given.repeats, training_step(sam, 1, folder, True))
-    print(f"step of two episodes, K = {given.samples}: {at_once:.2f} s at once, {plain:.2f} s one by one ({plain / at_once:.2f}x)")
-    print(f"K = 1: {single:.2f} s")
+        found = {
+            (kind, samples): best_of(given.repeats, training_step(kind, sam, samples, folder))
+            for kind, samples in (
+                (ProsamObjective, 1),
+                *((k, given.samples) for k in (ProsamObjective, AtOnce, OneByOne)),
+            )
+        }
+    for (kind, samples), seconds in found.items():
+        print(f"step of two episodes, K = {samples}, {kind.__name__}: {seconds:.2f} s")
     draws, view = draws_and_views(sam, given.samples, given.repeats)
     print(f"{given.samples} draws decoded: {draws:.3f} s; a view: {view:.3f} s; {draws / view:.1f} views cost as much")
 

@@ -1,7 +1,7 @@
 """One training step and the predictions of ProSAM (§4.3, Eq. 10), for the episodic engine.
 
-SAM and the reference encoder are frozen, and their features are found on disk. K prompts are drawn and decoded, each has
-a loss, and the mean of these is minimised.
+SAM and the reference encoder are frozen, and their features are found on disk. K prompts are drawn and decoded, each
+has a loss, and the mean of these is minimised.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class ProsamObjective:
     def predict(self, prompts: PromptDistributionNet, batch: Mapping[str, Any]) -> Tensor:
         """Segment the queries by the mean prompt (§4.3): logits [B, S, S].
 
-        The kinds of annotation are drawn anew for each episode, and the same ones whenever it is asked again. Points and
-        strokes are as many as in VRP-SAM's tests.
+        The kinds of annotation are drawn anew for each episode, and the same ones whenever it is asked again. Points
+        and strokes are as many as in VRP-SAM's tests.
         """
         shown = [int(batch[key].sum()) for key in ("support_mask", "support_image", "query_image")]
         distribution, embeddings = self.distribution(

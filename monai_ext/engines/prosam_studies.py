@@ -85,8 +85,8 @@ def noise_study(
     """Add Gaussian noise to the mean prompts (ProSAM Fig. 4) and measure IoU.
 
     The paper's noise has a fixed standard deviation. VRP-SAM's prompts leave a LayerNorm and are of size 1, ProSAM's
-    leave a linear layer and may be larger, which by itself makes them less sensitive; so the panel ``relative`` has noise
-    in units of the prompts' root mean square.
+    leave a linear layer and may be larger, which by itself makes them less sensitive; so the panel ``relative`` has
+    noise in units of the prompts' root mean square.
 
     Args:
         episodes: frozen ones.
@@ -153,7 +153,9 @@ def strategy_study(episodes: StudyEpisodes, nets: Nets, samples: int = 10) -> li
     rows = []
     for name, net in nets.items():
         if net.is_certain:
-            raise UserError(f"prompts {name} have no distribution (VRP-SAM), so all strategies are one: leave them out.")
+            raise UserError(
+                f"prompts {name} have no distribution (VRP-SAM), so all strategies are one: leave them out."
+            )
         objective = episodes.objective(net)
         for number, _, batch in episodes.batches(f"strategies: {name}"):
             distribution, embeddings = objective.distribution(net, batch, np.random.default_rng(episodes.seed))
@@ -171,8 +173,8 @@ def strategy_study(episodes: StudyEpisodes, nets: Nets, samples: int = 10) -> li
 def centre_study(episodes: StudyEpisodes, nets: Nets) -> list[StudyRow]:
     """Compare prompts with SAM's prompt for a point at the object's centre (ProSAM's Table 4).
 
-    The paper does not say which pixel that is; here it is the one farthest from the object's border. ``x`` is the cosine
-    similarity of the point's embedding and each mean prompt, averaged over the prompts; ``value`` is the IoU.
+    The paper does not say which pixel that is; here it is the one farthest from the object's border. ``x`` is the
+    cosine similarity of the point's embedding and each mean prompt, averaged over the prompts; ``value`` is the IoU.
     """
     rows = []
     for name, net in nets.items():

@@ -6,11 +6,11 @@
 TEST and VALIDATION are output folders of runs on frozen episodes (``episodes.csv``), or, with the data list, of runs on
 cases (``review_features.csv`` and ``masks/``). Each feature by itself, and the sets that ``--set`` names, are turned
 into the chance of a Dice of 0.7 or more by the logistic regression of :mod:`monai_ext.evaluation.review`, fitted on
-VALIDATION. On TEST are measured: Spearman's rank correlation of that chance and Dice, its AUROC for a Dice below 0.7, the
-expected calibration error (ECE; Naeini et al. 2015), and the AUROC less that of the feature that ``--against`` names;
-each with a 95 % interval over patients (cluster bootstrap). Written are ``calibration.csv``, ``reliability.csv`` and
-``reliability.png``, and of each set ``review_SET.json``, which an inference takes as ``--review`` for its
-``review.csv``.
+VALIDATION. On TEST are measured: Spearman's rank correlation of that chance and Dice, its AUROC for a Dice below 0.7,
+the expected calibration error (ECE; Naeini et al. 2015), and the AUROC less that of the feature that ``--against``
+names; each with a 95 % interval over patients (cluster bootstrap). Written are ``calibration.csv``,
+``reliability.csv`` and ``reliability.png``, and of each set ``review_SET.json``, which an inference takes as
+``--review`` for its ``review.csv``.
 """
 
 from __future__ import annotations
@@ -185,7 +185,9 @@ def draw_reliability(curves: dict[str, list[tuple[float, float, int]]]) -> Figur
     axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
     for number, (name, curve) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
-        axis.plot([c for c, _, _ in curve], [f for _, f, _ in curve], marker="o", markersize=4, color=colour, label=name)
+        axis.plot(
+            [c for c, _, _ in curve], [f for _, f, _ in curve], marker="o", markersize=4, color=colour, label=name
+        )
     axis.set_xlabel(f"score: claimed chance of a Dice of {GOOD_DICE} or more")
     axis.set_ylabel("share of masks that have it")
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -215,7 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test = read_masks(given.test, given.datalist, given.data_root)
     both = {mask.patient for mask in validation} & {mask.patient for mask in test}
     if both:
-        raise UserError(f"patient {min(both)} is in both runs: calibrate on other patients than those that are measured.")
+        raise UserError(
+            f"patient {min(both)} is in both runs: calibrate on other patients than those that are measured."
+        )
     sets: dict[str, Sequence[str]] = {**SETS, **dict(_parse_set(text) for text in given.set)}
     patients = ", ".join(sorted({mask.patient for mask in validation}))
     calibrations = fit_scores(validation, sets, f"{len(validation)} masks of {patients}")

@@ -92,7 +92,9 @@ def report_episodes(folder: str | Path, outcomes: Sequence[EpisodeOutcome], algo
     write_rows(Path(folder) / "metrics.csv", case_rows(outcomes, algorithm))
     write_summary(Path(folder) / "summary.json", {"algorithm": algorithm, **notes, **summary})
     lines = [("", "IoU", "Dice", "episodes")]
-    lines += [(name, _told(of["iou"]), _told(of["dice"]), str(of["episodes"])) for name, of in summary["classes"].items()]
+    lines += [
+        (name, _told(of["iou"]), _told(of["dice"]), str(of["episodes"])) for name, of in summary["classes"].items()
+    ]
     lines += [("mean", _told(summary["miou"]), _told(summary["dice"]), str(len(outcomes)))]
     print(layout(lines))
     print(f"FB-IoU {_told(summary['fb_iou'])}; {summary['patients']} patients")

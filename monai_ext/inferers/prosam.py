@@ -206,7 +206,7 @@ class ProsamInferer(FollowUpInferer):
         return SliceResult(logits, "ok", details)
 
     def _encode_views(self, network: PromptableNetwork, target: TargetSlice) -> list[tuple[View, Any, Any]]:
-        """Change a slice and encode the copies: each change with SAM's embeddings and the reference encoder's features."""
+        """Change a slice and encode the copies: each view, SAM's embeddings, and the reference encoder's features."""
         encoded = []
         for view in draw_views(self.views, np.random.default_rng([self.seed, target.index])):
             image = view.apply(target.image)

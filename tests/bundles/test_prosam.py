@@ -152,12 +152,19 @@ def test_a_run_on_frozen_episodes(tested, classes):
     ("bundle", "overlay"),
     [("p2sam", "persam"), ("p2sam", "panet"), ("p2sam", "matcher"), ("prosam", "episodes_p2sam")],
 )
-def test_compared_methods_run_on_the_same_episodes(tested, load_bundle, phantoms, classes, trained, bundle, overlay, tmp_path):
+def test_compared_methods_run_on_the_same_episodes(
+    tested, load_bundle, phantoms, classes, trained, bundle, overlay, tmp_path
+):
     options = {**EPISODES, "prompt_checkpoint": str(trained), "allow_trained": True, "classes": classes[:1]}
     options |= {"episode_list": str(tested / "episodes.json"), "matcher_centres": 3, "matcher_sizes": [2, 2]}
     options = options if overlay == "matcher" else {k: v for k, v in options.items() if not k.startswith("matcher")}
     workflow = load_bundle(
-        "prosam", "episodes", f"../../{bundle}/configs/{overlay}", datalist=str(phantoms), output_dir=str(tmp_path), **options
+        "prosam",
+        "episodes",
+        f"../../{bundle}/configs/{overlay}",
+        datalist=str(phantoms),
+        output_dir=str(tmp_path),
+        **options,
     )
     workflow.run()
     with open(tmp_path / "episodes.csv", newline="") as one, open(tested / "episodes.csv", newline="") as other:
@@ -176,7 +183,9 @@ def test_compared_methods_run_on_the_same_episodes(tested, load_bundle, phantoms
         ("descent", {"starts": 2, "descent_steps": 2}),
     ],
 )
-def test_a_study_is_one_command_with_a_figure(tested, load_bundle, phantoms, classes, trained, tmp_path, study, options):
+def test_a_study_is_one_command_with_a_figure(
+    tested, load_bundle, phantoms, classes, trained, tmp_path, study, options
+):
     given = {**EPISODES, "prompt_checkpoint": str(trained), "allow_trained": True, "classes": classes[:1], **options}
     given |= {"episode_list": str(tested / "episodes.json"), "compared": {"a": str(trained), "b": str(trained)}}
     configs = ("episodes", "study", f"study_{study}")
@@ -218,7 +227,9 @@ def pascal(tmp_path) -> Path:
         for k, value in enumerate(rng.permutation(20) + 1):
             label[12 * (k // 5) + 1 : 12 * (k // 5) + 11, 12 * (k % 5) + 1 : 12 * (k % 5) + 11] = value
         Image.fromarray(label).save(home / "SegmentationClassAug" / f"{name}.png")
-        Image.fromarray(np.stack([label * 12, 255 - label * 12, label], axis=-1)).save(home / "JPEGImages" / f"{name}.jpg")
+        Image.fromarray(np.stack([label * 12, 255 - label * 12, label], axis=-1)).save(
+            home / "JPEGImages" / f"{name}.jpg"
+        )
     (home / "ImageSets" / "Segmentation" / "val.txt").write_text("b1\nb2\n")
     index("pascal_5i", home, tmp_path / "pascal.json")
     return tmp_path / "pascal.json"
@@ -226,7 +237,9 @@ def pascal(tmp_path) -> Path:
 
 def test_natural_images_are_trained_and_tested_by_folds_of_classes(load_bundle, pascal, tmp_path):
     options = {"datalist": str(pascal), "class_fold": 1, "output_dir": str(tmp_path / "training"), "split": "train"}
-    workflow = load_bundle("prosam", "train", "pascal_5i", workflow_type="train", **{**TRAIN, "min_pixels": 1}, **options)
+    workflow = load_bundle(
+        "prosam", "train", "pascal_5i", workflow_type="train", **{**TRAIN, "min_pixels": 1}, **options
+    )
     workflow.run()
     prompts = tmp_path / "training" / "prompts.pt"
     novel = ["bus", "car", "cat", "chair", "cow"]

@@ -11,7 +11,7 @@ from monai_ext.data.episode_lists import read_episodes, write_episodes
 from monai_ext.data.episodes import Episode, SliceName
 from monai_ext.data.manifest import Case, DataList
 from monai_ext.data.slice_store import IGNORE
-from monai_ext.engines.episode_run import STRUCTURE, StoredSlices, frozen_episodes, run_episodes, choose_items
+from monai_ext.engines.episode_run import STRUCTURE, StoredSlices, choose_items, frozen_episodes, run_episodes
 from monai_ext.errors import UserError
 from monai_ext.inferers.follow_up import FollowUpInferer, SliceResult
 from monai_ext.inferers.reference import ReferenceLoader

@@ -51,7 +51,7 @@ def episodes(sam, tmp_path):
 def plain_ious(sam, net, episodes):
     """IoU of each episode's mean prompt, one step after the other."""
     values = []
-    for _, episode, batch in episodes.batches("plain"):
+    for _, _, batch in episodes.batches("plain"):
         with torch.no_grad():
             query, support = (net.features(batch[f"{role}_image"], 32) for role in ("query", "support"))
             mean = net(query, support, net.masks(batch["support_mask"], 32)).mean

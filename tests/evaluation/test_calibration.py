@@ -61,7 +61,9 @@ def test_expected_error_by_hand():
     scores, dice = np.array([0.1, 0.1, 0.9, 0.9]), np.array([0.2, 0.9, 0.8, 0.8])
     assert module.reliability(scores, dice, 2) == [(pytest.approx(0.1), 0.5, 2), (pytest.approx(0.9), 1.0, 2)]
     ten = np.repeat(scores, 5), np.repeat(dice, 5)
-    assert module.expected_error(*ten) == pytest.approx(sum(abs(c - f) * n for c, f, n in module.reliability(*ten)) / 20)
+    assert module.expected_error(*ten) == pytest.approx(
+        sum(abs(c - f) * n for c, f, n in module.reliability(*ten)) / 20
+    )
 
 
 def test_the_command_writes_tables_a_figure_and_a_calibration_for_inference(tmp_path, capsys):

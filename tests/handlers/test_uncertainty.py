@@ -97,7 +97,14 @@ def test_rows_are_written_and_what_is_not_known_is_empty(write, tmp_path):
     out = write({"case": "a", "image": str(tmp_path / "image.nii.gz")}, silent=True)
     with open(out / "uncertainty.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert row == {**dict.fromkeys(row, ""), **dict(case="a", label="x", slice="1", status="ok", agreement="0.25")}
+    assert row == {
+        **dict.fromkeys(row, ""),
+        "case": "a",
+        "label": "x",
+        "slice": "1",
+        "status": "ok",
+        "agreement": "0.25",
+    }
     assert not (out / "uncertainty").exists(), "no map was made"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import UserError
-from monai_ext.session.episodes import refuse_trained, choose_classes
+from monai_ext.session.episodes import choose_classes, refuse_trained
 
 KNOWN = ["liver", "spleen", "kidney"]
 

@@ -177,7 +177,9 @@ def test_the_record_repeats_what_the_sam_has_seen(bundle, tmp_path):
     assert prompts.seen_by(tmp_path / "unknown.pt") == []
 
 
-@pytest.mark.parametrize(("given", "words"), [(("q", 5, 2), "sampler 'q'"), (("t", 2, 2), "nu"), (("t", 5, 0), "K is 0")])
+@pytest.mark.parametrize(
+    ("given", "words"), [(("q", 5, 2), "sampler 'q'"), (("t", 2, 2), "nu"), (("t", 5, 0), "K is 0")]
+)
 def test_impossible_draws_are_refused(given, words):
     with pytest.raises(UserError, match=words):
         prompts.check_sampler(*given)

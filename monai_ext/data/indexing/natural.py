@@ -68,8 +68,8 @@ def index_coco_20i(root: Path, files: Path, card: Card, options: Options) -> Ind
             _add(index, mask, images.get(mask), masks[mask], split)
     if not index.datalist["cases"]:
         raise UserError(
-            f"{home / 'annotations'}: there are no masks as pictures in train2014/ and val2014/; COCO's own outlines are "
-            "not read, see coco_20i --card"
+            f"{home / 'annotations'}: there are no masks as pictures in train2014/ and val2014/; COCO's own outlines "
+            "are not read, see coco_20i --card"
         )
     return index
 
