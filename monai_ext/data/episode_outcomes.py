@@ -27,7 +27,7 @@ class EpisodeOutcome:
     Attributes:
         episode: class, support and query.
         patient: of the query.
-        status: of the method, see :class:`monai_ext.inferers.follow_up.SliceResult`.
+        status: of the method, see :class:`monai_ext.inferers.reference_inferer.SliceResult`.
         counts: true positive, false positive, false negative and true negative pixels of the input frame.
         features: what the method says of its mask without the query's label.
     """

@@ -25,7 +25,7 @@ from monai_ext.data.manifest import DataList
 from monai_ext.data.slice_store import IGNORE, StoredCase
 from monai_ext.engines.episode_training import labelled_items
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import FollowUpInferer
+from monai_ext.inferers.reference_inferer import ReferenceInferer
 from monai_ext.networks.backbone import PromptableNetwork
 
 STRUCTURE = {"structure": 1}
@@ -139,7 +139,7 @@ def frozen_episodes(
 
 
 def run_episodes(
-    inferer: FollowUpInferer, network: PromptableNetwork, slices: StoredSlices, episodes: Sequence[Episode]
+    inferer: ReferenceInferer, network: PromptableNetwork, slices: StoredSlices, episodes: Sequence[Episode]
 ) -> list[EpisodeOutcome]:
     """Run a method on every episode.
 
@@ -153,16 +153,16 @@ def run_episodes(
 
 
 def _outcomes(
-    inferer: FollowUpInferer, network: PromptableNetwork, slices: StoredSlices, episodes: Sequence[Episode]
+    inferer: ReferenceInferer, network: PromptableNetwork, slices: StoredSlices, episodes: Sequence[Episode]
 ) -> Iterator[EpisodeOutcome]:
     for episode in episodes:
         image, truth, valid = slices.load(episode.name, episode.query)
         support = [slices.key(episode)]
-        logits = inferer(image[None], network, support, support)[0, 0, ..., 0].as_tensor()
-        found = (logits > 0).cpu()
+        logits, details = inferer.segment_case(image[None], network, support, support, self_check=False)
+        found = (logits.as_tensor()[0, 0, ..., 0] > 0).cpu()
         cells = (found & truth, found & ~truth, ~found & truth, ~found & ~truth)
         tp, fp, fn, tn = (int((cell & valid).sum()) for cell in cells)
-        row = inferer.rows[0]
+        row = details.rows[0]
         yield EpisodeOutcome(
             episode, slices.patient(episode.query), row["status"], (tp, fp, fn, tn), dict(row.get("features", {}))
         )

@@ -32,6 +32,9 @@ from monai_ext.evaluation.case_record import (
 )
 from monai_ext.evaluation.table import write_text
 
+FOLDERS = (FOLDER, "masks", "overlays", "uncertainty", "supports", "phantom")
+"""Of a run's outputs, where a killed run may have left half-written files."""
+
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")  # of monai_ext.files.atomic_path
 
 
@@ -226,7 +229,7 @@ def _in_sequence(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _remove_temporaries(output_dir: Path) -> None:
     """Remove half-written files that a killed run has left."""
-    for folder in (output_dir, *(output_dir / name for name in (FOLDER, "masks", "overlays", "phantom"))):
+    for folder in (output_dir, *(output_dir / name for name in FOLDERS)):
         for path in folder.glob(".*") if folder.is_dir() else ():
             if path.is_file() and _TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)

@@ -31,15 +31,16 @@ class VolumeTable:
     """Measures the predicted masks of every case; no label of a target is read.
 
     Columns: ``volume_ml``; ``change_percent``, against the same structure in the case's latest reference, empty where
-    there is no reference or it lacks the structure; ``longest_mm``, the longest diameter in the plane of a slice, and
-    ``perpendicular_mm``, the width across it (:func:`monai_ext.metrics.diameters.longest_diameters`); ``parts``, the
-    number of connected pieces (over sides, edges and corners); ``slices`` that hold the structure. A frame has no mm:
-    its change is that of the area, and the other measures are empty.
+    there is no reference, it lacks the structure or is another patient's (a support); ``longest_mm``, the longest
+    diameter in the plane of a slice, and ``perpendicular_mm``, the width across it
+    (:func:`monai_ext.metrics.diameters.longest_diameters`); ``parts``, the number of connected pieces (over sides,
+    edges and corners); ``slices`` that hold the structure. A frame has no mm: its change is that of the area, and the
+    other measures are empty.
 
     Args:
         output_dir: folder of ``volumes.csv``.
         labels: name -> value in the masks.
-        slice_axis: "R", "A" or "S" where slices are cut orthogonal to it; None: as the inferers choose.
+        slice_axis: "R", "A" or "S" where slices are cut orthogonal to it; None: as the image was cut.
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
     """
 
@@ -78,12 +79,13 @@ class VolumeTable:
     def _row(
         self, case: Mapping[str, Any], label: str, mask: np.ndarray, geometry: Geometry, before: float | None
     ) -> list[str]:
+        slice_axis = self.slice_axis or case["image"].meta.get("slice_axis") or None
         size = _size(mask, geometry)
         change = "" if not before else f"{100 * (size / before - 1):.1f}"
-        upright = to_display(mask, geometry.affine, self.slice_axis)
+        upright = to_display(mask, geometry.affine, slice_axis)
         lengths = ["", ""]
         if geometry.spacing is not None:
-            spacing = display_spacing(mask.shape, geometry.affine, self.slice_axis).tolist()
+            spacing = display_spacing(mask.shape, geometry.affine, slice_axis).tolist()
             lengths = [f"{length:.1f}" for length in longest_diameters(upright, spacing)]
         parts = ndimage.label(mask, np.ones((3,) * mask.ndim, dtype=int))[1]
         slices = int(upright.any(axis=(0, 1)).sum())
@@ -92,12 +94,13 @@ class VolumeTable:
         return [*names, label, volume, change, *lengths, str(parts), str(slices)]
 
     def _reference_sizes(self, case: Mapping[str, Any]) -> dict[str, float]:
-        """Size of each structure in the case's latest reference, by label; of one patient's cases read once."""
+        """Size of each structure in the patient's latest reference, by label; of one patient's cases read once."""
         paths = _paths(case.get("reference_label"))
-        if not paths:
+        if not paths or case.get("reference_patient", case.get("patient")) != case.get("patient"):
             return {}
         if self._references is None or self._references[0] != paths[-1]:
-            mask, geometry = read_label(paths[-1]), read_geometry(paths[-1])
+            images = _paths(case.get("reference_image")) or paths  # masks often state no unit of length
+            mask, geometry = read_label(paths[-1]), read_geometry(images[-1])
             self._references = paths[-1], {name: _size(mask == v, geometry) for name, v in self.labels.items()}
         return self._references[1]
 

@@ -48,9 +48,9 @@ def start(phantoms, tiny_options):
     return run
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+def finish(process: subprocess.Popen[str]) -> str:
     printed, _ = process.communicate(timeout=600)
-    assert process.returncode == code, printed
+    assert process.returncode == 0, printed
     return printed
 
 
@@ -70,9 +70,3 @@ def test_killed_and_resumed_training_gives_the_same_weights(start, tmp_path):
     assert " 0/6" not in printed, "the resumed run began anew"
     for name in ("prompts.pt", "prompts.json", "validation.csv", "validation_episodes.json"):
         assert sha256_of(killed / "out" / name) == sha256_of(whole / "out" / name), name
-
-
-def test_other_settings_do_not_go_on_with_a_training(start, tmp_path):
-    finish(start(tmp_path, steps=2))
-    printed = finish(start(tmp_path, steps=2, sampler="gaussian"), code=1)
-    assert printed.splitlines()[-1].startswith("error: ")

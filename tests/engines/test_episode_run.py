@@ -13,8 +13,8 @@ from monai_ext.data.manifest import Case, DataList
 from monai_ext.data.slice_store import IGNORE
 from monai_ext.engines.episode_run import STRUCTURE, StoredSlices, choose_items, frozen_episodes, run_episodes
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import FollowUpInferer, SliceResult
 from monai_ext.inferers.reference import ReferenceLoader
+from monai_ext.inferers.reference_inferer import ReferenceInferer, SliceResult
 
 EPISODES = [
     Episode("kidney", SliceName("Toy", "b", 7), SliceName("Toy", "a", 2)),
@@ -22,7 +22,7 @@ EPISODES = [
 ]
 
 
-class CopyReference(FollowUpInferer):
+class CopyReference(ReferenceInferer):
     """Copies the reference's mask without its first column, and notes what it saw."""
 
     def segment_slice(self, network, target, matched, **extra):

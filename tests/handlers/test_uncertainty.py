@@ -9,13 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedEvaluator
-from monai.inferers import Inferer
 from PIL import Image
 
+from monai_ext.data.case_details import CaseDetails
+from monai_ext.engines.case_evaluator import CaseEvaluator
 from monai_ext.handlers.finished_cases import FinishedCases
-from monai_ext.handlers.uncertainty import LARGEST_VARIANCE, UncertaintyWriter
+from monai_ext.handlers.uncertainty import LARGEST_VARIANCE, VARIANCE, UncertaintyWriter
+from monai_ext.inferers.case_inferer import CaseInferer
 from monai_ext.session.blocks import case_preprocessing
 
 OBLIQUE = nib.affines.from_matvec(
@@ -24,16 +24,16 @@ OBLIQUE = nib.affines.from_matvec(
 LPI = np.array([[1.0, 0, 0, 0], [0, -2, 0, 9], [0, 0, -6, 0], [0, 0, 0, 1]])
 
 
-class GreyIsDoubt(Inferer):
-    """An inferer whose two structures are unsure where the image is bright: twice and once its grey value."""
-
-    def __call__(self, inputs, network, *args, **kwargs):
-        grey = inputs[0].as_tensor().mean(dim=0) / 255
-        self.uncertainty_maps = None if self.silent else torch.stack([grey / 2, grey]) * LARGEST_VARIANCE
-        self.rows = [{"label": "x", "slice": 1, "status": "ok", "agreement": 0.25, "sigma": None}]
-        return inputs.new_zeros(1, 2, *inputs.shape[2:])
+class GreyIsDoubt(CaseInferer):
+    """An inferer whose two structures are unsure where the image is bright: half as much as that, and as much."""
 
     silent = False
+
+    def segment_case(self, inputs, network, *args, **entries):
+        grey = inputs[0].as_tensor().mean(dim=0) / 255
+        maps = {} if self.silent else {VARIANCE: torch.stack([grey / 2, grey]) * LARGEST_VARIANCE}
+        rows = [{"label": "x", "slice": 1, "status": "ok", "agreement": 0.25, "sigma": None}]
+        return inputs.new_zeros(1, 2, *inputs.shape[2:]), CaseDetails(rows, maps)
 
 
 @pytest.fixture
@@ -42,13 +42,12 @@ def write(tmp_path):
         inferer, preprocessing = GreyIsDoubt(), case_preprocessing(64, intensity={"window": [0, 255]})
         inferer.silent = silent
         finished = FinishedCases(tmp_path / "out", [item], {}, seed=0)
-        SupervisedEvaluator(
-            device=torch.device("cpu"),
-            val_data_loader=DataLoader(Dataset([item], preprocessing), batch_size=1),
-            network=torch.nn.Identity(),
-            inferer=inferer,
-            val_handlers=[UncertaintyWriter(tmp_path / "out", inferer, preprocessing, finished), finished],
-        ).run()
+        writer = UncertaintyWriter(tmp_path / "out", preprocessing, finished)
+        network = torch.nn.Identity()
+        evaluator = CaseEvaluator(
+            torch.device("cpu"), [item], preprocessing, network, inferer, handlers=[writer, finished]
+        )
+        evaluator.run()
         return tmp_path / "out"
 
     return run
@@ -109,6 +108,6 @@ def test_rows_are_written_and_what_is_not_known_is_empty(write, tmp_path):
 
 
 def test_an_engine_that_does_not_decollate_is_refused(tmp_path):
-    writer = UncertaintyWriter(tmp_path, GreyIsDoubt(), case_preprocessing(64), None)
+    writer = UncertaintyWriter(tmp_path, case_preprocessing(64), None)
     with pytest.raises(ValueError, match="decollate=True"):
         writer._write_map(SimpleNamespace(state=SimpleNamespace(batch={}, output={})))

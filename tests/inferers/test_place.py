@@ -70,9 +70,8 @@ def test_a_tuned_decoder_is_prompted_and_the_network_stays_as_it_was(tiny_networ
 def test_the_self_check_repeats_the_reference_once(tiny_network, make_image, loader):
     network, image = tiny_network(0), make_image(2, (*SIZE, 2))
     inferer = P2SamInferer(LABELS, loader, place="prior")
-    inferer.with_self_check = True
-    segment(inferer, network, image)
-    checked = {row["features"]["self_check"] for row in inferer.rows if "features" in row}
+    _, details = inferer.segment_case(image[None], network, "a", "a")
+    checked = {row["features"]["self_check"] for row in details.rows if "features" in row}
     assert len(checked) == 1
     assert inferer.place == PLACE
 
@@ -83,6 +82,8 @@ def test_unknown_pieces_are_refused(loader, place):
         P2SamInferer(LABELS, loader, place=place)
 
 
-def test_place_is_no_part_of_the_official_mode(loader):
-    with pytest.raises(UserError, match="place needs --mode paper"):
-        P2SamInferer(LABELS, loader, place="prior", mode="official")
+@pytest.mark.parametrize("options", [{"mode": "official"}, {"slice_match": "middle"}, {"slice_match": "chunks"}])
+@pytest.mark.parametrize("use", [{"place": "prior"}, {"previous_box": "region"}])
+def test_where_a_place_says_nothing_it_is_refused(loader, options, use):
+    with pytest.raises(UserError, match="needs --mode paper and --slice_match position or relative"):
+        P2SamInferer(LABELS, loader, **use, **options)
