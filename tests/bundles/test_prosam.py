@@ -107,6 +107,9 @@ def test_the_table_tells_how_sure_it_was(segmented):
     assert sought
     assert all(0 <= float(row["agreement"]) <= 1 and float(row["sigma"]) > 0 for row in sought)
     assert (segmented / "metrics.csv").is_file()
+    with open(segmented / "review_features.csv", newline="") as file:
+        named = {row["feature"] for row in csv.DictReader(file)}
+    assert {"agreement", "entropy", "variance_ratio", "predicted_iou", "certainty"} <= named
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,17 @@ def test_prompts_are_built_as_they_were_trained(bundle, sam):
     assert not any(parameter.requires_grad for parameter in sam.parameters())
 
 
+def test_several_prompts_of_one_sam_have_names(bundle, sam):
+    weights, path = bundle / "models" / "sam.pt", bundle / "models" / "prompts.pt"
+    (only,) = prompts.load_compared(None, path, bundle, weights, sam, "cpu")
+    assert only == "prompts"
+    both = prompts.load_compared({"a": "prompts", "b": str(path)}, path, bundle, weights, sam, "cpu")
+    assert list(both) == ["a", "b"]
+    for wrong, words in (([], "give names and files"), ({"a": "nowhere"}, "nowhere does not exist")):
+        with pytest.raises(UserError, match=words):
+            prompts.load_compared(wrong, path, bundle, weights, sam, "cpu")
+
+
 def test_prompts_of_another_width_are_refused(bundle):
     wider = build_compact(image_size=64, stride=8, channels=(16, 16, 32, 48), blocks=(1, 1, 1), width=48).eval()
     with pytest.raises(UserError, match="learned prompts"):
