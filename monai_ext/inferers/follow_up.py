@@ -165,6 +165,7 @@ class FollowUpInferer(Inferer):
         oracle_slices: Any = None,
         reference: Any = None,
         reference_choice: Any = None,
+        reference_modality: Any = None,
         **extra: Any,
     ) -> MetaTensor:
         """Segment one case.
@@ -174,10 +175,11 @@ class FollowUpInferer(Inferer):
             network: the promptable model.
             reference_image: path or paths of this patient's references.
             reference_label: paths of their labels.
-            modality: of the case, for the references' intensity window.
+            modality: of the case, for the intensity window of references that ``reference_modality`` does not name.
             oracle_slices: for ``slice_match: oracle_centre`` only.
             reference: names of the references, for ``rows``; None: they have none.
             reference_choice: ``nearest`` takes the one that :func:`nearest_reference` finds; else all serve.
+            reference_modality: of each reference, for its intensity window: a patient's CT may serve an MR.
             extra: what a method takes besides.
 
         Returns:
@@ -192,7 +194,7 @@ class FollowUpInferer(Inferer):
             or [],
             request.get("reference_label", reference_label if reference_label is not None else self.reference_label)
             or [],
-            request.get("modality", _first(modality)),
+            request.get("modality", _texts(reference_modality) or _first(modality)),
             self.labels,
             frame_extent(image),
         )
@@ -381,8 +383,13 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, (list, tuple)) and value else value
 
 
+def _texts(value: Any) -> list[str]:
+    """Flatten what collation makes of several words."""
+    return [str(_first(one)) for one in value] if isinstance(value, (list, tuple)) else []
+
+
 def _names(value: Any, count: int) -> list[str]:
-    names = [str(_first(name)) for name in value] if isinstance(value, (list, tuple)) else []
+    names = _texts(value)
     return names if len(names) == count else []
 
 
