@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ignite.engine import Engine, Events
 
 from monai_ext import processes
+from monai_ext.data.case_details import DETAILS
 from monai_ext.evaluation.case_record import table_rows
 from monai_ext.evaluation.table import write_table
 from monai_ext.handlers.finished_cases import FinishedCases
@@ -21,48 +22,36 @@ COLUMNS = (
 )
 
 
-class Reporter(Protocol):
-    """An inferer that keeps the rows of its last call."""
-
-    rows: list[dict[str, Any]]
-
-
 class PromptTable:
-    """Collects the rows of an inferer and writes them when the run ends.
+    """Collects the rows of each case's details and writes them when the run ends.
 
     Columns: ``case, label, slice, reference`` (names of the references that served), ``reference_slice`` (along the
-    slice axis of the input frame), ``status`` (see
-    :class:`monai_ext.inferers.follow_up.SliceResult`), ``recovered`` (1 where the reference's structure was too small
-    for the feature grid), the chosen counts ``n_pos, n_neg``, the Wasserstein ``distance`` and the ``margin`` to the
-    runner-up, and ``points``, "x y +" or "x y -" in input-frame pixels, separated by semicolons.
+    slice axis of the input frame), ``status`` (see :class:`monai_ext.inferers.reference_inferer.SliceResult`),
+    ``recovered`` (1 where the reference's structure was too small for the feature grid), the chosen counts ``n_pos,
+    n_neg``, the Wasserstein ``distance`` and the ``margin`` to the runner-up, and ``points``, "x y +" or "x y -" in
+    input-frame pixels, separated by semicolons.
 
     Args:
         output_dir: folder of ``prompts.csv``.
-        inferer: whose ``rows`` are collected after each case.
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
-
-    Attributes:
-        rows: of the last case.
     """
 
-    def __init__(self, output_dir: str | Path, inferer: Reporter, finished: FinishedCases | None = None) -> None:
-        self.output_dir, self.inferer, self.finished = Path(output_dir), inferer, finished
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self, output_dir: str | Path, finished: FinishedCases | None = None) -> None:
+        self.output_dir, self.finished = Path(output_dir), finished
         self._cells: list[list[str]] = []
 
     def attach(self, engine: Engine) -> None:
-        """Attach before handlers that draw ``rows``."""
+        """Attach to a :class:`~monai_ext.engines.case_evaluator.CaseEvaluator`."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
-        self.rows, self._cells = [], []
+        self._cells = []
 
     def _collect(self, engine: Engine) -> None:
-        for case, _ in decollated(engine):
-            self.rows = [{"case": case["case"], **row} for row in self.inferer.rows]
-            cells = [_cells(row) for row in self.rows]
+        for case, output in decollated(engine):
+            cells = [_cells({"case": case["case"], **row}) for row in output[DETAILS].rows]
             if self.finished is None:
                 self._cells += cells
             else:

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_ext import processes
+from monai_ext.data.case_details import DETAILS
 from monai_ext.data.images import read_geometry
 from monai_ext.evaluation.case_record import table_rows
 from monai_ext.evaluation.review import (
@@ -26,20 +27,20 @@ from monai_ext.evaluation.review import (
 from monai_ext.evaluation.table import write_table
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
-from monai_ext.handlers.prompt_table import Reporter
 from monai_ext.transforms.sam_input import to_display
 
 
 class ReviewTable:
     """Scores the masks of each case and, where that is asked for, leaves out those that it flags.
 
+    The rows of a case's details hold ``label``, ``slice`` and, of masks that were sought, ``features``.
     ``review_features.csv`` has all features that the method hands over, long form, for
     :mod:`monai_ext.evaluation.calibrate_review`; with a calibration, ``review.csv`` has ``case, patient, visit, label,
-    slice, score, flag, reason``, lowest score first, and a line on the console names the worst case.
+    slice, score, flag, reason``, lowest score first, and a line on the console names the worst case. The details' rows
+    get ``score`` and ``flagged``, for pictures.
 
     Args:
         output_dir: folder of the tables.
-        reporter: an inferer whose ``rows`` hold ``label``, ``slice`` and, of masks that were made, ``features``.
         labels: name -> value in the masks.
         calibration: turns features into scores, or its file; None: only the features are written.
         abstain: the masks of flagged slices are emptied, before handlers that are attached later see them.
@@ -50,14 +51,13 @@ class ReviewTable:
     def __init__(
         self,
         output_dir: str | Path,
-        reporter: Reporter,
         labels: Mapping[str, int],
         calibration: Calibration | str | Path | None = None,
         abstain: bool = False,
         slice_axis: str | None = None,
         finished: FinishedCases | None = None,
     ) -> None:
-        self.output_dir, self.reporter, self.labels = Path(output_dir), reporter, dict(labels)
+        self.output_dir, self.labels = Path(output_dir), dict(labels)
         self.calibration = read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration
         self.abstain, self.slice_axis, self.finished = abstain, slice_axis, finished
         self._rows: dict[str, list[list[Any]]] = {}
@@ -74,7 +74,7 @@ class ReviewTable:
     def _score(self, engine: Engine) -> None:
         for case, output in decollated(engine):
             names = [_text(case.get(key)) for key in ("case", "patient", "visit")]
-            slices = [(r["label"], int(r["slice"]), r["features"]) for r in self.reporter.rows if "features" in r]
+            slices = [(r["label"], int(r["slice"]), r["features"]) for r in output[DETAILS].rows if "features" in r]
             features = [
                 [*names, label, str(k), name, _text(value)]
                 for label, k, known in slices
@@ -84,6 +84,7 @@ class ReviewTable:
             if self.calibration is not None:
                 rows = review_rows(names, slices, self.calibration)
                 self._keep(names[0], REVIEW, REVIEW_COLUMNS, rows)
+                _note_scores(output[DETAILS].rows, rows)
                 if self.abstain:
                     flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
                     output["pred"] = self._without(output["pred"], flagged, case)
@@ -128,6 +129,14 @@ class ReviewTable:
 
     def _all(self, table: str) -> list[list[Any]]:
         return self._rows[table] if self.finished is None else list(table_rows(self.finished.records(), table))
+
+
+def _note_scores(details: list[dict[str, Any]], rows: list[list[str]]) -> None:
+    """Write the score of each slice, and whether it is flagged, into the row that it is of."""
+    scores = {(row[3], row[4]): (float(row[5]), row[6] == "1") for row in rows}
+    for row in details:
+        if "features" in row:
+            row["score"], row["flagged"] = scores[row["label"], str(int(row["slice"]))]
 
 
 def _text(value: Any) -> str:

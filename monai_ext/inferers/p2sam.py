@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -31,17 +31,17 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade, original_box
-from monai_ext.inferers.follow_up import (
-    BACKGROUND,
-    Click,
-    FollowUpInferer,
-    MatchedSlice,
-    SliceResult,
-    TargetSlice,
-)
 from monai_ext.inferers.place import Place
 from monai_ext.inferers.previous import PreviousFrame, find_mask
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.reference_inferer import (
+    BACKGROUND,
+    Click,
+    MatchedSlice,
+    ReferenceInferer,
+    SliceResult,
+    TargetSlice,
+)
 from monai_ext.inferers.slice_features import spread
 from monai_ext.inferers.slice_match import match_slices
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
@@ -109,12 +109,12 @@ class Candidate:
     bias: Tensor | None = None
 
 
-class P2SamInferer(FollowUpInferer):
+class P2SamInferer(ReferenceInferer):
     """Segment follow-up images from one annotated image of the patient (P²SAM).
 
-    A user's clicks (:class:`monai_ext.inferers.follow_up.Click`) are added to the points of every candidate; where the
-    reference has nothing to say of a structure, positive clicks prompt alone. A click that names no structure is taken
-    for the one whose automatic mask is likeliest there. The paper has no clicks.
+    A user's clicks (:class:`monai_ext.inferers.reference_inferer.Click`) are added to the points of every candidate;
+    where the reference has nothing to say of a structure, positive clicks prompt alone. A click that names no structure
+    is taken for the one whose automatic mask is likeliest there. The paper has no clicks.
 
     Args:
         labels: name -> value of the structures.
@@ -125,10 +125,10 @@ class P2SamInferer(FollowUpInferer):
         mode: ``paper`` or ``official``, see the module.
         negatives: ``background`` places one negative for each part of the background (medical images), ``lowest``
             a single one where the mean similarity to the foreground parts is lowest (natural images).
-        slice_match: see :class:`FollowUpInferer`.
+        slice_match: see :class:`ReferenceInferer`.
         seed: of k-means++.
-        reference_image: see :class:`FollowUpInferer`.
-        reference_label: see :class:`FollowUpInferer`.
+        reference_image: see :class:`ReferenceInferer`.
+        reference_label: see :class:`ReferenceInferer`.
         distance: ``wasserstein`` (Eq. 5), or ``hungarian`` or ``jensen_shannon`` (Table 7); see
             :func:`monai_ext.prompts.retrieval.retrieve_masks`.
         n_range: a row of Tables 9 and 10 in place of ``n_pos`` and ``n_neg``, a name of
@@ -211,34 +211,32 @@ class P2SamInferer(FollowUpInferer):
         self._loaded: list[Reference] = []
         self._parts: dict[tuple[Any, ...], ReferenceParts | None] = {}
 
-    def __call__(  # type: ignore[override]
+    def begin_case(
         self,
-        inputs: Tensor,
-        network: PromptableNetwork,
-        *args: Any,
+        image: MetaTensor,
+        modality: str | None,
         previous: Any = None,
         previous_image: Any = None,
-        **extra: Any,
-    ) -> MetaTensor:
-        """Segment one case.
+        **entries: Any,
+    ) -> dict[str, Any]:
+        """Load the mask of the case before, where ``previous_box`` asks for it.
 
         Args:
-            inputs: see :class:`FollowUpInferer`.
-            network: see :class:`FollowUpInferer`.
-            args: see :class:`FollowUpInferer`.
+            image: [C, H, W, D] in the input frame.
+            modality: of the case.
             previous: name of the case before it, whose mask ``run_dir`` holds; none or "": the reference is before it.
             previous_image: its file.
-            extra: see :class:`FollowUpInferer`.
+            entries: see :class:`ReferenceInferer`.
         """
-        self._before, self._place, self._image = None, None, cast(MetaTensor, inputs[0])
+        self._before, self._place, self._image = None, None, image
         name = _one(previous)
         if self.previous_box and name:
             if self.run_dir is None:
                 raise ValueError("previous_box needs run_dir, the folder of the masks")
             mask = find_mask(self.run_dir, name)
-            frame = self.load_reference.load(_one(previous_image), str(mask), _one(extra.get("modality")))
+            frame = self.load_reference.load(_one(previous_image), str(mask), modality)
             self._before = self._frame(frame)
-        return super().__call__(inputs, network, *args, **extra)
+        return super().begin_case(image, modality, **entries)
 
     def _frame(self, frame: Reference) -> PreviousFrame:
         matches = match_slices(self._image, frame.image, self.slice_match)
@@ -259,7 +257,7 @@ class P2SamInferer(FollowUpInferer):
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         parts = [self._reference_parts(network, matched, value) for value in self.labels.values()]
         absent = "reference_absent" if matched else "outside_reference"
         if not any(parts) and not target.clicks:
@@ -368,7 +366,7 @@ class P2SamInferer(FollowUpInferer):
         return Retrieval(int(first_minimum(distances * (1 + doubt))), found.distances, found.margin)
 
     def check_reference(self, network: PromptableNetwork, reference: Reference) -> dict[str, float]:
-        """Segment a reference from itself, without a previous box or a place; see :class:`FollowUpInferer`."""
+        """Segment a reference from itself, without a previous box or a place; see :class:`ReferenceInferer`."""
         use, pieces, self.previous_box, self.place = self.previous_box, self.place, "", ()
         try:
             return super().check_reference(network, reference)

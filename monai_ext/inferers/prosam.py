@@ -18,10 +18,17 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from monai_ext.data.case_details import CaseDetails
 from monai_ext.errors import UserError
 from monai_ext.inferers.encoding import in_frame
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.reference_inferer import (
+    MatchedSlice,
+    ReferenceInferer,
+    SliceResult,
+    TargetSlice,
+    segment_present,
+)
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_shots
 from monai_ext.networks.reference_encoder import ReferenceFeatures
@@ -38,7 +45,7 @@ AT_ONCE = 16
 Shot = tuple[ReferenceFeatures, tuple[Tensor, Tensor]]
 
 
-class ProsamInferer(FollowUpInferer):
+class ProsamInferer(ReferenceInferer):
     """Segment images by prompts that a network predicts from annotated references.
 
     Args:
@@ -52,14 +59,14 @@ class ProsamInferer(FollowUpInferer):
         annotation: ``mask`` takes the reference's label as it is: a mask, or a box, scribble or dots that a user has
             painted. ``box``, ``scribble`` and ``points`` are derived from it.
         reference_slice: one of :data:`SLICES`; ``largest`` looks for the structure on every slice of the target.
-        slice_match: see :class:`FollowUpInferer`.
+        slice_match: see :class:`ReferenceInferer`.
         seed: of draws and derived annotations; each slice and structure has its own.
-        reference_image: see :class:`FollowUpInferer`.
-        reference_label: see :class:`FollowUpInferer`.
+        reference_image: see :class:`ReferenceInferer`.
+        reference_label: see :class:`ReferenceInferer`.
 
-    After a call ``uncertainty_maps`` holds the variance of the K probabilities, [L, H, W, D] in the input frame, zero
-    where nothing was sought; ``None`` without ``uncertainty``. ``rows`` have the further entries ``sigma``,
-    ``predicted_iou``, ``agreement``, ``entropy`` and ``variance_ratio``.
+    The details of a case have a map ``variance``, of the K probabilities, [L, H, W, D] in the input frame, zero where
+    nothing was sought; none without ``uncertainty``. Rows have the further entries ``sigma``, ``predicted_iou``,
+    ``agreement``, ``entropy`` and ``variance_ratio``.
 
     Raises:
         UserError: for unknown options, or an impossible K.
@@ -94,27 +101,32 @@ class ProsamInferer(FollowUpInferer):
             raise UserError(f"reference_slice {reference_slice!r} is unknown: choose one of {', '.join(SLICES)}.")
         self.prompts, self.strategy, self.samples, self.annotation = prompts, strategy, samples, annotation
         self.uncertainty, self.reference_slice, self.seed = uncertainty, reference_slice, seed
-        self.uncertainty_maps: Tensor | None = None
         self._variances: dict[tuple[int, int], Tensor] = {}
         self._shots: dict[tuple[int, int, int], Shot] = {}
         self._served: list[Reference] | None = None
 
-    def __call__(self, inputs: Tensor, network: PromptableNetwork, *args: Any, **kwargs: Any) -> MetaTensor:  # type: ignore[override]
-        """Segment one case; see :class:`FollowUpInferer`."""
+    def begin_case(self, image: MetaTensor, modality: str | None, **entries: Any) -> dict[str, Any]:
+        """Forget the case before; see :class:`ReferenceInferer`."""
         self._variances = {}
-        logits = super().__call__(inputs, network, *args, **kwargs)
-        self.uncertainty_maps = None
+        return super().begin_case(image, modality, **entries)
+
+    def segment_case(
+        self, inputs: Tensor, network: PromptableNetwork, *args: Any, **entries: Any
+    ) -> tuple[MetaTensor, CaseDetails]:
+        """Segment one case; see :class:`ReferenceInferer`."""
+        logits, details = super().segment_case(inputs, network, *args, **entries)
         if self.uncertainty:
-            self.uncertainty_maps = torch.zeros(logits.shape[1:])
+            variances = torch.zeros(logits.shape[1:])
             for (channel, k), variance in self._variances.items():
-                self.uncertainty_maps[channel, :, :, k] = variance
-        return logits
+                variances[channel, :, :, k] = variance
+            details.maps["variance"] = variances
+        return logits, details
 
     @torch.no_grad()
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         self._forget_other_references()
         shots = [self._structure(channel, network, matched) for channel in range(len(self.labels))]
         image = in_frame(target.image, target.frame)[None]

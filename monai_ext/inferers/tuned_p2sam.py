@@ -16,9 +16,9 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.finetune_prior import FinetunePriorInferer
-from monai_ext.inferers.follow_up import BACKGROUND, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.p2sam import P2SamInferer, ReferenceParts
 from monai_ext.inferers.reference import Reference, ReferenceLoader
+from monai_ext.inferers.reference_inferer import BACKGROUND, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.place import CUT, within
 from monai_ext.prompts.prompt import Prompt

@@ -110,7 +110,7 @@ def test_the_table_tells_how_sure_it_was(segmented):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"prompt_checkpoint": "nowhere"}, "learned prompts nowhere do not exist"),
+        ({"prompt_checkpoint": "nowhere"}, "prompt_checkpoint nowhere does not exist"),
         ({"organ": None}, "--support needs --organ"),
         ({"support": None}, "give --support with it"),
         ({"samples": 1}, "an uncertainty needs 2 or more"),

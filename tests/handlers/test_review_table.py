@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
+from monai_ext.data.case_details import CaseDetails
 from monai_ext.evaluation.review import Calibration
 from monai_ext.handlers.review_table import ReviewTable
 
@@ -23,10 +24,10 @@ def run(tmp_path, rows, pred, **options):
 
     def segment(engine, _):
         engine.state.batch = [{"case": "a", "patient": "p", "visit": 1.0, "image": image}]
-        return [{"pred": pred}]
+        return [{"pred": pred, "details": CaseDetails(rows)}]
 
     engine = Engine(segment)
-    ReviewTable(tmp_path, SimpleNamespace(rows=rows), LABELS, **options).attach(engine)
+    ReviewTable(tmp_path, LABELS, **options).attach(engine)
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.output[0]["pred"].clone()))
     engine.run([0], max_epochs=1)
     return seen[0]

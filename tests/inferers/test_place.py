@@ -70,9 +70,8 @@ def test_a_tuned_decoder_is_prompted_and_the_network_stays_as_it_was(tiny_networ
 def test_the_self_check_repeats_the_reference_once(tiny_network, make_image, loader):
     network, image = tiny_network(0), make_image(2, (*SIZE, 2))
     inferer = P2SamInferer(LABELS, loader, place="prior")
-    inferer.with_self_check = True
-    segment(inferer, network, image)
-    checked = {row["features"]["self_check"] for row in inferer.rows if "features" in row}
+    _, details = inferer.segment_case(image[None], network, "a", "a")
+    checked = {row["features"]["self_check"] for row in details.rows if "features" in row}
     assert len(checked) == 1
     assert inferer.place == PLACE
 

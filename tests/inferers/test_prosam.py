@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.prosam import ProsamInferer
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_shots
 from monai_ext.networks.reference_encoder import EncoderReference
 from monai_ext.prompts.distribution import Sampler
@@ -78,11 +78,12 @@ def decode(network, target, k, tokens):
 @pytest.mark.parametrize("names", [["a"], ["a", "b"]])
 def test_the_mean_prompt_same_as_the_slow_version(network, make_inferer, target, references, names):
     inferer = make_inferer(uncertainty=False)
-    logits = inferer(target, network, names, names)[0].as_tensor()
+    logits, details = inferer.segment_case(target, network, names, names)
+    logits = logits[0].as_tensor()
     for k in range(3):
         for channel, value in enumerate(LABELS.values()):
             prompts = slow_distribution(inferer.prompts, network, target, references, names, k, value)
-            row = next(r for r in inferer.rows if r["slice"] == k and r["label"] == list(LABELS)[channel])
+            row = next(r for r in details.rows if r["slice"] == k and r["label"] == list(LABELS)[channel])
             if prompts is None:
                 assert row["status"] == "reference_absent"
                 continue
@@ -107,16 +108,16 @@ def test_other_strategies_merge_the_draws(network, make_inferer, target, referen
 
 def test_uncertainty_is_that_of_the_draws(network, make_inferer, target, references):
     inferer = make_inferer(samples=4)
-    inferer(target, network, "a", "a")
+    _, details = inferer.segment_case(target, network, "a", "a")
     prompts = slow_distribution(inferer.prompts, network, target, references, ["a"], 1, 2)
     found = mask_uncertainty(decode(network, target, 1, inferer._draw(prompts, 1, 1)))
-    torch.testing.assert_close(inferer.uncertainty_maps[1, ..., 1], found.variance, rtol=1e-3, atol=1e-4)
-    row = next(r for r in inferer.rows if r["slice"] == 1 and r["label"] == "organ")
+    torch.testing.assert_close(details.maps["variance"][1, ..., 1], found.variance, rtol=1e-3, atol=1e-4)
+    row = next(r for r in details.rows if r["slice"] == 1 and r["label"] == "organ")
     assert row["agreement"] == pytest.approx(found.agreement, abs=1e-2)
     assert row["entropy"] == pytest.approx(found.entropy, abs=1e-2)
     assert row["sigma"] > 0
-    assert inferer.uncertainty_maps.shape == (2, *SIZE, 3)
-    assert not inferer.uncertainty_maps[..., 2].any(), "nothing was sought there"
+    assert details.maps["variance"].shape == (2, *SIZE, 3)
+    assert not details.maps["variance"][..., 2].any(), "nothing was sought there"
 
 
 def test_masks_do_not_depend_on_whether_uncertainty_is_asked_for(network, make_inferer, target):
@@ -129,22 +130,22 @@ def test_the_same_seed_gives_the_same_uncertainty(network, make_inferer, target)
     maps = []
     for seed in (0, 0, 1):
         inferer = make_inferer(seed=seed, samples=3)
-        inferer(target, network, "a", "a")
-        maps.append(inferer.uncertainty_maps)
+        _, details = inferer.segment_case(target, network, "a", "a")
+        maps.append(details.maps["variance"])
     assert torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
 
 
 def test_vrp_sam_has_no_spread(network, make_inferer, target):
     inferer = make_inferer("none", samples=2)
-    inferer(target, network, "a", "a")
-    assert float(inferer.uncertainty_maps.max()) < 1e-8
+    _, details = inferer.segment_case(target, network, "a", "a")
+    assert float(details.maps["variance"].max()) < 1e-8
 
 
 def test_one_slice_can_serve_all(network, make_inferer, target):
     inferer = make_inferer(reference_slice="largest", uncertainty=False)
-    inferer(target, network, "a", "a")
-    assert "reference_absent" not in {row["status"] for row in inferer.rows}
+    _, details = inferer.segment_case(target, network, "a", "a")
+    assert "reference_absent" not in {row["status"] for row in details.rows}
 
 
 @pytest.mark.parametrize("annotation", ["box", "scribble", "points"])
