@@ -166,6 +166,7 @@ class ReferenceInferer(CaseInferer):
         oracle_slices: Any = None,
         reference: Any = None,
         reference_choice: Any = None,
+        reference_modality: Any = None,
         *,
         self_check: bool = True,
         **entries: Any,
@@ -177,10 +178,11 @@ class ReferenceInferer(CaseInferer):
             network: the promptable model.
             reference_image: path or paths of this patient's references.
             reference_label: paths of their labels.
-            modality: of the case, for the references' intensity window.
+            modality: of the case, for the intensity window of references that ``reference_modality`` does not name.
             oracle_slices: for ``slice_match: oracle_centre`` only.
             reference: names of the references, for the rows; None: they have none.
             reference_choice: ``nearest`` takes the one that :func:`nearest_reference` finds; else all serve.
+            reference_modality: of each reference, for its intensity window: a patient's CT may serve an MR.
             self_check: where the method can, segment each patient's reference from itself before the first target, and
                 warn where that fails; the result is the feature ``self_check``.
             entries: what a method takes besides, see :meth:`begin_case`.
@@ -198,7 +200,7 @@ class ReferenceInferer(CaseInferer):
             or [],
             request.get("reference_label", reference_label if reference_label is not None else self.reference_label)
             or [],
-            request.get("modality", _first(modality)),
+            request.get("modality", _texts(reference_modality) or _first(modality)),
             self.labels,
             frame_extent(image),
         )
@@ -400,8 +402,13 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, (list, tuple)) and value else value
 
 
+def _texts(value: Any) -> list[str]:
+    """Flatten what collation makes of several words."""
+    return [str(_first(one)) for one in value] if isinstance(value, (list, tuple)) else []
+
+
 def _names(value: Any, count: int) -> list[str]:
-    names = [str(_first(name)) for name in value] if isinstance(value, (list, tuple)) else []
+    names = _texts(value)
     return names if len(names) == count else []
 
 
