@@ -21,7 +21,7 @@ help:
 	@echo "make test       run the tests"
 	@echo "make test-fast  the tests but those that run whole bundles"
 	@echo "make test-processors  the tests that can differ, as on older processors"
-	@echo "make label-demo a MONAI Label server on the phantom patient, its mask compared, into $(LABEL_DEMO)"
+	@echo "make label-demo a MONAI Label server on the phantom patient, its mask compared, up until Ctrl-C (CHECK=--check ends it), into $(LABEL_DEMO)"
 	@echo "make label-auxol-demo a MONAI Label server that learns from submitted labels, into $(LABEL_DEMO)_auxol"
 	@echo "make test-label the tests of MONAI Label, with real servers"
 	@echo "make lint       ruff: rules and formatting"
@@ -86,7 +86,7 @@ $(LABEL_STAMP): setup.cfg pyproject.toml | $(LABEL_VENV)/bin/python
 	@touch $@
 
 label-demo: $(LABEL_STAMP)
-	$(LABEL_VENV)/bin/python -m monai_ext.label --demo --output_dir $(LABEL_DEMO)
+	$(LABEL_VENV)/bin/python -m monai_ext.label --demo $(CHECK) --output_dir $(LABEL_DEMO)
 
 label-auxol-demo: $(LABEL_STAMP)
 	$(LABEL_VENV)/bin/python -m monai_ext.label --online --demo --bundle bundles/auxol --output_dir $(LABEL_DEMO)_auxol
