@@ -1,4 +1,4 @@
-"""The last lines of a run: how many cases, their volumes, what to look at, and where everything is."""
+"""The last lines of a run: number of cases, their volumes, masks to review, and the files."""
 
 from __future__ import annotations
 

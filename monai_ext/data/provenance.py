@@ -160,20 +160,17 @@ def record_training(checkpoint: PathLike, record: WeightRecord, folder: PathLike
     write_record(checkpoint, record.model_copy(update={"sha256": sha256_of(checkpoint), **made}))
 
 
-def as_trained(checkpoint: PathLike, option: str, given: Any = None, default: Any = None) -> Any:
-    """Return an option of inference: the one given, or that of the weights' training, which their record names.
+def as_trained(checkpoint: PathLike, option: str, default: Any = None) -> Any:
+    """Return an option that inference repeats from the training of its weights, as their record tells it.
 
     Args:
         checkpoint: file of the weights.
         option: its name in :attr:`WeightRecord.trained_as`, or ``architecture``: the record's ``variant``.
-        given: None: take that of the training.
         default: where the weights have no record, or it does not name the option.
 
     Raises:
         UserError: the record is not usable.
     """
-    if given is not None:
-        return given
     record = read_record(checkpoint)
     return default if record is None else {"architecture": record.variant, **record.trained_as}.get(option, default)
 

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.data import DataLoader
+from monai.data import DataLoader, Dataset
 from monai.engines import PrepareBatchExtraInput, SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
+from monai.transforms import Transform
 from monai.utils.enums import CommonKeys as Keys
 
 from monai_ext.data.case_details import DETAILS, CaseDetails
+from monai_ext.data.pairs import collate_case
 from monai_ext.inferers.case_inferer import CaseInferer
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """Segments one case an iteration; handlers read ``engine.state.output[0]["details"]``.
+    """Segments one case an iteration; handlers read ``engine.state.output[0]["details"]`` beside ``pred``.
 
     Args:
-        device: see ``SupervisedEvaluator``, as for all but ``entries``.
-        val_data_loader: of one case at a time.
+        device: where the case's tensors go.
+        cases: the cases, each with ``image``.
+        preprocessing: brings a case to the input frame.
         network: what the inferer applies.
-        inferer: segments a case.
+        inferer: segments a case. One that is no :class:`~monai_ext.inferers.case_inferer.CaseInferer` is called as
+            MONAI calls it, and its details are empty.
         entries: names of those entries of a case, besides the image, that the inferer is given by name.
-        postprocessing: of the case with its logits ``pred``.
-        val_handlers: attached in this order.
-
-    An inferer that is no :class:`~monai_ext.inferers.case_inferer.CaseInferer` is called as MONAI calls it, and its
-    details are empty.
+        postprocessing: of the case with its logits, ``pred``.
+        handlers: attached in this order.
 
     Example:
         >>> evaluator = CaseEvaluator(
-        ...     torch.device("cpu"), loader, sam, P2SamInferer(labels, references),
-        ...     entries=["reference_image", "reference_label"], val_handlers=[PromptTable("out")],
+        ...     torch.device("cpu"), pairs, preprocessing, sam, P2SamInferer(labels, references),
+        ...     entries=["reference_image", "reference_label"], handlers=[PromptTable("out")],
         ... )
         >>> evaluator.run()
     """
@@ -42,21 +43,22 @@ class CaseEvaluator(SupervisedEvaluator):
     def __init__(
         self,
         device: torch.device,
-        val_data_loader: Iterable | DataLoader,
+        cases: Sequence[Mapping[str, Any]],
+        preprocessing: Callable[..., Any] | None,
         network: torch.nn.Module,
         inferer: Inferer,
         entries: Sequence[str] = (),
-        postprocessing: Callable[..., Any] | None = None,
-        val_handlers: Sequence[Any] | None = None,
+        postprocessing: Transform | None = None,
+        handlers: Sequence[Any] | None = None,
     ) -> None:
         super().__init__(
             device=device,
-            val_data_loader=val_data_loader,
+            val_data_loader=DataLoader(Dataset(cases, preprocessing), batch_size=1, collate_fn=collate_case),
             network=network,
             prepare_batch=PrepareBatchExtraInput({name: name for name in entries}),
             inferer=inferer,
             postprocessing=postprocessing,
-            val_handlers=val_handlers,
+            val_handlers=handlers,
         )
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> list[dict[str, Any]]:  # type: ignore[override]

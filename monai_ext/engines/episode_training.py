@@ -1,4 +1,4 @@
-"""What training configs of few-shot methods call: data lists, patients, episodes, and what is said of the weights."""
+"""What training configs of few-shot methods call: data lists, patients, episodes, and the record of the weights."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def training_pool(
 
 
 def describe_pool(pool: EpisodePool, task: FewShotTask) -> str:
-    """Say what a training draws from."""
+    """Describe the slices that a training draws from in one line."""
     shown = ", ".join(f"{name} {len(pool.members[name])}" for name in task.base)
     said = f"Setting {task.setting}: {pool.removed} of {pool.slices} training slices removed"
     said += f" because they show {' or '.join(task.novel)}" if task.excluded else ""
@@ -275,7 +275,7 @@ def episodic_record(
     seen_before: Sequence[Mapping[str, Any]] = (),
     notes: str | None = None,
 ) -> WeightRecord:
-    """Say what weights have seen: the training patients of each data set, the base classes, and what was novel.
+    """Return the record of weights: the training patients of each data set, the base classes, and what was novel.
 
     Args:
         name: of the weights.

@@ -30,7 +30,7 @@ COLLAPSED = 0.01
 
 
 class SigmaMonitor:
-    """Watches the effective sigma: nothing in the loss keeps it up, and at 0 ProSAM is VRP-SAM.
+    """Warns where the effective sigma becomes 0: nothing in the loss prevents that, and ProSAM is then VRP-SAM.
 
     Args:
         window: steps over which the mean is taken.

@@ -1,4 +1,4 @@
-"""Writes what happened at each prompt of a stream, how good every case was when it came, and how far the learners are.
+"""Writes the tables of a stream: each prompt, the Dice of each case when it came, and the learners' places.
 
 ``feedback.csv`` has one row a prompt: Dice on the slice of the fused mask and of SAM's, in the input frame, of what was
 learned alone within its crop, alpha, whether the answer was corrected, losses. ``interaction.csv`` has one row a case,
@@ -48,7 +48,7 @@ class Online(Protocol):
 
 
 class Feedback:
-    """Measures a stream and lets it go on where it was killed.
+    """Measures a stream, and resumes it where it was killed.
 
     At the start of a run the learners go back to where they were after the last case of the finished beginning. After
     each case their states are written before the case's record.

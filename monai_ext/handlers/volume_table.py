@@ -31,10 +31,11 @@ class VolumeTable:
     """Measures the predicted masks of every case; no label of a target is read.
 
     Columns: ``volume_ml``; ``change_percent``, against the same structure in the case's latest reference, empty where
-    there is no reference, it lacks the structure or is another patient's (a support); ``longest_mm``, the longest diameter in the plane of a slice, and
-    ``perpendicular_mm``, the width across it (:func:`monai_ext.metrics.diameters.longest_diameters`); ``parts``, the
-    number of connected pieces (over sides, edges and corners); ``slices`` that hold the structure. A frame has no mm:
-    its change is that of the area, and the other measures are empty.
+    there is no reference, it lacks the structure or is another patient's (a support); ``longest_mm``, the longest
+    diameter in the plane of a slice, and ``perpendicular_mm``, the width across it
+    (:func:`monai_ext.metrics.diameters.longest_diameters`); ``parts``, the number of connected pieces (over sides,
+    edges and corners); ``slices`` that hold the structure. A frame has no mm: its change is that of the area, and the
+    other measures are empty.
 
     Args:
         output_dir: folder of ``volumes.csv``.

@@ -1,6 +1,6 @@
 """APSCL: an annotated slice of another patient segments each slice by prototypes of enriched features (§3.3).
 
-A slice costs one pass of the trunk: what the network makes of a support is kept.
+A slice costs one pass of the trunk: prototypes of a support are computed once and kept.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from monai_ext.prompts.ties import TOLERANCE
 class ApsclInferer(ReferenceInferer):
     """Segment images from annotated slices of other patients, each structure on its own (1-way).
 
-    z is the mean of its distribution. With ``z_samples`` each slice that holds the structure also says how sure it is,
-    in ``rows``: ``agreement``, the mean Dice of its mask with those of drawn z, and ``distance``, 1 - cosine of the
+    z is the mean of its distribution. With ``z_samples`` the rows of a case's details also measure how sure the mask of
+    a slice is: ``agreement``, the mean Dice of its mask with those of drawn z, and ``distance``, 1 - cosine of the
     mask's features to their nearest prototype, averaged over the mask; ``score`` = agreement (1 - distance / 2), in
     [0, 1], is not calibrated.
 
@@ -88,7 +88,7 @@ class ApsclInferer(ReferenceInferer):
         return results
 
     def _support(self, network: PrototypeNet, matched: Sequence[MatchedSlice], value: int) -> Support | None:
-        """Make or find what the network makes of the supports of one structure; None where none shows it."""
+        """Return the prototypes of one structure, computed once for its supports; None where none shows it."""
         if self._loaded is not self.load_reference.loaded:  # other references: another list
             self._loaded, self._supports = self.load_reference.loaded, {}
         key = (id(network), value, *(m.key for m in matched))
@@ -109,7 +109,7 @@ class ApsclInferer(ReferenceInferer):
     def _doubt(
         self, network: PrototypeNet, features: Tensor, support: Support, scores: Tensor, valid: Tensor, index: int
     ) -> dict[str, float]:
-        """Say how sure a mask is, on the grid of cells."""
+        """Measure how sure a mask is, on the grid of cells."""
         mask = (scores[1] > scores[0]) & valid
         if not bool(mask.any()):  # only pixels between the cells' centres were segmented
             return {"agreement": 0.0, "distance": 1.0, "score": 0.0}

@@ -109,7 +109,7 @@ class OracleClickInferer(ReferenceInferer):
         logits, details = super().segment_case(inputs, network, *args, **entries)
         return logits, replace(details, steps=self._steps)
 
-    def begin_case(  # type: ignore[override]
+    def begin_case(
         self, image: MetaTensor, modality: str | None, oracle_label: Any = None, **entries: Any
     ) -> dict[str, Any]:
         """Begin with background; ``oracle_label`` is [1, 1, H, W, D] integer in the input frame."""

@@ -18,7 +18,7 @@ class CaseInferer(Inferer):
     MONAI Label and MONAI's own engines call it; :class:`monai_ext.engines.case_evaluator.CaseEvaluator` asks for both.
     """
 
-    def __call__(self, inputs: Tensor, network: Any, *args: Any, **entries: Any) -> MetaTensor:  # type: ignore[override]
+    def __call__(self, inputs: Tensor, network: Any, *args: Any, **entries: Any) -> MetaTensor:
         """Return the logits [1, L, H, W, D] of a case; arguments are those of :meth:`segment_case`."""
         return self.segment_case(inputs, network, *args, **entries)[0]
 

@@ -1,4 +1,4 @@
-"""Cases one after the other: SAM is prompted, what has been learned is fused with it, corrections teach (AuxOL).
+"""Segments cases one after the other: SAM's mask is fused with that of a learner, which corrections train (AuxOL).
 
 A volume is taken slice by slice: an image of the paper is a slice here. On each one SAM decodes all prompts, the
 learner of each prompt's structure answers for its crop, and the answers are united; outside of the crops is background
@@ -77,8 +77,9 @@ class OnlineInferer(CaseInferer):
         pseudo_labels: where the expert does not correct, learn from the fused mask itself (paper §3.2).
         step_without_feedback: where nothing is corrected, train on the stored batch all the same (authors' code).
         cropped: a prompt is answered within its crop; False: SAM's whole mask counts, for SAM alone.
-        point_window: after a point, the crop holds at least a window round it of this share of the image's longer side.
-            0 is the paper's crop, the box of SAM's mask: where that is a speck, nothing outside of it can be learned.
+        point_window: after a point, the crop holds at least a window round it of this share of the image's longer side;
+            with ``follow_up`` round the middle of what was found. 0 is the paper's crop, the box of SAM's mask: where
+            that is a speck, nothing outside of it can be learned.
         follow_up: finds the structures without a prompt, such as P²SAM; its logits take the place of SAM's, the crop is
             that of its mask, and a structure that it does not find is not asked for.
         restart_by: entry of the cases with which the learners begin anew whenever it changes; None: never.
@@ -126,14 +127,14 @@ class OnlineInferer(CaseInferer):
         return {name: learner.mark() for name, learner in self.learners.items()}
 
     def go_on(self, images: int, positions: Mapping[str, int], group: str | None = None) -> None:
-        """Become what the inferer was after so many images: learners go back to these places."""
+        """Return to the state after so many images: learners go back to these places in their journals."""
         self.images, self.group = images, group
         for name, learner in self.learners.items():
             learner.rewind(positions.get(name, 0))
 
     # ---- a case ------------------------------------------------------------------------------------------------------
 
-    def segment_case(  # type: ignore[override]
+    def segment_case(
         self,
         inputs: Tensor,
         network: PromptableNetwork,
@@ -273,9 +274,8 @@ class OnlineInferer(CaseInferer):
             sam = logits[channel].float().cpu()
             if not bool((sam > 0).any()):
                 continue
-            crop = mask_crop(sam > 0, least=0)
             place = {"case": case, "slice": k, "label": name}
-            view = View(f"{case}/{name}/{k}/0", plane, sam, crop if self.cropped else _whole(sam), {}, place)
+            view = View(f"{case}/{name}/{k}/0", plane, sam, self._followed_crop(sam), {}, place)
             asked.append(Asked(channel, k, view, self.learners[name].infer(view)))
         return asked
 
@@ -285,11 +285,19 @@ class OnlineInferer(CaseInferer):
         size = (sam.shape[0], sam.shape[1])
         if prompt.box is not None:
             return box_crop(prompt.box, size)
-        crop = mask_crop(sam > 0)
-        if not self.point_window:
-            return crop
         x, y = prompt.points[0].tolist()
-        return widen(crop, (x, y), self.point_window * max(size), size)
+        return self._widened(mask_crop(sam > 0), (x, y), size)
+
+    def _followed_crop(self, sam: Tensor) -> Crop:
+        """Return the crop of what was found without a prompt; a window lies round its middle."""
+        if not self.cropped:
+            return _whole(sam)
+        crop = mask_crop(sam > 0, least=0)
+        middle = ((crop.x0 + crop.x1 - 1) / 2, (crop.y0 + crop.y1 - 1) / 2)
+        return self._widened(crop, middle, (sam.shape[0], sam.shape[1]))
+
+    def _widened(self, crop: Crop, centre: tuple[float, float], size: tuple[int, int]) -> Crop:
+        return widen(crop, centre, self.point_window * max(size), size) if self.point_window else crop
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 

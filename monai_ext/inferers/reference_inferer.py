@@ -151,12 +151,12 @@ class ReferenceInferer(CaseInferer):
         self.reference_image, self.reference_label = reference_image, reference_label
         self._checked: tuple[Any, dict[str, float]] = (None, {})
 
-    def __call__(self, inputs: Tensor, network: PromptableNetwork, *args: Any, **entries: Any) -> MetaTensor:
+    def __call__(self, inputs: Tensor, network: Any, *args: Any, **entries: Any) -> MetaTensor:
         """Return the logits of a case, without a check of its references; see :meth:`segment_case`."""
         return self.segment_case(inputs, network, *args, self_check=False, **entries)[0]
 
     @torch.no_grad()
-    def segment_case(  # type: ignore[override]
+    def segment_case(
         self,
         inputs: Tensor,
         network: PromptableNetwork,
@@ -166,6 +166,7 @@ class ReferenceInferer(CaseInferer):
         oracle_slices: Any = None,
         reference: Any = None,
         reference_choice: Any = None,
+        *,
         self_check: bool = True,
         **entries: Any,
     ) -> tuple[MetaTensor, CaseDetails]:

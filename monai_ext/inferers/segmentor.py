@@ -20,7 +20,7 @@ BRANCHES = ("out", "main")
 class SegmentorInferer(Inferer):
     """Segments a case in the input frame, slice by slice.
 
-    A slice goes the way of those that the segmentor was trained on (:mod:`monai_ext.data.scribble_slices`): 256 grey
+    A slice is prepared as those that the segmentor was trained on (:mod:`monai_ext.data.scribble_slices`): 256 grey
     levels, resampled so that its longer side is ``image_size`` (bilinear, antialiased), padded at the bottom and
     right. Logits are resampled back, bilinear.
 

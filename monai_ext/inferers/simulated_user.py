@@ -1,4 +1,4 @@
-"""The user of AuxOL's protocol, simulated from the true masks: who prompts SAM, and who corrects what comes of it.
+"""The user of AuxOL's protocol, simulated from the true masks: who prompts SAM and corrects the masks.
 
 All that a protocol takes from ground truth is in here, and only here: prompts (each connected component of a structure
 on a slice gets one, a box or a point), and the corrected mask where a correction is given.

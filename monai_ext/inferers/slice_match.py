@@ -70,9 +70,9 @@ def match_slices(
     tilt = _tilt(target, reference)
     if tilt > OTHER_DIRECTION:
         raise UserError(
-            f"{_file(target)} is cut at {tilt:.0f} degrees to its reference {_file(reference)}, so no slice of one looks "
-            "like one of the other: cut both orthogonal to one axis with --slice_axis (R, A or S), or choose another "
-            "reference."
+            f"{_file(target)} is cut at {tilt:.0f} degrees to its reference {_file(reference)}, so no slice of one "
+            "looks like one of the other: cut both orthogonal to one axis with --slice_axis (R, A or S), or choose "
+            "another reference."
         )
     return RULES[rule](target, reference, reference_slices, target_slices)
 

@@ -79,7 +79,7 @@ def write_answer(path: Path, pending: Pending) -> None:
 
 
 def read_answer(path: Path) -> Pending:
-    """Read an answer back, but for what the method said of it."""
+    """Read an answer from its files, without what the method said of it."""
     tensors, values = read_tensors(path)
     size = (int(values["size"][0]), int(values["size"][1]))
     crop = Crop(*values["crop"])

@@ -1,4 +1,4 @@
-"""What answers and learns behind a MONAI Label server: SAM, one learner a structure, one thread that learns.
+"""The service behind a MONAI Label app that learns: SAM, one learner a structure, and one thread that learns.
 
 A request is answered with the weights of the moment and never waits. A submitted label is put into the
 :class:`~monai_ext.label.inbox.Inbox`; the thread takes one after the other, so the journals have one order whoever
@@ -259,5 +259,5 @@ class OnlineService:
 
 
 def _is_disk(error: UserError) -> bool:
-    """Whether it is not the label's fault: what is written cannot be."""
+    """Whether an error comes from the disk and not from the label."""
     return isinstance(error.__cause__, (OSError, SafetensorError))

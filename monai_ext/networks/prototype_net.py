@@ -471,7 +471,7 @@ def build_prototype_net(
 
 
 def _recognise(state: Mapping[str, Any]) -> str | None:
-    """Say what weights are that do not fit."""
+    """Return a guess of what network weights that do not fit are of."""
     names = [str(name) for name in state]
     if any(name.startswith("mask_decoder.") for name in names):
         return "they are those of a SAM: give the checkpoint of a few-shot network (bundle apscl)."

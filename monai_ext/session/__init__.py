@@ -4,6 +4,7 @@ Configs import this package as ``session`` and call what is named here. Where to
 what must happen once happens in the first of them, and a mistake is shown once: see :mod:`monai_ext.processes`.
 """
 
+from monai_ext.data.provenance import as_trained
 from monai_ext.session.cases import (
     bundle_beside,
     count_classes,
@@ -23,10 +24,8 @@ from monai_ext.session.prompts import (
     check_prompts,
     check_sampler,
     find_prompts,
-    first_given,
     load_prompts,
     pair_references,
-    prompt_settings,
     prompts_trained_as,
     sam_of_prompts,
     seen_by,
@@ -42,6 +41,7 @@ from monai_ext.session.weights import (
 )
 
 __all__ = [
+    "as_trained",
     "at_least",
     "build_prompts",
     "bundle_beside",
@@ -60,7 +60,6 @@ __all__ = [
     "find_variant",
     "find_weights",
     "finish",
-    "first_given",
     "keep_training",
     "load_prompts",
     "look_at_headers",
@@ -69,7 +68,6 @@ __all__ = [
     "one_of",
     "pair_references",
     "prepare",
-    "prompt_settings",
     "prompts_trained_as",
     "refuse_dense",
     "refuse_overlap",

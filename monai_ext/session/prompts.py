@@ -24,9 +24,9 @@ from monai_ext.session.supports import refuse_known, trained_patients
 from monai_ext.session.weights import locate_weights
 
 SAM = "sam"
-"""Entry of ``trained_as`` in the record of learned prompts: the name of the SAM that they were learned beside,"""
+"""Entry of ``trained_as`` in the record of learned prompts: the name of the SAM that they were learned beside."""
 SAM_SHA256 = "sam_sha256"
-"""and the checksum of its weights."""
+"""Likewise: the checksum of that SAM's weights."""
 
 
 def find_prompts(
@@ -74,7 +74,7 @@ def sam_of_prompts(prompt_checkpoint: str | None, bundle_root: str | os.PathLike
         path = find_prompts(prompt_checkpoint, bundle_root)
     except UserError:  # who goes on to use them is told
         return otherwise
-    return str(as_trained(path, SAM, None, otherwise))
+    return str(as_trained(path, SAM, otherwise))
 
 
 def load_prompts(
@@ -124,7 +124,7 @@ def build_prompts(
     mask_downsample: str = "max",
     seed: int = 0,
 ) -> PromptDistributionNet:
-    """Build the network that learns prompts, for one frozen SAM, whose parameters are told to take no gradient.
+    """Build the network that learns prompts, for one SAM, whose parameters are frozen.
 
     Args:
         network: the SAM.
@@ -173,7 +173,7 @@ def prompts_trained_as(weights: str | os.PathLike, options: Mapping[str, Any]) -
 
 
 def seen_by(weights: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return what a SAM has seen, as the record of prompts that were learned beside it has it, too."""
+    """Return the data sets of a SAM's training, for the record of prompts that were learned beside it."""
     record = read_record(weights)
     return [] if record is None else [data.model_dump() for data in record.datasets]
 
@@ -186,16 +186,6 @@ def check_sampler(sampler: str, nu: int, samples: int) -> None:
     """
     Sampler(sampler, nu)
     check_count(samples)
-
-
-def prompt_settings(prompt_file: str | os.PathLike, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that decides a case's result (:func:`monai_ext.session.case_settings`), the learned prompts too."""
-    return {**settings, "prompts": sha256_of(prompt_file)}
-
-
-def first_given(labels: Any, organ: str | None) -> Any:
-    """Return the names of the structures asked for; where none are, the organ that a support shows."""
-    return organ if labels is None else labels
 
 
 def pair_references(

@@ -164,7 +164,7 @@ def _refuse_none(bundle_root: str | os.PathLike) -> None:
 
 def find_variant(weights: str | os.PathLike, variant: str | None) -> str:
     """Return the network's variant: the one given, or that of the weights' record, ``compact`` where there is none."""
-    return str(as_trained(weights, "architecture", variant, "compact"))
+    return str(variant or as_trained(weights, "architecture", "compact"))
 
 
 def refuse_overlap(

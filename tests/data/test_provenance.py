@@ -64,13 +64,12 @@ def test_record_that_is_no_json(tmp_path: Path) -> None:
         read_record(tmp_path / "model.pt")
 
 
-def test_options_are_those_given_then_those_of_the_record(tmp_path: Path) -> None:
+def test_options_are_those_of_the_record(tmp_path: Path) -> None:
     write_record(tmp_path / "model.pt", RECORD.model_copy(update={"trained_as": {"image_size": 128}}))
-    assert as_trained(tmp_path / "model.pt", "image_size", None, 256) == 128
-    assert as_trained(tmp_path / "model.pt", "image_size", 64, 256) == 64
-    assert as_trained(tmp_path / "model.pt", "slice_size", None, 256) == 256
-    assert as_trained(tmp_path / "model.pt", "architecture", None, "sam_sp") == "compact"
-    assert as_trained(tmp_path / "other.pt", "image_size", None, 256) == 256
+    assert as_trained(tmp_path / "model.pt", "image_size", 256) == 128
+    assert as_trained(tmp_path / "model.pt", "slice_size", 256) == 256
+    assert as_trained(tmp_path / "model.pt", "architecture", "sam_sp") == "compact"
+    assert as_trained(tmp_path / "other.pt", "image_size", 256) == 256
 
 
 def test_overlap_is_named_and_refused() -> None:

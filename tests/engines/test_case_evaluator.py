@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Events
-from monai.data import DataLoader, Dataset, MetaTensor
+from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
 
 from monai_ext.data.case_details import CaseDetails
-from monai_ext.data.pairs import collate_case
 from monai_ext.engines.case_evaluator import CaseEvaluator
 from monai_ext.inferers.case_inferer import CaseInferer
 
@@ -39,12 +38,13 @@ def evaluate(inferer, entries=()):
     outputs = Outputs()
     CaseEvaluator(
         torch.device("cpu"),
-        DataLoader(Dataset(cases), batch_size=1, collate_fn=collate_case),
+        cases,
+        None,
         torch.nn.Identity(),
         inferer,
         entries=entries,
         postprocessing=lambda item: {**item, "pred": item["pred"] * 7},
-        val_handlers=[outputs],
+        handlers=[outputs],
     ).run()
     return outputs.found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset, MetaTensor
+from monai.data import MetaTensor
 
 from monai_ext.data.case_details import CaseDetails
 from monai_ext.engines.case_evaluator import CaseEvaluator
@@ -55,11 +55,12 @@ def evaluate(cases, tmp_path, **options):
     handler = InteractionTable(tmp_path, LABELS, "toy", "growing", to_masks, **options)
     CaseEvaluator(
         device=torch.device("cpu"),
-        val_data_loader=DataLoader(Dataset(cases), batch_size=1),
+        cases=cases,
+        preprocessing=None,
         network=torch.nn.Identity(),
         inferer=Growing(),
         postprocessing=to_masks,
-        val_handlers=[handler],
+        handlers=[handler],
     ).run()
     return read_interaction(tmp_path / "interaction.csv")
 

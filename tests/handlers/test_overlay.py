@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from monai.data import DataLoader, Dataset, MetaTensor
+from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from PIL import Image
 
@@ -222,11 +222,12 @@ def test_every_case_of_an_evaluator_gets_a_picture(tmp_path):
     )
     CaseEvaluator(
         device=torch.device("cpu"),
-        val_data_loader=DataLoader(Dataset(items, preprocessing), batch_size=1),
+        cases=items,
+        preprocessing=preprocessing,
         network=torch.nn.Identity(),
         inferer=AboveGrey(),
         postprocessing=postprocessing,
-        val_handlers=[OverlayWriter(tmp_path, {"lesion": 1})],
+        handlers=[OverlayWriter(tmp_path, {"lesion": 1})],
     ).run()
     volume, frame = (
         np.asarray(Image.open(tmp_path / "overlays" / f"{case}.png").convert("RGB")).astype(int) for case in "ab"
