@@ -1,5 +1,6 @@
 # make demo, make test: both create .venv where there is none and install the package into it.
 # Another Python than python3: make demo PYTHON=python3.12. Options for pytest: make test ARGS="tests/prompts -x".
+# The versions that the tests ran with: make install PIP_ARGS="-c constraints.txt".
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -41,7 +42,7 @@ $(BIN)/python:
 # torch and torchvision come as pip finds them: with CUDA on Linux, and they run on the CPU too.
 $(STAMP): setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP)

@@ -1,8 +1,8 @@
 """MONAI Label on a data list: ``python -m monai_ext.label LIST.json --output_dir DIR`` prepares it.
 
 The command prints how to start the server; ``--demo`` starts it on a phantom patient, asks for one mask, compares it
-with ``python -m monai.bundle run`` and stays up for a viewer, ``--check`` ends it there. ``--online`` prepares an app that learns from each submitted label, for the bundle
-of an online method.
+with ``python -m monai.bundle run`` and stays up for a viewer; ``--check`` ends it there. ``--online`` prepares an app
+that learns from each submitted label, for the bundle of an online method.
 """
 
 from __future__ import annotations
