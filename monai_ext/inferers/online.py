@@ -88,6 +88,10 @@ class OnlineInferer(CaseInferer):
 
     The details of a case have a row for each prompt (see :data:`COLUMNS`) and a map ``sam``: SAM's own logits
     [L, H, W, D]. ``images`` counts the slices with prompts.
+
+    Example:
+        >>> inferer = OnlineInferer({"polyp": 1}, learners)  # of open_learners
+        >>> logits = inferer(image[None], sam, case="frame_1", box=[40, 52, 118, 131])  # [1, 1, H, W, 1]
     """
 
     COLUMNS = (

@@ -152,6 +152,13 @@ class P2SamInferer(ReferenceInferer):
     Raises:
         UserError: for an unknown name among these, an impossible range, or ``place`` or
             ``previous_box`` with ``mode: official`` or ``slice_match: oracle_centre``, which know no such thing.
+
+    Example:
+        >>> inferer = P2SamInferer({"LV": 3}, ReferenceLoader(transform, {"LV": 3}))
+        >>> logits = inferer(image[None], sam, "visit_1.nii.gz", "visit_1_label.nii.gz")  # [1, 1, H, W, D]
+        >>> logits, details = inferer.segment_case(image[None], sam, "visit_1.nii.gz", "visit_1_label.nii.gz")
+        >>> details.rows[0]["distance"]
+        0.31
     """
 
     takes_clicks = True
