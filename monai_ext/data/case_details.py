@@ -19,6 +19,8 @@ class CaseDetails:
         rows: one dictionary for each structure and slice, or for each prompt, with ``label``, ``slice`` and what the
             inferer's own documentation names. ``points``, [x, y, 1 or 0] in input-frame pixels, are drawn on overlays.
         maps: name -> [L, H, W, D] in the input frame, one channel a structure, such as ``variance``.
+        references: that served, each with ``image`` [C, H, W, D] and ``label`` [1, H, W, D] in the input frame; none of
+            methods without any.
         steps: logits [L, H, W, D] after each interaction; the last are those of the mask.
 
     Example:
@@ -30,3 +32,4 @@ class CaseDetails:
     rows: list[dict[str, Any]] = field(default_factory=list)
     maps: dict[str, Tensor] = field(default_factory=dict)
     steps: list[Tensor] = field(default_factory=list)
+    references: list[Any] = field(default_factory=list)

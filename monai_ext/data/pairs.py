@@ -190,9 +190,9 @@ def _patients(cases: Sequence[Case]) -> dict[str, list[Case]]:
 
 
 def _references(patient: str, cases: Sequence[Case], wanted: Sequence[Visit]) -> list[Case]:
-    """Choose the annotated cases of the wanted visits or the earliest; none for a patient with one case."""
+    """Choose the annotated cases of the wanted visits, the latest last, or the earliest; none for a single case."""
     if wanted:
-        return [case for visit in wanted for case in _annotated(patient, cases, visit)]
+        return sorted((case for visit in wanted for case in _annotated(patient, cases, visit)), key=_time)
     if len(cases) == 1:
         return []
     annotated = [case for case in cases if case.label is not None]

@@ -28,6 +28,34 @@ def drawn_unlabelled(unlabelled: int, simulated: bool) -> int | None:
     return None if simulated else unlabelled
 
 
+def hold_out(
+    cases: Sequence[StoredCase] | Sequence[Mapping[str, Any]], patients: Sequence[str] | str | int = ()
+) -> dict[str, list[Any]]:
+    """Divide cases, stored or not, into ``train`` and ``validation`` by patient.
+
+    Args:
+        cases: with scribbles.
+        patients: these validate: their scribbles choose the iteration that is kept and are not trained on.
+
+    Raises:
+        UserError: for a patient without scribbles, or nothing left to train on.
+    """
+    held = {str(p) for p in ([patients] if isinstance(patients, str | int) else patients)}
+    groups: dict[str, list[Any]] = {"train": [], "validation": []}
+    for case in cases:
+        groups["validation" if _patient(case) in held else "train"].append(case)
+    unknown = held - {_patient(case) for case in groups["validation"]}
+    if unknown:
+        raise UserError(f"--validation_patients: {sorted(unknown)[0]!r} has no scribbles among the cases to train on.")
+    if not groups["train"]:
+        raise UserError("no case is left to train on: check --validation_patients.")
+    return groups
+
+
+def _patient(case: StoredCase | Mapping[str, Any]) -> str:
+    return str(case.patient if isinstance(case, StoredCase) else case["patient"])
+
+
 def store_cases(
     cases: Sequence[Mapping[str, Any]],
     transform: Transform,
@@ -120,6 +148,7 @@ def segmentor_record(
     weights: str | os.PathLike | None = None,
     simulated: bool = False,
     trained_as: Mapping[str, Any] | None = None,
+    validation: Sequence[StoredCase] = (),
 ) -> WeightRecord:
     """Say what weights will have seen: the cases of this training and, through pseudo-labels, all that SAM has seen.
 
@@ -128,13 +157,14 @@ def segmentor_record(
         architecture: which they fit.
         variant: of the training; only ``sam_sp`` learns from the promptable model.
         datalist: of the training.
-        cases: trained on.
+        cases: trained on, or whose scribbles chose the iteration.
         licence: of the data.
         weights: of the promptable model.
         simulated: the scribbles were drawn by a program.
         trained_as: options that inference has to repeat; see :class:`WeightRecord`.
+        validation: those of ``cases`` whose scribbles chose the iteration.
     """
-    patients = sorted({str(c.patient if isinstance(c, StoredCase) else c["patient"]) for c in cases})
+    patients = sorted({_patient(case) for case in cases})
     own = TrainingData(
         dataset=datalist.dataset,
         patients=patients,
@@ -149,6 +179,9 @@ def segmentor_record(
         notes.append(f"pseudo-labels began with {Path(weights).name}, which has no record")
     if simulated:
         notes.append("scribbles were simulated from dense labels")
+    if validation:
+        chosen_by = ", ".join(sorted({case.patient for case in validation}))
+        notes.append(f"scribbles of {chosen_by} were not trained on and chose the iteration")
     return WeightRecord(
         name=name,
         variant=architecture,

@@ -36,7 +36,8 @@ class ReviewTable:
     The rows of a case's details hold ``label``, ``slice`` and, of masks that were sought, ``features``.
     ``review_features.csv`` has all features that the method hands over, long form, for
     :mod:`monai_ext.evaluation.calibrate_review`; with a calibration, ``review.csv`` has ``case, patient, visit, label,
-    slice, score, flag, reason``, lowest score first, and a line on the console names the worst case.
+    slice, score, flag, reason``, lowest score first, and a line on the console names the worst case. The details' rows
+    get ``score`` and ``flagged``, for pictures.
 
     Args:
         output_dir: folder of the tables.
@@ -83,6 +84,7 @@ class ReviewTable:
             if self.calibration is not None:
                 rows = review_rows(names, slices, self.calibration)
                 self._keep(names[0], REVIEW, REVIEW_COLUMNS, rows)
+                _note_scores(output[DETAILS].rows, rows)
                 if self.abstain:
                     flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
                     output["pred"] = self._without(output["pred"], flagged, case)
@@ -127,6 +129,14 @@ class ReviewTable:
 
     def _all(self, table: str) -> list[list[Any]]:
         return self._rows[table] if self.finished is None else list(table_rows(self.finished.records(), table))
+
+
+def _note_scores(details: list[dict[str, Any]], rows: list[list[str]]) -> None:
+    """Write the score of each slice, and whether it is flagged, into the row that it is of."""
+    scores = {(row[3], row[4]): (float(row[5]), row[6] == "1") for row in rows}
+    for row in details:
+        if "features" in row:
+            row["score"], row["flagged"] = scores[row["label"], str(int(row["slice"]))]
 
 
 def _text(value: Any) -> str:

@@ -77,8 +77,9 @@ class OnlineInferer(CaseInferer):
         pseudo_labels: where the expert does not correct, learn from the fused mask itself (paper §3.2).
         step_without_feedback: where nothing is corrected, train on the stored batch all the same (authors' code).
         cropped: a prompt is answered within its crop; False: SAM's whole mask counts, for SAM alone.
-        point_window: after a point, the crop holds at least a window round it of this share of the image's longer side.
-            0 is the paper's crop, the box of SAM's mask: where that is a speck, nothing outside of it can be learned.
+        point_window: after a point, the crop holds at least a window round it of this share of the image's longer side;
+            with ``follow_up`` round the middle of what was found. 0 is the paper's crop, the box of SAM's mask: where
+            that is a speck, nothing outside of it can be learned.
         follow_up: finds the structures without a prompt, such as P²SAM; its logits take the place of SAM's, the crop is
             that of its mask, and a structure that it does not find is not asked for.
         restart_by: entry of the cases with which the learners begin anew whenever it changes; None: never.
@@ -277,9 +278,8 @@ class OnlineInferer(CaseInferer):
             sam = logits[channel].float().cpu()
             if not bool((sam > 0).any()):
                 continue
-            crop = mask_crop(sam > 0, least=0)
             place = {"case": case, "slice": k, "label": name}
-            view = View(f"{case}/{name}/{k}/0", plane, sam, crop if self.cropped else _whole(sam), {}, place)
+            view = View(f"{case}/{name}/{k}/0", plane, sam, self._followed_crop(sam), {}, place)
             asked.append(Asked(channel, k, view, self.learners[name].infer(view)))
         return asked
 
@@ -289,11 +289,19 @@ class OnlineInferer(CaseInferer):
         size = (sam.shape[0], sam.shape[1])
         if prompt.box is not None:
             return box_crop(prompt.box, size)
-        crop = mask_crop(sam > 0)
-        if not self.point_window:
-            return crop
         x, y = prompt.points[0].tolist()
-        return widen(crop, (x, y), self.point_window * max(size), size)
+        return self._widened(mask_crop(sam > 0), (x, y), size)
+
+    def _followed_crop(self, sam: Tensor) -> Crop:
+        """Return the crop of what was found without a prompt; a window lies round its middle."""
+        if not self.cropped:
+            return _whole(sam)
+        crop = mask_crop(sam > 0, least=0)
+        middle = ((crop.x0 + crop.x1 - 1) / 2, (crop.y0 + crop.y1 - 1) / 2)
+        return self._widened(crop, middle, (sam.shape[0], sam.shape[1]))
+
+    def _widened(self, crop: Crop, centre: tuple[float, float], size: tuple[int, int]) -> Crop:
+        return widen(crop, centre, self.point_window * max(size), size) if self.point_window else crop
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 

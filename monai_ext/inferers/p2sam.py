@@ -78,6 +78,8 @@ PLACE = ("points", "negatives", "candidates", "cut")
 BEST_USE = "region"
 BOX_MARGIN = 0.25
 """Share of a previous box's sides by which it grows, on each side, to seek points in: objects move slowly."""
+COMPARABLE = ("position", "relative")
+"""Rules of matching slices that say where a structure of the reference lies on the target."""
 
 
 @dataclass(frozen=True)
@@ -202,10 +204,10 @@ class P2SamInferer(ReferenceInferer):
             )
         self.attention, self.reference_slices = attention, reference_slices
         self.n_pos, self.n_neg = _counts("n_pos", n_pos, 1), _counts("n_neg", n_neg, 0)
-        if _box_use(previous_box) and (mode == "official" or slice_match == "oracle_centre"):
+        if _box_use(previous_box) and (mode == "official" or slice_match not in COMPARABLE):
             raise UserError("previous_box needs --mode paper and --slice_match position or relative.")
         self.place = _place_pieces(place)
-        if self.place and (mode == "official" or slice_match == "oracle_centre"):
+        if self.place and (mode == "official" or slice_match not in COMPARABLE):
             raise UserError("place needs --mode paper and --slice_match position or relative.")
         self._place: Place | None = None
         self.distance = distance

@@ -227,7 +227,7 @@ class ReferenceInferer(CaseInferer):
                     logits[channel, :, :, k] = result.logits.float().cpu()
                 rows.append(self._row(channel, k, matched, result, names))
         self._describe(rows, logits, references, matches, own_dice)
-        return MetaTensor(logits[None]), CaseDetails(rows)
+        return MetaTensor(logits[None]), CaseDetails(rows, references=list(references))
 
     def begin_case(self, image: MetaTensor, modality: str | None, **entries: Any) -> dict[str, Any]:
         """Prepare for a case and return what :meth:`segment_slice` is given on each of its slices, by name.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine, Events
 
 from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.errors import find_user_error
@@ -29,12 +32,21 @@ def classes(phantoms) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, load_bundle, phantoms, classes) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
+def training(load_bundle, phantoms, classes) -> Callable[[Path], Any]:
+    """Prepare a training in a folder."""
     options = {**TRAIN, "novel": [classes[0]], "validation_patients": [], "select": None}
-    workflow = load_bundle(
-        "prosam", "train", workflow_type="train", datalist=str(phantoms), output_dir=str(folder), **options
-    )
+
+    def prepare(folder: Path) -> Any:
+        given = {"datalist": str(phantoms), "output_dir": str(folder), **options}
+        return load_bundle("prosam", "train", workflow_type="train", **given)
+
+    return prepare
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, training) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    workflow = training(folder)
     workflow.run()
     workflow.finalize()
     return folder / "prompts.pt"
@@ -56,6 +68,20 @@ def test_the_record_names_classes_and_sam(trained, classes, tiny_weights):
     assert record["trained_as"]["sam"] == tiny_weights.stem
     assert "novel: " + classes[0] in record["notes"]
     assert not [name for name in torch.load(trained, weights_only=True) if name.startswith("reference")]
+
+
+def test_a_training_that_goes_on_after_a_kill_ends_in_the_same_weights(training, trained, tmp_path):
+    def kill(engine: Engine) -> None:
+        raise KeyboardInterrupt
+
+    workflow = training(tmp_path)
+    workflow.parser.get_parsed_content("train#trainer").add_event_handler(Events.EPOCH_COMPLETED(once=1), kill)
+    with pytest.raises(KeyboardInterrupt):
+        workflow.run()
+    assert (tmp_path / "checkpoint.pt").is_file()
+    assert not (tmp_path / "prompts.pt").exists()
+    training(tmp_path).run()
+    assert (tmp_path / "prompts.pt").read_bytes() == trained.read_bytes()
 
 
 def test_every_case_has_a_mask_and_an_uncertainty_in_its_own_geometry(segmented, phantoms):

@@ -80,20 +80,22 @@ def test_show_prints_the_commands_and_writes_nothing(tmp_path, monkeypatch, caps
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     main([*PAIR, "--labels", "tumour=3", "--show", "--seed", "1"])
-    written, doctor, run = capsys.readouterr().out.splitlines()
+    written, doctor, run, page = capsys.readouterr().out.splitlines()
     assert written.startswith("echo '{")
     assert '"tumour": 3' in written
     assert doctor == "python -m monai_ext.data.doctor out/datalist.json --follow_up yes"
     assert run.startswith("python -m monai.bundle run --config_file \"['")
     assert run.endswith("--datalist out/datalist.json --output_dir out --seed 1")
+    assert page == "python -m monai_ext.evaluation.report out --follow_up --output out/report.html"
     assert not (tmp_path / "out").exists()
 
 
 def test_show_of_dicom_goes_back_to_dicom(tmp_path, capsys):
     (tmp_path / "1").write_bytes(bytes(128) + b"DICM")
     main(["follow-up", str(tmp_path), "--roi", "tumour=GTV.*", "-o", str(tmp_path / "out"), "--show"])
-    index, _, _, export = capsys.readouterr().out.splitlines()
+    index, _, _, export, _ = capsys.readouterr().out.splitlines()
     assert index.startswith(f"python -m monai_ext.data.indexing dicom {tmp_path} -o ")
     assert index.endswith("--roi 'tumour=GTV.*'")
     assert export.startswith("python -m monai_ext.data.dicom.export --masks ")
     assert "--format rtstruct" in export
+    assert f"--measures {tmp_path}/out/volumes.csv" in export

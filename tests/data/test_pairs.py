@@ -63,7 +63,7 @@ def test_annotated_images_of_one_visit_serve_together() -> None:
         (1, {"c": ["b"], "d": ["b"]}),
         ("1", {"c": ["b"], "d": ["b"]}),
         ([0, 2], {"d": ["a", "c"]}),
-        ([2, 0, 2], {"d": ["c", "a"]}),
+        ([2, 0, 2], {"d": ["a", "c"]}),  # the last one is the latest, of which measures tell the change
     ],
 )
 def test_reference_visit_names_another(visit: Any, expected: dict[str, list[str]]) -> None:

@@ -11,6 +11,7 @@ from monai_ext.data.manifest import DataList
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.engines.scribble_training import (
     check_provenance,
+    hold_out,
     promptable_network,
     segmentor_record,
     unlabelled_value,
@@ -66,6 +67,17 @@ def test_sam_sp_star_wants_scribbles_of_another_data_set(tmp_path) -> None:
         check_provenance("sam_sp", weights(tmp_path, ("acdc", "scribble")), "ACDC", tuned_elsewhere=True)
     with pytest.raises(UserError, match="on no scribbles"):
         check_provenance("sam_sp", weights(tmp_path, ("CHAOS", "dense")), "ACDC", tuned_elsewhere=True)
+
+
+def test_cases_of_validation_patients_are_not_trained_on(tmp_path) -> None:
+    cases = [{"patient": "p1", "case": 1}, {"patient": "p2", "case": 2}, {"patient": "p1", "case": 3}]
+    assert hold_out(cases) == {"train": cases, "validation": []}
+    assert hold_out(cases, ["p1"]) == {"train": cases[1:2], "validation": [cases[0], cases[2]]}
+    assert hold_out(cases, "p2") == hold_out(cases, ["p2"])
+    with pytest.raises(UserError, match="'p3' has no scribbles"):
+        hold_out(cases, ["p1", "p3"])
+    with pytest.raises(UserError, match="no case is left"):
+        hold_out(cases, ["p1", "p2"])
 
 
 def test_weights_have_seen_their_cases_and_all_that_sam_has_seen(tmp_path) -> None:

@@ -175,12 +175,15 @@ def test_what_a_follow_up_finds_is_asked_for(case, tiny_network):
     learner = Recorder()
     found = torch.full((1, 1, 40, 64, 3), -5.0)
     found[..., 10:20, 10:30, 1] = 5
-    inferer = OnlineInferer(
-        {"disc": 1}, {"disc": learner}, expert=Expert(), follow_up=lambda *a, **k: MetaTensor(found)
-    )
+    options = {"expert": Expert(), "follow_up": lambda *a, **k: MetaTensor(found)}
+    inferer = OnlineInferer({"disc": 1}, {"disc": learner}, **options)
     logits = inferer(image, tiny_network(), case=["a"], user_label=label)
     assert [view.key for view in learner.asked] == ["a/disc/1/0"]
     assert learner.asked[0].crop == (8, 9, 32, 21)  # grown by a tenth
+    wide = Recorder()
+    wider = OnlineInferer({"disc": 1}, {"disc": wide}, point_window=0.5, **options)
+    wider(image, tiny_network(), case=["a"], user_label=label)
+    assert wide.asked[0].crop == (4, 0, 36, 31)  # half of 64 pixels round the middle, cut off at the border
     assert int((logits > 0).sum()) == 200
     assert len(learner.corrected) == 1
 

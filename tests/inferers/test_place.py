@@ -82,6 +82,8 @@ def test_unknown_pieces_are_refused(loader, place):
         P2SamInferer(LABELS, loader, place=place)
 
 
-def test_place_is_no_part_of_the_official_mode(loader):
-    with pytest.raises(UserError, match="place needs --mode paper"):
-        P2SamInferer(LABELS, loader, place="prior", mode="official")
+@pytest.mark.parametrize("options", [{"mode": "official"}, {"slice_match": "middle"}, {"slice_match": "chunks"}])
+@pytest.mark.parametrize("use", [{"place": "prior"}, {"previous_box": "region"}])
+def test_where_a_place_says_nothing_it_is_refused(loader, options, use):
+    with pytest.raises(UserError, match="needs --mode paper and --slice_match position or relative"):
+        P2SamInferer(LABELS, loader, **use, **options)

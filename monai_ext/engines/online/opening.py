@@ -34,8 +34,8 @@ def open_learners(
         folder: None: nothing is kept.
         network: the frozen SAM.
         sam_sha256: of its weights.
-        settings: of :class:`~monai_ext.engines.online.auxiliary.AuxiliarySettings`; without
-            ``sam_channel`` the paper's: the mask with boxes, nothing with points.
+        settings: of :class:`~monai_ext.engines.online.auxiliary.AuxiliarySettings`; with
+            ``sam_channel`` None the paper's: the mask with boxes, nothing with points.
         method: one of :data:`METHODS`.
         prompt: ``box`` or ``point``; any other, such as an automatic one, is taken for a point.
         frozen: see :class:`~monai_ext.engines.online.learner.OnlineLearner`.
