@@ -269,6 +269,11 @@ def make_pair(case: Case, datalist: DataList, references: Pair) -> Pair:
     }
 
 
+def single_value(value: Any) -> Any:
+    """Take an entry of a case out of what :func:`collate_case` makes of it: ``["MR"]`` -> ``"MR"``."""
+    return value[0] if isinstance(value, (list, tuple)) and value else value
+
+
 def collate_case(cases: Sequence[Pair]) -> dict[str, Any]:
     """Make a batch of one case that MONAI's ``decollate_batch`` takes apart again as it was.
 

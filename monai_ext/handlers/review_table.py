@@ -13,7 +13,6 @@ from ignite.engine import Engine, Events
 from monai_ext import processes
 from monai_ext.data.case_details import DETAILS
 from monai_ext.data.images import read_geometry
-from monai_ext.evaluation.case_record import table_rows
 from monai_ext.evaluation.review import (
     FEATURE_COLUMNS,
     FEATURES,
@@ -25,6 +24,7 @@ from monai_ext.evaluation.review import (
     worst_first,
 )
 from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.case_rows import CaseRows
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 from monai_ext.transforms.sam_input import to_display
@@ -59,8 +59,9 @@ class ReviewTable:
     ) -> None:
         self.output_dir, self.labels = Path(output_dir), dict(labels)
         self.calibration = read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration
-        self.abstain, self.slice_axis, self.finished = abstain, slice_axis, finished
-        self._rows: dict[str, list[list[Any]]] = {}
+        self.abstain, self.slice_axis = abstain, slice_axis
+        self._features = CaseRows(output_dir, FEATURES, FEATURE_COLUMNS, finished)
+        self._review = CaseRows(output_dir, REVIEW, REVIEW_COLUMNS, finished)
 
     def attach(self, engine: Engine) -> None:
         """Attach after postprocessing and before handlers that write masks."""
@@ -69,7 +70,8 @@ class ReviewTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
-        self._rows = {FEATURES: [], REVIEW: []}
+        self._features.clear()
+        self._review.clear()
 
     def _score(self, engine: Engine) -> None:
         for case, output in decollated(engine):
@@ -80,10 +82,10 @@ class ReviewTable:
                 for label, k, known in slices
                 for name, value in sorted(known.items())
             ]
-            self._keep(names[0], FEATURES, FEATURE_COLUMNS, features)
+            self._features.add(names[0], features)
             if self.calibration is not None:
                 rows = review_rows(names, slices, self.calibration)
-                self._keep(names[0], REVIEW, REVIEW_COLUMNS, rows)
+                self._review.add(names[0], rows)
                 _note_scores(output[DETAILS].rows, rows)
                 if self.abstain:
                     flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
@@ -103,19 +105,11 @@ class ReviewTable:
         result[...] = torch.from_numpy(np.ascontiguousarray(kept)).to(pred.device)
         return result
 
-    def _keep(self, case: str, table: str, columns: tuple[str, ...], rows: list[list[Any]]) -> None:
-        if self.finished is None:
-            self._rows[table] += rows
-        else:
-            self.finished.record(case).add_rows(table, columns, rows)
-
     def _write(self, engine: Engine) -> None:
-        if not processes.is_first():
+        self._features.write()
+        if self.calibration is None or not processes.is_first():
             return
-        write_table(self.output_dir / FEATURES, FEATURE_COLUMNS, self._all(FEATURES))
-        if self.calibration is None:
-            return
-        rows = worst_first(self._all(REVIEW))
+        rows = worst_first(self._review.all())
         write_table(self.output_dir / REVIEW, REVIEW_COLUMNS, rows)
         cases = [row for row in rows if row[3] == ""]
         if cases:
@@ -126,9 +120,6 @@ class ReviewTable:
                 f"(score {float(cases[0][5]):.2f}, {cases[0][7]}); see {self.output_dir / REVIEW}",
                 flush=True,
             )
-
-    def _all(self, table: str) -> list[list[Any]]:
-        return self._rows[table] if self.finished is None else list(table_rows(self.finished.records(), table))
 
 
 def _note_scores(details: list[dict[str, Any]], rows: list[list[str]]) -> None:

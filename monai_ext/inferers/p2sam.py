@@ -29,6 +29,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from monai_ext.data.pairs import single_value
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade, original_box
 from monai_ext.inferers.place import Place
@@ -236,12 +237,12 @@ class P2SamInferer(ReferenceInferer):
             entries: see :class:`ReferenceInferer`.
         """
         self._before, self._place, self._image = None, None, image
-        name = _one(previous)
+        name = single_value(previous)
         if self.previous_box and name:
             if self.run_dir is None:
                 raise ValueError("previous_box needs run_dir, the folder of the masks")
             mask = find_mask(self.run_dir, name)
-            frame = self.load_reference.load(_one(previous_image), str(mask), modality)
+            frame = self.load_reference.load(single_value(previous_image), str(mask), modality)
             self._before = self._frame(frame)
         return super().begin_case(image, modality, **entries)
 
@@ -582,11 +583,6 @@ def _place_pieces(value: str | Sequence[str]) -> tuple[str, ...]:
     if not names or not set(names) <= set(PLACE):
         raise UserError(f"place {value!r} is unknown: choose none, prior, or a list of {', '.join(PLACE)}.")
     return tuple(name for name in PLACE if name in names)
-
-
-def _one(value: Any) -> Any:
-    """Take a value out of what collation makes of it."""
-    return value[0] if isinstance(value, (list, tuple)) and value else value
 
 
 def _prompt(positive: Tensor, negative: Tensor, box: Tensor | None = None) -> Prompt:
