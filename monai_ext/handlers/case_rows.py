@@ -52,3 +52,11 @@ class CaseRows:
         """Write the table; of several processes, the first one does."""
         if processes.is_first():
             write_table(self.path, self.columns, self.all())
+
+
+def cell_text(value: Any) -> str:
+    """Return an entry of a case as the text of a cell: whole numbers without decimals, nothing for None."""
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None else str(value)

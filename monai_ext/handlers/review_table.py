@@ -24,7 +24,7 @@ from monai_ext.evaluation.review import (
     worst_first,
 )
 from monai_ext.evaluation.table import write_table
-from monai_ext.handlers.case_rows import CaseRows
+from monai_ext.handlers.case_rows import CaseRows, cell_text
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 from monai_ext.transforms.sam_input import to_display
@@ -75,10 +75,10 @@ class ReviewTable:
 
     def _score(self, engine: Engine) -> None:
         for case, output in decollated(engine):
-            names = [_text(case.get(key)) for key in ("case", "patient", "visit")]
+            names = [cell_text(case.get(key)) for key in ("case", "patient", "visit")]
             slices = [(r["label"], int(r["slice"]), r["features"]) for r in output[DETAILS].rows if "features" in r]
             features = [
-                [*names, label, str(k), name, _text(value)]
+                [*names, label, str(k), name, cell_text(value)]
                 for label, k, known in slices
                 for name, value in sorted(known.items())
             ]
@@ -128,10 +128,3 @@ def _note_scores(details: list[dict[str, Any]], rows: list[list[str]]) -> None:
     for row in details:
         if "features" in row:
             row["score"], row["flagged"] = scores[row["label"], str(int(row["slice"]))]
-
-
-def _text(value: Any) -> str:
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return "" if value is None else str(value)

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from scipy import ndimage
 
 from monai_ext.data.images import Geometry, read_geometry, read_label
-from monai_ext.handlers.case_rows import CaseRows
+from monai_ext.handlers.case_rows import CaseRows, cell_text
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated, label_masks
 from monai_ext.metrics.diameters import longest_diameters
@@ -81,7 +81,7 @@ class VolumeTable:
         parts = ndimage.label(mask, np.ones((3,) * mask.ndim, dtype=int))[1]
         slices = int(upright.any(axis=(0, 1)).sum())
         volume = "" if geometry.spacing is None else f"{size:.3f}"
-        names = [_name(case.get(key)) for key in ("case", "patient", "visit")]
+        names = [cell_text(case.get(key)) for key in ("case", "patient", "visit")]
         return [*names, label, volume, change, *lengths, str(parts), str(slices)]
 
     def _reference_sizes(self, case: Mapping[str, Any]) -> dict[str, float]:
@@ -106,10 +106,3 @@ def _paths(value: Any) -> Sequence[str]:
     if value is None:
         return []
     return [str(value)] if isinstance(value, (str, Path)) else [path for part in value for path in _paths(part)]
-
-
-def _name(value: Any) -> str:
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return "" if value is None else str(value)
