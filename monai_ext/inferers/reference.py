@@ -81,6 +81,10 @@ class ReferenceLoader:
         labels: name -> value of the structures asked for.
 
     ``loaded`` holds the references of the last call: another list object means other references.
+
+    Example:
+        >>> load = ReferenceLoader(case_preprocessing(512, masks="label"), {"LV": 3})
+        >>> references = load("visit_1.nii.gz", "visit_1_label.nii.gz", "MR")
     """
 
     def __init__(self, transform: Callable[[dict[str, Any]], dict[str, Any]], labels: dict[str, int]) -> None:
