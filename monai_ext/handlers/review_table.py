@@ -13,7 +13,6 @@ from ignite.engine import Engine, Events
 from monai_ext import processes
 from monai_ext.data.case_details import DETAILS
 from monai_ext.data.images import read_geometry
-from monai_ext.evaluation.case_record import table_rows
 from monai_ext.evaluation.review import (
     FEATURE_COLUMNS,
     FEATURES,
@@ -27,6 +26,7 @@ from monai_ext.evaluation.review import (
     worst_first,
 )
 from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.case_rows import CaseRows, cell_text
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 from monai_ext.transforms.sam_input import to_display
@@ -64,8 +64,9 @@ class ReviewTable:
         self.scorer: Scorer = (
             read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration or Uncalibrated()
         )
-        self.abstain, self.slice_axis, self.finished = abstain, slice_axis, finished
-        self._rows: dict[str, list[list[Any]]] = {}
+        self.abstain, self.slice_axis = abstain, slice_axis
+        self._features = CaseRows(output_dir, FEATURES, FEATURE_COLUMNS, finished)
+        self._review = CaseRows(output_dir, REVIEW, REVIEW_COLUMNS, finished)
 
     def attach(self, engine: Engine) -> None:
         """Attach after postprocessing and before handlers that write masks."""
@@ -74,20 +75,21 @@ class ReviewTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
-        self._rows = {FEATURES: [], REVIEW: []}
+        self._features.clear()
+        self._review.clear()
 
     def _score(self, engine: Engine) -> None:
         for case, output in decollated(engine):
-            names = [_text(case.get(key)) for key in ("case", "patient", "visit")]
+            names = [cell_text(case.get(key)) for key in ("case", "patient", "visit")]
             slices = [(r["label"], int(r["slice"]), r["features"]) for r in output[DETAILS].rows if "features" in r]
             features = [
-                [*names, label, str(k), name, _text(value)]
+                [*names, label, str(k), name, cell_text(value)]
                 for label, k, known in slices
                 for name, value in sorted(known.items())
             ]
-            self._keep(names[0], FEATURES, FEATURE_COLUMNS, features)
+            self._features.add(names[0], features)
             rows = review_rows(names, slices, self.scorer)
-            self._keep(names[0], REVIEW, REVIEW_COLUMNS, rows)
+            self._review.add(names[0], rows)
             if self.scorer.threshold is not None:
                 _note_scores(output[DETAILS].rows, rows)
             if self.abstain:
@@ -108,20 +110,11 @@ class ReviewTable:
         result[...] = torch.from_numpy(np.ascontiguousarray(kept)).to(pred.device)
         return result
 
-    def _keep(self, case: str, table: str, columns: tuple[str, ...], rows: list[list[Any]]) -> None:
-        if self.finished is None:
-            self._rows[table] += rows
-        else:
-            self.finished.record(case).add_rows(table, columns, rows)
-
     def _write(self, engine: Engine) -> None:
-        if not processes.is_first():
+        if not processes.is_first() or not self._features.all():
             return
-        features = self._all(FEATURES)
-        if not features:
-            return
-        write_table(self.output_dir / FEATURES, FEATURE_COLUMNS, features)
-        rows = worst_first(self._all(REVIEW))
+        self._features.write()
+        rows = worst_first(self._review.all())
         write_table(self.output_dir / REVIEW, REVIEW_COLUMNS, rows)
         cases = [row for row in rows if row[3] == ""]
         if cases:
@@ -136,9 +129,6 @@ class ReviewTable:
     def _worst(self, row: list[Any]) -> str:
         return f"worst case {row[0]} (score {float(row[5]):.2f}, {row[7]})"
 
-    def _all(self, table: str) -> list[list[Any]]:
-        return self._rows[table] if self.finished is None else list(table_rows(self.finished.records(), table))
-
 
 def _note_scores(details: list[dict[str, Any]], rows: list[list[str]]) -> None:
     """Write the score of each slice, and whether it is flagged, into the row that it is of."""
@@ -146,10 +136,3 @@ def _note_scores(details: list[dict[str, Any]], rows: list[list[str]]) -> None:
     for row in details:
         if "features" in row:
             row["score"], row["flagged"] = scores[row["label"], str(int(row["slice"]))]
-
-
-def _text(value: Any) -> str:
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return "" if value is None else str(value)

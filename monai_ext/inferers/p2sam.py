@@ -31,6 +31,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from monai_ext.data.case_details import CaseDetails
+from monai_ext.data.pairs import single_value
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade, original_box
 from monai_ext.inferers.cycle import cycle_dice
@@ -191,6 +192,13 @@ class P2SamInferer(ReferenceInferer):
         UserError: for an unknown name among these, an impossible range, ``place`` or ``previous_box`` with ``mode:
             official`` or ``slice_match: oracle_centre``, which know no such thing, or ``shift_fit: translation``
             without ``slice_match: position``.
+
+    Example:
+        >>> inferer = P2SamInferer({"LV": 3}, ReferenceLoader(transform, {"LV": 3}))
+        >>> logits = inferer(image[None], sam, "visit_1.nii.gz", "visit_1_label.nii.gz")  # [1, 1, H, W, D]
+        >>> logits, details = inferer.segment_case(image[None], sam, "visit_1.nii.gz", "visit_1_label.nii.gz")
+        >>> details.rows[0]["distance"]
+        0.31
     """
 
     takes_clicks = True
@@ -277,12 +285,12 @@ class P2SamInferer(ReferenceInferer):
         """
         self._before, self._place, self._image = None, None, image
         self._links, self._served = {}, {}
-        name = _one(previous)
+        name = single_value(previous)
         if self.previous_box and name:
             if self.run_dir is None:
                 raise ValueError("previous_box needs run_dir, the folder of the masks")
             mask = find_mask(self.run_dir, name)
-            frame = self.load_reference.load(_one(previous_image), str(mask), modality)
+            frame = self.load_reference.load(single_value(previous_image), str(mask), modality)
             self._before = self._frame(frame)
         return super().begin_case(image, modality, **entries)
 
@@ -712,11 +720,6 @@ def _place_pieces(value: str | Sequence[str]) -> tuple[str, ...]:
     if not names or not set(names) <= set(PIECES):
         raise UserError(f"place {value!r} is unknown: choose none, prior, or a list of {', '.join(PIECES)}.")
     return tuple(name for name in PIECES if name in names)
-
-
-def _one(value: Any) -> Any:
-    """Take a value out of what collation makes of it."""
-    return value[0] if isinstance(value, (list, tuple)) and value else value
 
 
 def _prompt(positive: Tensor, negative: Tensor, box: Tensor | None = None) -> Prompt:
