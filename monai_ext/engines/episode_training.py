@@ -122,6 +122,12 @@ def _patient(case: Case) -> str:
     return str(case.patient or case.case)
 
 
+def labelled_items(datalist: DataList, fold: int | None = None) -> list[dict[str, Any]]:
+    """Return the labelled cases of a list, or of one of its folds, as :func:`split_patients` has them."""
+    cases = [case for case in datalist.cases if case.label is not None and fold in (None, case.fold)]
+    return [_item(case, datalist) for case in cases]
+
+
 def _item(case: Case, datalist: DataList) -> dict[str, Any]:
     return {
         "case": case.case,

@@ -19,6 +19,8 @@ from monai_ext.evaluation.review import (
     REVIEW,
     REVIEW_COLUMNS,
     Calibration,
+    Scorer,
+    Uncalibrated,
     read_calibration,
     review_rows,
     worst_first,
@@ -35,14 +37,15 @@ class ReviewTable:
 
     The rows of a case's details hold ``label``, ``slice`` and, of masks that were sought, ``features``.
     ``review_features.csv`` has all features that the method hands over, long form, for
-    :mod:`monai_ext.evaluation.calibrate_review`; with a calibration, ``review.csv`` has ``case, patient, visit, label,
-    slice, score, flag, reason``, lowest score first, and a line on the console names the worst case. The details' rows
-    get ``score`` and ``flagged``, for pictures.
+    :mod:`monai_ext.evaluation.calibrate_review`; ``review.csv`` has ``case, patient, visit, label, slice, score, flag,
+    reason, method``, lowest score first, and a line on the console names the worst case. Both are written only where
+    the method hands over features. With a calibration the details' rows get ``score`` and ``flagged``, for pictures.
 
     Args:
         output_dir: folder of the tables.
         labels: name -> value in the masks.
-        calibration: turns features into scores, or its file; None: only the features are written.
+        calibration: turns features into scores, or its file; None: the score is not calibrated and nothing is flagged
+            (:class:`~monai_ext.evaluation.review.Uncalibrated`).
         abstain: the masks of flagged slices are emptied, before handlers that are attached later see them.
         slice_axis: "R", "A" or "S" where slices are cut orthogonal to it; None: as the image was cut.
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
@@ -58,7 +61,9 @@ class ReviewTable:
         finished: FinishedCases | None = None,
     ) -> None:
         self.output_dir, self.labels = Path(output_dir), dict(labels)
-        self.calibration = read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration
+        self.scorer: Scorer = (
+            read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration or Uncalibrated()
+        )
         self.abstain, self.slice_axis = abstain, slice_axis
         self._features = CaseRows(output_dir, FEATURES, FEATURE_COLUMNS, finished)
         self._review = CaseRows(output_dir, REVIEW, REVIEW_COLUMNS, finished)
@@ -83,13 +88,13 @@ class ReviewTable:
                 for name, value in sorted(known.items())
             ]
             self._features.add(names[0], features)
-            if self.calibration is not None:
-                rows = review_rows(names, slices, self.calibration)
-                self._review.add(names[0], rows)
+            rows = review_rows(names, slices, self.scorer)
+            self._review.add(names[0], rows)
+            if self.scorer.threshold is not None:
                 _note_scores(output[DETAILS].rows, rows)
-                if self.abstain:
-                    flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
-                    output["pred"] = self._without(output["pred"], flagged, case)
+            if self.abstain:
+                flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
+                output["pred"] = self._without(output["pred"], flagged, case)
 
     def _without(self, pred: torch.Tensor, flagged: list[tuple[str, int]], case: Mapping[str, Any]) -> torch.Tensor:
         """Return the masks without flagged slices: [1, *spatial] integer or [L, *spatial], on the file's grid."""
@@ -106,20 +111,25 @@ class ReviewTable:
         return result
 
     def _write(self, engine: Engine) -> None:
-        self._features.write()
-        if self.calibration is None or not processes.is_first():
+        if not processes.is_first():
             return
+        if not self._features.all():
+            return
+        self._features.write()
         rows = worst_first(self._review.all())
         write_table(self.output_dir / REVIEW, REVIEW_COLUMNS, rows)
         cases = [row for row in rows if row[3] == ""]
         if cases:
-            flagged = sum(row[6] == "1" for row in rows if row[4] != "")
-            slices = sum(row[4] != "" for row in rows)
-            print(
-                f"review: {flagged} of {slices} masks of a slice are flagged, worst case {cases[0][0]} "
-                f"(score {float(cases[0][5]):.2f}, {cases[0][7]}); see {self.output_dir / REVIEW}",
-                flush=True,
-            )
+            print(f"review: {self._counted(rows)}, {self._worst(cases[0])}; see {self.output_dir / REVIEW}", flush=True)
+
+    def _counted(self, rows: list[list[Any]]) -> str:
+        if self.scorer.threshold is None:
+            return "not calibrated (--review)"
+        slices = [row for row in rows if row[4] != ""]
+        return f"{sum(row[6] == '1' for row in slices)} of {len(slices)} masks of a slice are flagged"
+
+    def _worst(self, row: list[Any]) -> str:
+        return f"worst case {row[0]} (score {float(row[5]):.2f}, {row[7]})"
 
 
 def _note_scores(details: list[dict[str, Any]], rows: list[list[str]]) -> None:

@@ -167,6 +167,7 @@ class ReferenceInferer(CaseInferer):
         oracle_slices: Any = None,
         reference: Any = None,
         reference_choice: Any = None,
+        reference_modality: Any = None,
         *,
         self_check: bool = True,
         **entries: Any,
@@ -178,10 +179,11 @@ class ReferenceInferer(CaseInferer):
             network: the promptable model.
             reference_image: path or paths of this patient's references.
             reference_label: paths of their labels.
-            modality: of the case, for the references' intensity window.
+            modality: of the case, for the intensity window of references that ``reference_modality`` does not name.
             oracle_slices: for ``slice_match: oracle_centre`` only.
             reference: names of the references, for the rows; None: they have none.
             reference_choice: ``nearest`` takes the one that :func:`nearest_reference` finds; else all serve.
+            reference_modality: of each reference, for its intensity window: a patient's CT may serve an MR.
             self_check: where the method can, segment each patient's reference from itself before the first target, and
                 warn where that fails; the result is the feature ``self_check``.
             entries: what a method takes besides, see :meth:`begin_case`.
@@ -199,11 +201,12 @@ class ReferenceInferer(CaseInferer):
             or [],
             request.get("reference_label", reference_label if reference_label is not None else self.reference_label)
             or [],
-            request.get("modality", single_value(modality)),
+            request.get("modality", _texts(reference_modality) or single_value(modality)),
             self.labels,
             frame_extent(image),
         )
         _report_scales(image, references)
+        self._lay(image, references)
         oracle = _range(oracle_slices)
         asked = None if self.slice_match == "oracle_centre" else self.labels.values()  # its authors take any structure
         held = [r.held_slices(asked) for r in references]
@@ -239,6 +242,9 @@ class ReferenceInferer(CaseInferer):
             entries: of the case, but for those that every method takes.
         """
         return entries
+
+    def _lay(self, image: MetaTensor, references: Sequence[Reference]) -> None:
+        """Lay references elsewhere in space before slices are matched; here they stay as their files say."""
 
     def _describe(
         self,
@@ -393,8 +399,13 @@ def _report_scales(image: MetaTensor, references: Sequence[Reference]) -> None:
             )
 
 
+def _texts(value: Any) -> list[str]:
+    """Flatten what collation makes of several words."""
+    return [str(single_value(one)) for one in value] if isinstance(value, (list, tuple)) else []
+
+
 def _names(value: Any, count: int) -> list[str]:
-    names = [str(single_value(name)) for name in value] if isinstance(value, (list, tuple)) else []
+    names = _texts(value)
     return names if len(names) == count else []
 
 
