@@ -126,27 +126,46 @@ def test_chunks_take_their_oracle_range(network, loader, make_image):
     assert [row["status"] for row in inferer.rows][::5] == ["outside_reference"] * 2
 
 
+def doubts(inferer: ApsclInferer, name: str) -> list[float]:
+    return [row["features"][name] for row in inferer.rows if name in row.get("features", {})]
+
+
 def test_doubt_is_said_of_what_was_found(network, loader, make_image):
     target = make_image(2, (*SIZE, 2))[None]
     plain, sampled = ApsclInferer({"lesion": 1}, loader), ApsclInferer({"lesion": 1}, loader, z_samples=5)
     logits = [inferer(target, network, "a", "a").as_tensor() for inferer in (plain, sampled)]
     assert torch.equal(*logits)
-    assert "score" not in plain.rows[0]
-    for row in sampled.rows:
-        if row["status"] == "ok":
-            assert 0 <= row["score"] <= row["agreement"] <= 1
-            assert 0 <= row["distance"] <= 2
-    first = [row["score"] for row in sampled.rows if "score" in row]
+    assert not doubts(plain, "spread")
+    assert doubts(plain, "prototype_distance") == doubts(sampled, "prototype_distance")
+    assert all(0 <= value <= 2 for value in doubts(sampled, "prototype_distance"))
+    first = doubts(sampled, "spread")
     assert first
+    assert all(0 <= value <= 1 for value in first)
     sampled(target, network, "a", "a")
-    assert [row["score"] for row in sampled.rows if "score" in row] == first
+    assert doubts(sampled, "spread") == first
+
+
+def test_features_of_the_mask_are_far_from_no_prototype_of_their_own(network, loader, make_image, label):
+    """A support that segments itself: the cells of its mask are nearer to its prototype than those of noise."""
+    inferer = ApsclInferer({"lesion": 1}, loader, "middle")
+    distances = []
+    for seed in (1, 7):  # the support itself, and another image
+        inferer(make_image(seed, (*SIZE, 3))[None], network, "a", "a")
+        distances.append(inferer.rows[2]["features"]["prototype_distance"])
+    assert distances[0] < distances[1]
 
 
 def test_a_certain_prior_agrees_with_itself(network, loader, make_image):
     nn.init.zeros_(network.enrichment.scale[-1].weight), nn.init.zeros_(network.enrichment.shift[-1].weight)
     inferer = ApsclInferer({"lesion": 1}, loader, z_samples=3)
     inferer(make_image(2, (*SIZE, 1))[None], network, "a", "a")
-    assert [row["agreement"] for row in inferer.rows if "agreement" in row] == [1.0]
+    assert doubts(inferer, "spread") == [0.0]
+
+
+def test_without_fem_there_is_no_z_to_draw(loader, make_image):
+    network = build_prototype_net(image_size=64, channels=16, options={**SIZES, "fem": False})
+    with pytest.raises(UserError, match="have no FEM"):
+        ApsclInferer({"lesion": 1}, loader, z_samples=2)(make_image(2, (*SIZE, 1))[None], network, "a", "a")
 
 
 def test_samples_are_not_negative(loader):
