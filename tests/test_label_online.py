@@ -102,6 +102,14 @@ def test_a_roi_is_a_box_on_each_of_its_slices(frame_image):
         assert inside > 200  # the bright square lies in the box, whichever way the volume is stored
 
 
+def test_a_roi_as_slicer_sends_it_is_cut_off_at_the_image(frame_image):
+    # pairs by axis; the ends are those of opposite RAS corners, so they swap where an axis runs the other way
+    slicer = read_prompts({"roi": [99, 8, -7, 12, 3, -2], "label": "disc"}, frame_image, LABELS)
+    within = read_prompts({"roi": [8, SHAPE[0] - 1, 0, 12, 0, 3]}, frame_image, LABELS)
+    assert sorted(slicer) == sorted(within) == [("disc", k) for k in range(SHAPE[2])[-4:]]
+    assert all(torch.equal(slicer[place].box, within[place].box) for place in within)
+
+
 def test_points_of_a_slice_are_one_prompt_and_names_are_foreground(frame_image):
     params = {"foreground": [[10, 8, 2]], "background": [[1, 1, 2]], "ring": [[20, 15, 0]], "structure": "disc"}
     found = read_prompts(params, frame_image, LABELS)

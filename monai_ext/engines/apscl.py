@@ -82,9 +82,7 @@ class ApsclObjective:
             ``loss`` to minimise, and for the log its terms ``ce``, ``kl``, ``scl``, ``align``, as far as they are on,
             and ``variance_mu_y`` and ``active_units`` of :class:`CollapseMonitor`.
         """
-        diverges = bool(
-            self.lambda_kl and network.options.fem and (self.superpixel_kl or bool(batch["supervised"][0]))
-        )
+        diverges = bool(self.lambda_kl and network.options.fem and (self.superpixel_kl or bool(batch["supervised"][0])))
         episode = network.run_episodes(
             batch["support_image"],
             batch["support_mask"],

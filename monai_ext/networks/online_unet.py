@@ -23,6 +23,17 @@ FULL_WIDTH = 64
 ENCODERS = ("unet", "imagenet")
 
 
+class InstanceNorm(nn.Module):
+    """Each channel of each image to mean 0 and variance 1, without parameters: [N, C, H, W] -> [N, C, H, W].
+
+    ``nn.InstanceNorm2d`` as a group norm of one channel a group, whose CPU kernels take a quarter less time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.group_norm(x, x.shape[1])
+
+
 class DoubleConv(nn.Sequential):
     """[N, in, H, W] -> [N, out, H, W]: twice a 3 x 3 convolution without bias, InstanceNorm and ReLU."""
 
@@ -30,10 +41,10 @@ class DoubleConv(nn.Sequential):
         middle = out_channels if middle is None else middle
         super().__init__(
             nn.Conv2d(in_channels, middle, 3, padding=1, bias=False),
-            nn.InstanceNorm2d(middle),
+            InstanceNorm(),
             nn.ReLU(inplace=True),
             nn.Conv2d(middle, out_channels, 3, padding=1, bias=False),
-            nn.InstanceNorm2d(out_channels),
+            InstanceNorm(),
             nn.ReLU(inplace=True),
         )
 

@@ -103,8 +103,8 @@ def test_several_supports_serve_together(network, loader, make_image, label):
 
 def test_a_structure_that_the_support_lacks_is_absent(network, loader, make_image):
     inferer = ApsclInferer(LABELS, loader, "relative")
-    inferer(make_image(2, (*SIZE, 3))[None], network, "a", "a")
-    status = {(row["label"], row["slice"]): row["status"] for row in inferer.rows}
+    _, details = inferer.segment_case(make_image(2, (*SIZE, 3))[None], network, "a", "a")
+    status = {(row["label"], row["slice"]): row["status"] for row in details.rows}
     assert [status["lesion", 0], status["organ", 0], status["organ", 2]] == ["reference_absent"] * 3
     assert "reference_absent" not in (status["lesion", 1], status["organ", 1], status["lesion", 2])
 
@@ -121,45 +121,41 @@ def test_slices_do_not_depend_on_one_another(network, loader, make_image):
 
 def test_chunks_take_their_oracle_range(network, loader, make_image):
     inferer = ApsclInferer({"lesion": 1}, loader, "chunks")
-    inferer(make_image(2, (*SIZE, 6))[None], network, "a", "a", oracle_slices=[[1], [4]])
-    assert [row["reference_slice"] for row in inferer.rows] == ["", "1", "2", "2", "2", ""]
-    assert [row["status"] for row in inferer.rows][::5] == ["outside_reference"] * 2
+    _, details = inferer.segment_case(make_image(2, (*SIZE, 6))[None], network, "a", "a", oracle_slices=[[1], [4]])
+    assert [row["reference_slice"] for row in details.rows] == ["", "1", "2", "2", "2", ""]
+    assert [row["status"] for row in details.rows][::5] == ["outside_reference"] * 2
 
 
-def doubts(inferer: ApsclInferer, name: str) -> list[float]:
-    return [row["features"][name] for row in inferer.rows if name in row.get("features", {})]
+def doubts(inferer: ApsclInferer, target, network: PrototypeNet, name: str) -> list[float]:
+    _, details = inferer.segment_case(target, network, "a", "a")
+    return [row["features"][name] for row in details.rows if name in row.get("features", {})]
 
 
 def test_doubt_is_said_of_what_was_found(network, loader, make_image):
     target = make_image(2, (*SIZE, 2))[None]
     plain, sampled = ApsclInferer({"lesion": 1}, loader), ApsclInferer({"lesion": 1}, loader, z_samples=5)
-    logits = [inferer(target, network, "a", "a").as_tensor() for inferer in (plain, sampled)]
-    assert torch.equal(*logits)
-    assert not doubts(plain, "spread")
-    assert doubts(plain, "prototype_distance") == doubts(sampled, "prototype_distance")
-    assert all(0 <= value <= 2 for value in doubts(sampled, "prototype_distance"))
-    first = doubts(sampled, "spread")
+    assert torch.equal(*(inferer(target, network, "a", "a").as_tensor() for inferer in (plain, sampled)))
+    assert not doubts(plain, target, network, "spread")
+    distances = [doubts(inferer, target, network, "prototype_distance") for inferer in (plain, sampled)]
+    assert distances[0] == distances[1]
+    assert all(0 <= value <= 2 for value in distances[0])
+    first, again = (doubts(sampled, target, network, "spread") for _ in range(2))
     assert first
     assert all(0 <= value <= 1 for value in first)
-    sampled(target, network, "a", "a")
-    assert doubts(sampled, "spread") == first
+    assert again == first
 
 
-def test_features_of_the_mask_are_far_from_no_prototype_of_their_own(network, loader, make_image, label):
-    """A support that segments itself: the cells of its mask are nearer to its prototype than those of noise."""
+def test_features_of_the_mask_are_far_from_no_prototype_of_their_own(network, loader, make_image):
+    """A support that segments itself: the cells of its mask are nearer to its prototype than those of another image."""
     inferer = ApsclInferer({"lesion": 1}, loader, "middle")
-    distances = []
-    for seed in (1, 7):  # the support itself, and another image
-        inferer(make_image(seed, (*SIZE, 3))[None], network, "a", "a")
-        distances.append(inferer.rows[2]["features"]["prototype_distance"])
-    assert distances[0] < distances[1]
+    own, other = (doubts(inferer, make_image(k, (*SIZE, 3))[None], network, "prototype_distance") for k in (1, 7))
+    assert own[-1] < other[-1]
 
 
 def test_a_certain_prior_agrees_with_itself(network, loader, make_image):
     nn.init.zeros_(network.enrichment.scale[-1].weight), nn.init.zeros_(network.enrichment.shift[-1].weight)
     inferer = ApsclInferer({"lesion": 1}, loader, z_samples=3)
-    inferer(make_image(2, (*SIZE, 1))[None], network, "a", "a")
-    assert doubts(inferer, "spread") == [0.0]
+    assert doubts(inferer, make_image(2, (*SIZE, 1))[None], network, "spread") == [0.0]
 
 
 def test_without_fem_there_is_no_z_to_draw(loader, make_image):

@@ -32,12 +32,12 @@ class AuxiliarySettings:
         batch: k, most samples of the online batch; the paper's is 32.
         policy: see :class:`~monai_ext.engines.online.batch.OnlineBatch`.
         max_age: see there.
-        learning_rate: of AdamW.
+        learning_rate: of AdamW; the paper's is 5e-4.
         weight_decay: of AdamW, the authors' code's.
-        steps_per_feedback: optimiser steps after each correction.
+        steps_per_feedback: optimiser steps after each correction; the paper's is 1.
         alpha: a fixed weight of SAM; None: learned (Eq. 3).
-        sam_channel: what the network sees of SAM: ``none`` (points), ``mask`` (boxes; binary, as the authors' code) or
-            ``probability``.
+        sam_channel: what the network sees of SAM: ``none``, ``mask`` (the paper's with boxes; binary, as in the
+            authors' code) or ``probability``.
         official_loss: see :class:`~monai_ext.losses.structure.StructureLoss`.
         seed: of the random weights.
 
@@ -51,9 +51,9 @@ class AuxiliarySettings:
     batch: int = 8
     policy: str = "smallest_loss"
     max_age: int | None = None
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 5e-4
-    steps_per_feedback: int = 1
+    steps_per_feedback: int = 2
     alpha: float | None = None
     sam_channel: str = "none"
     official_loss: bool = False
@@ -71,7 +71,7 @@ class AuxiliarySettings:
 
 
 class AuxiliaryFusion:
-    """The auxiliary network with its optimiser, online batch and optimal alphas: what learns.
+    """What learns: the auxiliary network with its optimiser, online batch and optimal alphas.
 
     Args:
         settings: see :class:`AuxiliarySettings`.
@@ -99,7 +99,7 @@ class AuxiliaryFusion:
         s = self.settings
         channels = 3 if s.sam_channel == "none" else 4
         network = build_online_unet(channels, s.base, s.encoder, s.seed, self._imagenet)
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.network = network.to(self.device)
         self._optimiser = self._new_optimiser()
         self.batch = OnlineBatch(s.batch, s.policy, s.max_age)
         self.alphas: list[tuple[str, float]] = []
@@ -160,13 +160,13 @@ class AuxiliaryFusion:
 
     def _look(self, image: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.network(image[None].contiguous(memory_format=torch.channels_last))[0]
+            return self.network(image[None])[0]
 
     def _train(self, batch: OnlineBatch) -> OnlineBatch:
         """Take one step on the mean loss of the batch; returns it with the losses of this pass."""
         images, truths = batch.stacked()
         with torch.enable_grad():
-            losses = self.loss(self.network(images.contiguous(memory_format=torch.channels_last)), truths)
+            losses = self.loss(self.network(images), truths)
             mean = losses.mean()
             _refuse_nan(float(mean.detach()), "the batch")
             self._optimiser.zero_grad(set_to_none=True)
@@ -250,7 +250,7 @@ class FusedAnswer:
     def __call__(self, view: CroppedView) -> tuple[Tensor, dict[str, Any]]:
         """Return fused logits [h, w], and ``alpha`` and ``own``, the network's logits [h, w]."""
         image = network_input(view, self.settings).to(next(self.network.parameters()).device)
-        own = self.network(image[None].contiguous(memory_format=torch.channels_last))[0, 0].cpu()
+        own = self.network(image[None])[0, 0].cpu()
         own = grow(own, view.crop.size)
         return fuse(view.sam, own, self.alpha), {"alpha": self.alpha, "own": own}
 

@@ -35,7 +35,7 @@ def make_object() -> Callable[[int], tuple[View, torch.Tensor]]:
 @pytest.fixture(scope="session")
 def make_method() -> Callable[..., AuxiliaryFusion]:
     def make(**options) -> AuxiliaryFusion:
-        settings = {"base": 2, "crop": 32, "batch": 3, "learning_rate": 5e-3, **options}
+        settings = {"base": 2, "crop": 32, "batch": 3, "learning_rate": 5e-3, "steps_per_feedback": 1, **options}
         return AuxiliaryFusion(AuxiliarySettings(**settings))
 
     return make

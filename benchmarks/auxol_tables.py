@@ -1,0 +1,201 @@
+"""Tables and the alpha curve of what ``benchmarks/auxol_streams.py`` measured.
+
+``python benchmarks/auxol_tables.py [TABLE.csv ...] [--figure alpha.png]``; without tables those of the bundle's
+documents. All numbers are of the last half of each stream. Intervals are 95 %, patients resampled; tests are
+signed-rank tests over patients, adjusted by Holm for all tests of a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_ext.evaluation.curves import COLOURS
+from monai_ext.evaluation.statistics import (
+    holm,
+    percentile_intervals,
+    resampled_means,
+    signed_rank,
+    sum_by_patient,
+)
+
+RESULTS = Path(__file__).parents[1] / "bundles" / "auxol" / "docs" / "results" / "streams"
+METHODS = ("sam", "ellipse", "mean_crop", "memory", "auxol_0", "auxol_25", "auxol_50", "auxol_100", "own")
+CLAIMS = (("auxol_100", "sam"), ("auxol_100", "own"), ("auxol_100", "half"), ("auxol_100", "single"),
+          ("auxol_100", "fifo"), ("auxol_100", "memory"), ("auxol_100", "mean_crop"))  # fmt: skip
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second on the same slices."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    patients: int
+
+
+def read(paths: Iterable[Path]) -> list[Row]:
+    """Read the rows of the last half of each stream; ``fresh`` marks the first slice of its patient."""
+    found: list[Row] = []
+    for path in paths:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        middle = (max(int(row["step"]) for row in rows) + 1) / 2
+        seen: set[tuple[str, ...]] = set()
+        for row in rows:
+            key = (row["prompt"], row["label"], row["patient"])
+            fresh = key not in seen
+            seen.add(key)
+            if int(row["step"]) >= middle:
+                found.append({**row, "fresh": "yes" if fresh else ""})
+    return found
+
+
+def groups(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, list[Row]]]:
+    """Yield data set, prompt, structure and rows; with several modalities each alone, with several structures all."""
+    for task, prompt in dict.fromkeys((row["task"], row["prompt"]) for row in rows):
+        here = [row for row in rows if (row["task"], row["prompt"]) == (task, prompt)]
+        labels = list(dict.fromkeys(row["label"] for row in here))
+        modalities = list(dict.fromkeys(row["modality"] for row in here))
+        for label in labels:
+            of_label = [row for row in here if row["label"] == label]
+            yield task, prompt, label, of_label
+            for modality in modalities if len(modalities) > 1 else []:
+                yield task, prompt, f"{label}, {modality}", [row for row in of_label if row["modality"] == modality]
+        if len(labels) > 1:
+            yield task, prompt, "mean", here
+
+
+def having(rows: Sequence[Row], *columns: str) -> list[Row]:
+    """Return the rows in which these methods were run."""
+    return [row for row in rows if all(row[column] for column in columns)]
+
+
+def mean(rows: Sequence[Row], column: str) -> float:
+    """Mean over the slices of each structure, then over structures."""
+    labels = dict.fromkeys(row["label"] for row in rows)
+    return float(np.mean([np.mean([float(r[column]) for r in rows if r["label"] == name]) for name in labels]))
+
+
+def compare(rows: Sequence[Row], first: str, second: str) -> Difference:
+    """Compare two columns; the mean over structures as :func:`mean`, the test with one number a patient."""
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    names = sorted({row["patient"] for row in rows})
+    patients = np.array([names.index(row["patient"]) for row in rows], dtype=np.int64)
+    values: NDArray[np.float64] = np.array([float(row[first]) - float(row[second]) for row in rows])
+    sums, counts = np.zeros((len(names), len(labels))), np.zeros((len(names), len(labels)))
+    for number, label in enumerate(labels):
+        chosen = np.array([row["label"] == label for row in rows])
+        total, count = sum_by_patient(values[chosen, None], patients[chosen], len(names))
+        sums[:, number], counts[:, number] = total[:, 0], count[:, 0]
+    means = np.nanmean(resampled_means(sums, counts), axis=1, keepdims=True)
+    low, high = percentile_intervals(means)
+    of_patients = sums.sum(1) / counts.sum(1)
+    middle = float((sums.sum(0) / counts.sum(0)).mean())
+    return Difference(middle, float(low[0]), float(high[0]), signed_rank(of_patients).p, len(names))
+
+
+def show(one: Difference, p: float) -> str:
+    """Lay out a difference."""
+    if one.patients == 1:
+        return f"{one.mean:+.3f} (one patient)"
+    return f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}], p {p:.2g}"
+
+
+def main_table(rows: Sequence[Row]) -> None:
+    """Print the Dice of all methods, and AuxOL against the better of SAM and the ellipse."""
+    lines, differences = [], []
+    for task, prompt, label, here in groups(rows):
+        better = max(("sam", "ellipse"), key=lambda column: mean(here, column))
+        differences.append(compare(here, "auxol_100", better))
+        slices = len({(row["order"], row["case"], row["slice"]) for row in here})
+        head = [task, prompt, label, str(slices), str(differences[-1].patients)]
+        scores = ((column, having(here, column)) for column in METHODS)
+        lines.append([*head, *(f"{mean(run, column):.3f}" if run else "" for column, run in scores), better])
+    adjusted = holm([one.p for one in differences])
+    title = ["set", "prompt", "structure", "slices", "patients", *METHODS, "better of two", "auxol_100 minus better"]
+    table(title, [[*line, show(one, p)] for line, one, p in zip(lines, differences, adjusted, strict=True)])
+
+
+def claims_table(rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> None:
+    """Print paired tests of AuxOL against each other method, of each data set and prompt as a whole."""
+    whole: list[tuple[str, str, list[Row]]] = []
+    for task, prompt in dict.fromkeys((row["task"], row["prompt"]) for row in rows):
+        whole.append((task, prompt, [r for r in rows if (r["task"], r["prompt"]) == (task, prompt)]))
+    found = [[compare(run, *pair) if (run := having(here, *pair)) else None for pair in pairs] for _, _, here in whole]
+    adjusted = iter(holm([one.p for line in found for one in line if one]))
+    lines = [
+        [task, prompt, *("" if one is None else show(one, next(adjusted)) for one in line)]
+        for (task, prompt, _), line in zip(whole, found, strict=True)
+    ]
+    table(["set", "prompt", *(f"{first} - {second}" for first, second in pairs)], lines)
+
+
+def table(title: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """Print Markdown."""
+    print("| " + " | ".join(title) + " |\n|" + "---|" * len(title))
+    for line in lines:
+        print("| " + " | ".join(line) + " |")
+    print()
+
+
+def draw_alpha(paths: Sequence[Path], figure_path: Path) -> None:
+    """Draw alpha of each learner over its corrections (paper, Fig. 6): 1 is SAM alone, 0 the network alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = dict(zip(("box", "point"), figure.subplots(1, 2, sharey=True), strict=True))
+    lines: dict[tuple[str, str, str], list[float]] = {}
+    for path in paths:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                name = f"{row['task']} {row['label']}" + ("" if row["order"] == "0" else f" ({row['order']})")
+                lines.setdefault((row["prompt"], row["task"], name), []).append(float(row["alpha"]))
+    names = list(dict.fromkeys(name for _, _, name in lines))
+    for (prompt, _, name), values in lines.items():
+        number = names.index(name)
+        style = ("-", "--", ":")[number // len(COLOURS) % 3]
+        axes[prompt].plot(range(len(values)), values, style, color=COLOURS[number % len(COLOURS)], label=name, lw=1.3)
+    for prompt, axis in axes.items():
+        axis.set_title(f"{prompt} prompts", fontsize=10)
+        axis.set_xlabel("corrections so far")
+        axis.set_ylim(-0.03, 1.03)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes["box"].set_ylabel("alpha: weight of SAM")
+    figure.legend(*axes["box"].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+    figure.savefig(figure_path, dpi=110, metadata={"Software": None})
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("tables", nargs="*", type=Path)
+    parser.add_argument("--figure", type=Path, help="draw alpha")
+    options = parser.parse_args()
+    paths = options.tables or sorted(RESULTS.glob("*.csv"))
+    rows = read(paths)
+    say: Callable[[str], None] = print
+    say("Dice over the last half\n")
+    main_table(rows)
+    say("Paired differences over the last half\n")
+    claims_table(rows, CLAIMS)
+    say("At first contact with a patient: the first slice of each, in the last half\n")
+    main_table([row for row in rows if row["fresh"]])
+    if options.figure:
+        draw_alpha(paths, options.figure)
+
+
+if __name__ == "__main__":
+    main()
