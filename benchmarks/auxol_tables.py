@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,33 +150,44 @@ def table(title: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
 
 
 def draw_alpha(paths: Sequence[Path], figure_path: Path) -> None:
-    """Draw alpha of each learner over its corrections (paper, Fig. 6): 1 is SAM alone, 0 the network alone."""
+    """Draw alpha of each learner over its corrections (paper, Fig. 6): 1 is SAM alone, 0 the network alone.
+
+    Rows are kinds of prompts. Data sets of one structure share the first column, each other has its own.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = dict(zip(("box", "point"), figure.subplots(1, 2, sharey=True), strict=True))
     lines: dict[tuple[str, str, str], list[float]] = {}
     for path in paths:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                name = f"{row['task']} {row['label']}" + ("" if row["order"] == "0" else f" ({row['order']})")
-                lines.setdefault((row["prompt"], row["task"], name), []).append(float(row["alpha"]))
-    names = list(dict.fromkeys(name for _, _, name in lines))
-    for (prompt, _, name), values in lines.items():
-        number = names.index(name)
-        style = ("-", "--", ":")[number // len(COLOURS) % 3]
-        axes[prompt].plot(range(len(values)), values, style, color=COLOURS[number % len(COLOURS)], label=name, lw=1.3)
-    for prompt, axis in axes.items():
-        axis.set_title(f"{prompt} prompts", fontsize=10)
+                if row["order"] == "0":
+                    lines.setdefault((row["prompt"], row["task"], row["label"]), []).append(float(row["alpha"]))
+    several = [task for task, count in Counter(_structures(lines)).items() if count > 1]
+    columns = [""] * any(task not in several for _, task, _ in lines) + several
+    figure = Figure(figsize=(3.6 * len(columns) + 0.6, 5.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(columns), squeeze=False, sharey=True)
+    for (prompt, task, label), values in lines.items():
+        axis = axes[("box", "point").index(prompt), columns.index(task if task in several else "")]
+        name = label if task in several else f"{task} {label}"
+        axis.plot(range(len(values)), values, label=name, lw=1.3, color=COLOURS[len(axis.lines) % len(COLOURS)])
+    for row, prompt in zip(axes, ("box", "point"), strict=True):
+        for axis, task in zip(row, columns, strict=True):
+            axis.set_title(f"{task} {prompt} prompts".strip(), fontsize=10)
+            axis.set_ylim(-0.03, 1.03)
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.legend(fontsize=7, loc="upper right")
+        row[0].set_ylabel("alpha: weight of SAM")
+    for axis in axes[-1]:
         axis.set_xlabel("corrections so far")
-        axis.set_ylim(-0.03, 1.03)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes["box"].set_ylabel("alpha: weight of SAM")
-    figure.legend(*axes["box"].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
-    figure.savefig(figure_path, dpi=110, metadata={"Software": None})
+    figure.savefig(figure_path, dpi=100, metadata={"Software": None})
+
+
+def _structures(lines: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Return the data set of each structure once."""
+    return [task for task, _ in dict.fromkeys((task, label) for _, task, label in lines)]
 
 
 def main() -> None:
