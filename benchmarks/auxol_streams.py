@@ -29,6 +29,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai_ext.inferers.follow_up import BACKGROUND
 from torch import Tensor
 
 from monai_ext.data.manifest import DataList, load_datalist
@@ -41,7 +42,6 @@ from monai_ext.engines.online.learner import OnlineLearner, Pending
 from monai_ext.engines.online.rivals import InscribedEllipse, MeanCrop, Remembering
 from monai_ext.engines.online.view import OnlineMethod
 from monai_ext.inferers.encoding import encode_slice
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.online import OnlineInferer, dice
 from monai_ext.inferers.reference import plain
 from monai_ext.inferers.simulated_user import PROMPTS, Expert, TruthPrompts

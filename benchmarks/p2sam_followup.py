@@ -28,9 +28,9 @@ from segment_anything.modeling import ImageEncoderViT, Sam
 from sklearn.cluster import KMeans
 from torch.nn import functional as F
 
-from monai_ext.inferers.follow_up import MatchedSlice, TargetSlice
 from monai_ext.inferers.p2sam import P2SamInferer
 from monai_ext.inferers.reference import Reference, ReferenceLoader
+from monai_ext.inferers.reference_inferer import MatchedSlice, TargetSlice
 from monai_ext.networks.fast_encoder import FastImageEncoder, is_onednn_exact, onednn_matmul
 from monai_ext.networks.packed_linear import is_packing_exact
 from monai_ext.networks.precision import choose_precision

@@ -15,6 +15,8 @@ from monai_ext.cli.arguments import Parser, set_apart
 from monai_ext.cli.bundles import bundle_options, config_files, find_bundle
 from monai_ext.cli.steps import Step, bundle_step, run_bundle, say
 
+PAGE = "report.html"
+
 
 @dataclass(frozen=True)
 class BundleVerb:
@@ -99,7 +101,8 @@ def _on_list(given: argparse.Namespace, bundle: Path, files: Sequence[Path], fur
         return
     run_bundle(step)
     if "train" in files[0].name:
-        say("trained", given.output_dir)
+        weights = Path(given.output_dir) / "model.pt"
+        say("trained", str(weights if weights.is_file() else given.output_dir))
     else:
         summarise(Path(given.output_dir))
 
@@ -112,8 +115,9 @@ def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], f
     doctor = Step("monai_ext.data.doctor.__main__", (str(datalist), "--follow_up", "yes"))
     segment = bundle_step(bundle, files, ["--datalist", str(datalist), "--output_dir", str(out), *further])
     export = _export(given, index, datalist, out)
+    page = Step("monai_ext.evaluation.report.__main__", (str(out), "--follow_up", "--output", str(out / PAGE)))
     if given.show:
-        shown = [step.command().replace(".__main__ ", " ") for step in (index, doctor, segment, export) if step]
+        shown = [step.command().replace(".__main__ ", " ") for step in (index, doctor, segment, export, page) if step]
         print("\n".join([writing_command(content, datalist), *shown] if content else shown))
         return
     if content:
@@ -127,6 +131,7 @@ def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], f
         with contextlib.redirect_stderr(io.StringIO()) as notes:  # what was left out
             said = export.run()
         say("exported", _kept(said + notes.getvalue(), out / "export.txt", -1 - notes.getvalue().count("\n")))
+    page.run()
     from monai_ext.cli.summary import summarise
 
     summarise(out)
@@ -162,6 +167,7 @@ def _export(given: argparse.Namespace, index: Step | None, datalist: Path, out: 
     if kind == "none":
         return None
     words = ("--masks", str(out / "masks"), "--datalist", str(datalist), "--format", kind)
+    words += ("--measures", str(out / "volumes.csv"))
     return Step("monai_ext.data.dicom.export", (*words, "--algorithm", "p2sam", "--output", str(out / "dicom")))
 
 
@@ -183,8 +189,13 @@ def _check(doctor: Step, out: Path) -> str:
             "".join(f"{one.level}: {one}\n" for one in found) + verdict(found) + "\n", encoding="utf-8"
         )
     if stops(found):
-        raise UserError(f"{found[0]}; all that was found is in {out / 'doctor.txt'}")
+        raise UserError(f"{_sentence(found[0])}; all that was found is in {out / 'doctor.txt'}")
     return verdict(found) + (f" ({out / 'doctor.txt'})" if found else "")
+
+
+def _sentence(finding: Any) -> str:
+    """Return a finding without what only the doctor's own command line has an option for."""
+    return str(finding).partition(", or add --follow_up")[0]
 
 
 def _kept(text: str, path: Path, line: int) -> str:
@@ -219,6 +230,33 @@ VERBS = {
         (
             "monai-ext train-scribbles list.json -o TRAINING --checkpoint sam_vit_h_4b8939.pth",
             "monai-ext train-scribbles list.json -o TRAINING --with reduced --checkpoint compact_chaos",
+        ),
+    ),
+    "few-shot": BundleVerb(
+        "apscl",
+        "inference",
+        "Segment a structure from one annotated slice of another patient (APSCL).",
+        (
+            "monai-ext few-shot list.json --support CASE:14 --labels \"['spleen']\" -o OUT",
+            "monai-ext few-shot list.json --support CASE:14 --labels \"['spleen']\" -o OUT --checkpoint model.pt",
+        ),
+    ),
+    "reference": BundleVerb(
+        "prosam",
+        "inference",
+        "Segment what one reference shows, with an uncertainty (ProSAM).",
+        (
+            "monai-ext reference list.json -o OUT",
+            "monai-ext reference list.json --with support --support CASE:14 --organ spleen -o OUT",
+        ),
+    ),
+    "online": BundleVerb(
+        "auxol",
+        "inference",
+        "Segment images one after the other, learning from each correction (AuxOL).",
+        (
+            "monai-ext online list.json --with stream -o STREAM",
+            'monai-ext online one.json --state_dir STREAM/learners --box "[40,52,118,131]" -o OUT',
         ),
     ),
 }

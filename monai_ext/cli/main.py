@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,7 +42,13 @@ EXAMPLES = {
 
 
 def run() -> None:
-    """Run the command line of this process and end it."""
+    """Run the command line of this process and end it.
+
+    Progress bars go when they are done, so that each stage leaves its line, and are not drawn into files.
+    """
+    os.environ.setdefault("TQDM_LEAVE", "")  # tqdm takes an empty text for False
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
     report_user_errors()
     main(sys.argv[1:])
 

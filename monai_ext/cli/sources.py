@@ -1,4 +1,4 @@
-"""What a user's folder holds, and the command that makes a data list of it."""
+"""Recognises what a user's folder holds, and gives the command that makes a data list of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last lines of a run: how many cases, their volumes, what to look at, and where everything is."""
+"""The last lines of a run: number of cases, their volumes, masks to review, and the files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from monai_ext.data.text import read_table
 
 SHOWN = 12  # lines of volumes or flags
 
-PLACES = {"masks": "masks", "dicom": "DICOM", "overlays": "pictures", "volumes.csv": "volumes", "review.csv": "review"}
+PLACES = {
+    "report.html": "page",
+    "masks": "masks",
+    "dicom": "DICOM",
+    "overlays": "pictures",
+    "volumes.csv": "volumes",
+    "review.csv": "review",
+    "metrics.csv": "metrics",
+    "uncertainty.csv": "uncertainty",
+    "learners": "learned",
+}
+"""What a run can leave -> the name of its line."""
 
 
 def summarise(folder: Path) -> None:
@@ -20,8 +31,11 @@ def summarise(folder: Path) -> None:
     masks = sorted((folder / "masks").glob("*")) if (folder / "masks").is_dir() else []
     say("segmented", f"{len(masks)} case{'' if len(masks) == 1 else 's'}")
     _lines("volume", [_volume(row) for row in _rows(folder / "volumes.csv")], folder / "volumes.csv")
-    flagged = [row for row in _rows(folder / "review.csv") if row.get("flag") not in ("", "0", "no", "ok", None)]
+    reviewed = [row for row in _rows(folder / "review.csv") if row["label"] and not row["slice"]]
+    flagged = [row for row in reviewed if row["flag"] == "1"]
     _lines("look at", [_flag(row) for row in flagged], folder / "review.csv")
+    if reviewed and not flagged:
+        say("review", f"flags none of {len(reviewed)} masks; a score is no promise")
     for name, what in PLACES.items():
         if (folder / name).exists():
             say(what, str(folder / name))
@@ -43,11 +57,13 @@ def _lines(stage: str, lines: list[str], path: Path) -> None:
 
 
 def _volume(row: dict[str, str]) -> str:
-    change = f", {float(row['change_percent']):+.0f} % against the reference" if row.get("change_percent") else ""
-    size = f"{float(row['volume_ml']):.1f} ml" if row.get("volume_ml") else "no volume in ml"
-    return f"{row['case']} {row['label']}: {size}{change}"
+    told = [f"{float(row['volume_ml']):.1f} ml" if row.get("volume_ml") else "no volume in ml"]
+    told += [f"{float(row['change_percent']):+.0f} % of the reference"] if row.get("change_percent") else []
+    if row.get("longest_mm"):
+        told.append(f"{float(row['longest_mm']):.0f} x {float(row['perpendicular_mm']):.0f} mm")
+    told.append(f"{row['parts']} part{'' if row['parts'] == '1' else 's'} on {row['slices']} slices")
+    return f"{row['case']} {row['label']}: {', '.join(told)}"
 
 
 def _flag(row: dict[str, str]) -> str:
-    place = f" slice {row['slice']}" if row.get("slice") else ""
-    return f"{row['case']} {row['label']}{place}: {row.get('reason') or row['flag']} (score {row.get('score')})"
+    return f"{row['case']} {row['label']}: score {float(row['score']):.2f}, {row['reason']}"

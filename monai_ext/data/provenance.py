@@ -38,14 +38,12 @@ class Serves(BaseModel):
     Args:
         modalities: words for them, one of which stands in the name of a case's modality.
         structures: words for them, likewise.
-        otherwise: they are also taken for all else, as long as no weights beside them serve everything.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     modalities: list[str] = []
     structures: list[str] = []
-    otherwise: bool = False
 
 
 class WeightRecord(BaseModel):
@@ -162,20 +160,17 @@ def record_training(checkpoint: PathLike, record: WeightRecord, folder: PathLike
     write_record(checkpoint, record.model_copy(update={"sha256": sha256_of(checkpoint), **made}))
 
 
-def as_trained(checkpoint: PathLike, option: str, given: Any = None, default: Any = None) -> Any:
-    """Return an option of inference: the one given, or that of the weights' training, which their record names.
+def as_trained(checkpoint: PathLike, option: str, default: Any = None) -> Any:
+    """Return an option that inference repeats from the training of its weights, as their record tells it.
 
     Args:
         checkpoint: file of the weights.
         option: its name in :attr:`WeightRecord.trained_as`, or ``architecture``: the record's ``variant``.
-        given: None: take that of the training.
         default: where the weights have no record, or it does not name the option.
 
     Raises:
         UserError: the record is not usable.
     """
-    if given is not None:
-        return given
     record = read_record(checkpoint)
     return default if record is None else {"architecture": record.variant, **record.trained_as}.get(option, default)
 
@@ -183,11 +178,16 @@ def as_trained(checkpoint: PathLike, option: str, given: Any = None, default: An
 SAME_PATIENTS = (frozenset({"chaos_t1", "chaos_t2"}),)
 """Data sets, in small letters, that are of the same patients under the same names."""
 
+RENAMED_PATIENTS = (frozenset({"mscmr", "ms_cmrseg"}),)
+"""Data sets that are of the same patients under other names: nobody can say who is who."""
+
 
 def check_overlap(
     record: WeightRecord | None, dataset: str, patients: Iterable[str], allow_overlap: bool = False
 ) -> list[str]:
     """Refuse to evaluate weights on patients that they were trained on.
+
+    Of data sets that are of the same patients under other names (:data:`RENAMED_PATIENTS`) all count as trained on.
 
     Args:
         record: provenance of the weights; None for weights that bring no record.
@@ -201,8 +201,15 @@ def check_overlap(
     Raises:
         UserError: there are some, and ``allow_overlap`` is not set.
     """
-    trained = [data for data in record.datasets if _same(data.dataset, dataset)] if record else []
-    overlap = sorted(set(patients) & {patient for data in trained for patient in data.patients})
+    seen = record.datasets if record else []
+    trained = {patient for data in seen if _same(data.dataset, dataset) for patient in data.patients}
+    renamed = [data.dataset for data in seen if data.patients and _among(RENAMED_PATIENTS, data.dataset, dataset)]
+    overlap = sorted(set(patients) if renamed else set(patients) & trained)
+    if overlap and renamed and record and not allow_overlap:
+        raise UserError(
+            f"the weights {record.name!r} were trained on patients of {renamed[0]}, who are those of {dataset} under "
+            "other names; evaluate on another data set or set --allow_overlap true"
+        )
     if overlap and record and not allow_overlap:
         raise UserError(
             f"the weights {record.name!r} were trained on {len(overlap)} of the {dataset} patients to be "
@@ -222,9 +229,8 @@ def refuse_dense_labels(record: WeightRecord | None, dataset: str, allow: bool =
     Raises:
         UserError: they saw such labels, and ``allow`` is not set.
     """
-    seen = (
-        [data for data in record.datasets if _same(data.dataset, dataset) and data.labels == "dense"] if record else []
-    )
+    dense = [data for data in record.datasets if data.labels == "dense"] if record else []
+    seen = [d for d in dense if _same(d.dataset, dataset) or _among(RENAMED_PATIENTS, d.dataset, dataset)]
     if seen and record and not allow:
         raise UserError(
             f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what few "
@@ -249,6 +255,11 @@ def verify_sha256(path: PathLike, expected: str) -> None:
 
 
 def _same(one: str, other: str) -> bool:
-    """Tell whether two names of data sets stand for the same patients."""
+    """Tell whether two names of data sets stand for the same patients under the same names."""
+    return one.strip().casefold() == other.strip().casefold() or _among(SAME_PATIENTS, one, other)
+
+
+def _among(groups: Iterable[frozenset[str]], one: str, other: str) -> bool:
+    """Tell whether two names of data sets are different ones of one group."""
     names = {one.strip().casefold(), other.strip().casefold()}
-    return len(names) == 1 or any(names <= group for group in SAME_PATIENTS)
+    return len(names) == 2 and any(names <= group for group in groups)

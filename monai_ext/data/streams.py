@@ -40,7 +40,7 @@ def as_stream(
     box: Sequence[float] | None = None,
     points: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Give every case the entries that :class:`monai_ext.inferers.online.OnlineInferer` is handed.
+    """Give every case the entries that :class:`monai_ext.inferers.online.OnlineInferer` takes.
 
     Args:
         cases: of :func:`monai_ext.data.pairs.single_images`.

@@ -10,17 +10,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from PIL import Image
 
 from monai_ext.data.contents import content_key
-from monai_ext.data.images import read_geometry, read_label
+from monai_ext.data.images import read_geometry, read_label, write_mask
 from monai_ext.data.manifest import Case, DataList
 from monai_ext.data.pairs import Pair, make_pair
 from monai_ext.data.slice_axis import stored_slice_axis
 from monai_ext.errors import UserError
-from monai_ext.files import PathLike, atomic_path, sha256_of
+from monai_ext.files import PathLike, sha256_of
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ def pair_with_support(
     supports: DataList | None = None,
     queries: Sequence[str] | None = None,
     trained: Collection[str] = (),
+    trained_queries: Collection[str] | None = None,
     allow_modality: bool = False,
     allow_trained: bool = False,
     slice_axis: str | None = None,
@@ -89,14 +88,15 @@ def pair_with_support(
         folder: where the mask of the support is written to.
         supports: list that has the support; None: ``datalist``.
         queries: names of the queries; None: all cases.
-        trained: patients of the training.
+        trained: patients of the training, among those of the list that has the support.
+        trained_queries: likewise among those of ``datalist``; None: ``trained``.
         allow_modality: let support and query be of different modalities.
         allow_trained: let patients of the training pass.
         slice_axis: axis that counts the slices, "R", "A" or "S"; None: the one with the largest spacing.
 
     Returns:
-        One dictionary a query, as :func:`~monai_ext.data.pairs.pair_with_reference` gives. The query's own label is
-        never in it.
+        One dictionary a query, as :func:`~monai_ext.data.pairs.pair_with_reference` gives, and ``reference_patient``,
+        whose support it is. The query's own label is never in it.
 
     Raises:
         UserError: there is no such case, slice or organ, the support does not show the organ, no query is left, or a
@@ -109,7 +109,8 @@ def pair_with_support(
     if organ not in source.labels:
         raise UserError(f"class {organ!r} is unknown: {source.dataset} has {', '.join(source.labels)}.")
     if not allow_trained:
-        _refuse_trained([case, *targets], trained)
+        _refuse_trained([case], trained)
+        _refuse_trained(targets, trained if trained_queries is None else trained_queries)
     if not allow_modality:
         own = case.modality or source.modality or ""
         for target in targets:
@@ -125,7 +126,9 @@ def pair_with_support(
         "reference": [chosen.name],
         "reference_image": [case.image],
         "reference_label": [str(mask)],
+        "reference_modality": [case.modality or source.modality or ""],
         "reference_choice": "pooled",
+        "reference_patient": case.patient or case.case,
     }
     return [make_pair(target, datalist, dict(references)) for target in targets]
 
@@ -159,10 +162,12 @@ def write_support_mask(
         mask &= _named_slices(support, case, organ, mask, slice_axis)
     if not mask.any():
         raise UserError(f"support {support.name}: {label} shows no {organ} (value {value}): choose another support.")
-    key = content_key([sha256_of(label), list(support.slices), value, written, slice_axis])[:10]
+    affine = read_geometry(case.image).affine
+    place = None if affine is None else affine.tolist()
+    key = content_key([sha256_of(label), list(support.slices), value, written, slice_axis, place])[:10]
     path = Path(folder) / f"{case.case}_{key}{'.png' if mask.ndim == 2 else '.nii.gz'}"
     if not path.is_file():
-        _write(mask * written, read_geometry(case.image).affine, path)
+        write_mask(path, mask * written, like=case.image)
     return path.absolute()
 
 
@@ -181,15 +186,6 @@ def _named_slices(support: Support, case: Case, organ: str, mask: np.ndarray, sl
             raise UserError(f"support {support.name}: slice {number} of {case.label} shows no {organ}; {there}.")
     kept = np.isin(np.arange(mask.shape[axis]), support.slices)
     return kept.reshape([-1 if k == axis else 1 for k in range(3)])
-
-
-def _write(mask: np.ndarray, affine: np.ndarray | None, path: Path) -> None:
-    """Write a mask [X, Y, Z] as NIfTI, [W, H] as a picture."""
-    with atomic_path(path) as temporary:
-        if affine is None:
-            Image.fromarray(mask.T.astype(np.uint8)).save(temporary)
-        else:
-            nib.save(nib.Nifti1Image(mask.astype(np.int32), affine), temporary)
 
 
 def _find(source: DataList, support: Support) -> Case:

@@ -69,7 +69,7 @@ def build_objective(
 
 
 def predict_queries(network: PrototypeNet, batch: Mapping[str, Any]) -> Tensor:
-    """Segment the queries of a batch: how far the structure is ahead of the background, [B, S, S]."""
+    """Segment the queries of a batch: [B, S, S], the structure's score minus the background's."""
     return segment_queries(network, batch)
 
 

@@ -1,7 +1,7 @@
 """Training and validation on episodes, for every few-shot method.
 
 A method brings a network and two callables: ``step(network, batch, generator)`` returns the loss of a batch and its
-terms, ``predict(network, batch)`` segments the queries. What is in a batch says
+terms, ``predict(network, batch)`` segments the queries. The content of a batch is described at
 :class:`monai_ext.data.episodes.EpisodeDataset`. Engines are MONAI's.
 """
 

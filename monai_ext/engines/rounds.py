@@ -28,6 +28,7 @@ from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.data.scribble_slices import ScribbleDataset, read_classes, write_classes
 from monai_ext.data.slice_store import StoredCase
 from monai_ext.data.text import read_json
+from monai_ext.engines.held_out import read_score
 from monai_ext.engines.segmentor import PromptedSlices, SamTuning, SegmentorTraining, segment_slices
 from monai_ext.errors import UserError
 from monai_ext.files import atomic_path, sha256_of
@@ -53,8 +54,10 @@ class AlternatingRounds:
         tuning: tunes the promptable model.
         sam_record: what is said of the tuned model.
         rounds: tunings of the promptable model; 0 trains on the pseudo-labels of the model as it came.
-        early_stop: end when a round's masks agree no better with the scribbles than those of the round before, and
-            keep that one's segmentor.
+        early_stop: end when a round is no better than the round before, and keep that one's segmentor. A round is
+            judged by what its segmentor scores on the scribbles of patients that are not trained on, if the segmentor
+            has such; otherwise, before it is trained, by how well the pseudo-labels agree with the scribbles that
+            prompted them.
         callbacks: see :data:`Callback`.
     """
 
@@ -91,10 +94,11 @@ class AlternatingRounds:
             for number in range(self.max_epochs):
                 folder = self._folder(number)
                 targets = self._pseudo_labels(number)
-                if number and self.early_stop and self._agreement(number) <= self._agreement(number - 1):
-                    print(f"round {number}: agreement with the scribbles has not risen, round {number - 1} is kept")
+                if self._ends(number, self._agreement, self.segmentor.validation is None):
                     break
                 self._train(folder, targets)
+                if self._ends(number, self._held_out_score, self.segmentor.validation is not None):
+                    break
                 last = folder
                 if number + 1 < self.max_epochs and not self._tune(folder, targets):
                     print(
@@ -110,6 +114,16 @@ class AlternatingRounds:
 
     def _folder(self, number: int) -> Path:
         return self.output_dir / f"round_{number}"
+
+    def _ends(self, number: int, score: Callable[[int], float], counts: bool) -> bool:
+        """Whether the rounds end at this one because its score, if it counts, has not risen."""
+        if not (number and self.early_stop and counts) or score(number) > score(number - 1):
+            return False
+        print(f"round {number}: agreement with the scribbles has not risen, round {number - 1} is kept")
+        return True
+
+    def _held_out_score(self, number: int) -> float:
+        return read_score(self._folder(number) / "segmentor")
 
     def _agreement(self, number: int) -> float:
         return float(read_json(self._folder(number) / "agreement.json")["agreement"])
@@ -197,6 +211,6 @@ class AlternatingRounds:
 def _save(path: Path, network: nn.Module) -> None:
     """Write a plain state dict in full precision: steps of 5e-6 would be lost in half."""
     buffer = io.BytesIO()  # torch writes a file's name into it, and that of a temporary file differs each time
-    torch.save({name: value.detach().cpu() for name, value in network.state_dict().items()}, buffer)
+    torch.save({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())

@@ -13,7 +13,7 @@ from monai_ext.data.scribble_slices import store_scribbles
 from monai_ext.data.slice_store import StoredCase, Transform
 from monai_ext.engines.training import run_command
 from monai_ext.errors import UserError
-from monai_ext.networks.sam import CHECKPOINTS, PromptableSam, build_sam, fetch_checkpoint
+from monai_ext.networks.sam import PromptableSam, build_sam
 
 
 def unlabelled_value(datalist: DataList, simulated: bool) -> int:
@@ -26,6 +26,34 @@ def unlabelled_value(datalist: DataList, simulated: bool) -> int:
 def drawn_unlabelled(unlabelled: int, simulated: bool) -> int | None:
     """Return the value of unlabelled pixels of scribbles that are read from files; None where none are."""
     return None if simulated else unlabelled
+
+
+def hold_out(
+    cases: Sequence[StoredCase] | Sequence[Mapping[str, Any]], patients: Sequence[str] | str | int = ()
+) -> dict[str, list[Any]]:
+    """Divide cases, stored or not, into ``train`` and ``validation`` by patient.
+
+    Args:
+        cases: with scribbles.
+        patients: these validate: their scribbles choose the iteration that is kept and are not trained on.
+
+    Raises:
+        UserError: for a patient without scribbles, or nothing left to train on.
+    """
+    held = {str(p) for p in ([patients] if isinstance(patients, str | int) else patients)}
+    groups: dict[str, list[Any]] = {"train": [], "validation": []}
+    for case in cases:
+        groups["validation" if _patient(case) in held else "train"].append(case)
+    unknown = held - {_patient(case) for case in groups["validation"]}
+    if unknown:
+        raise UserError(f"--validation_patients: {sorted(unknown)[0]!r} has no scribbles among the cases to train on.")
+    if not groups["train"]:
+        raise UserError("no case is left to train on: check --validation_patients.")
+    return groups
+
+
+def _patient(case: StoredCase | Mapping[str, Any]) -> str:
+    return str(case.patient if isinstance(case, StoredCase) else case["patient"])
 
 
 def store_cases(
@@ -63,49 +91,16 @@ def store_cases(
     )
 
 
-def find_sam(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> Path | None:
-    """Return the promptable model's weights; None where the variant of the training needs none.
-
-    Args:
-        variant: of the training.
-        checkpoint: a path, or the name of weights in ``models``; None: SAM's official file, fetched once.
-        sam_variant: of the network.
-        models: bundle whose folder ``models`` holds the compact weights.
-
-    Raises:
-        UserError: no compact weights are named, or there are none of that name.
-    """
-    path = _locate_sam(variant, checkpoint, sam_variant, models)
-    return fetch_checkpoint(sam_variant) if path is None and variant == "sam_sp" else path
-
-
-def check_checkpoint(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> None:
-    """Refuse weights that are not there, before anything is fetched or read; see :func:`find_sam`."""
-    _locate_sam(variant, checkpoint, sam_variant, models)
-
-
-def _locate_sam(variant: str, checkpoint: str | None, sam_variant: str, models: str | os.PathLike) -> Path | None:
-    """Return where the promptable model's weights are; None where they are SAM's own, or there are none."""
-    if variant != "sam_sp":
-        return None
-    if checkpoint is not None:
-        named = Path(models) / "models" / f"{checkpoint}.pt"
-        path = named if named.is_file() and not Path(checkpoint).is_file() else Path(checkpoint)
-        if not path.is_file():
-            raise UserError(f"checkpoint {checkpoint} does not exist: give a path, or a name in {named.parent}.")
-        return path
-    if sam_variant not in CHECKPOINTS:
-        raise UserError(
-            "the compact SAM needs --checkpoint: compact_chaos or compact_acdc, whichever saw no mask of your data set."
-        )
-    return None
+def needs_sam(variant: str) -> bool:
+    """Whether a variant of the training begins with pseudo-labels of a promptable model."""
+    return variant == "sam_sp"
 
 
 def promptable_network(
     variant: str, sam_variant: str, weights: str | os.PathLike | None, device: Any, **compact: Any
 ) -> PromptableSam | None:
     """Build the promptable model; None where the variant of the training needs no pseudo-labels of it."""
-    if variant != "sam_sp":
+    if not needs_sam(variant):
         return None
     return build_sam(sam_variant, weights, **compact).to(device)
 
@@ -129,7 +124,7 @@ def check_provenance(
     Raises:
         UserError: it saw dense labels of the data set, or is not what SAM-SP* asks for.
     """
-    if variant != "sam_sp" or weights is None:
+    if not needs_sam(variant) or weights is None:
         return
     record = read_record(weights)
     refuse_dense_labels(record, dataset, allow_dense)
@@ -153,6 +148,7 @@ def segmentor_record(
     weights: str | os.PathLike | None = None,
     simulated: bool = False,
     trained_as: Mapping[str, Any] | None = None,
+    validation: Sequence[StoredCase] = (),
 ) -> WeightRecord:
     """Say what weights will have seen: the cases of this training and, through pseudo-labels, all that SAM has seen.
 
@@ -161,13 +157,14 @@ def segmentor_record(
         architecture: which they fit.
         variant: of the training; only ``sam_sp`` learns from the promptable model.
         datalist: of the training.
-        cases: trained on.
+        cases: trained on, or whose scribbles chose the iteration.
         licence: of the data.
         weights: of the promptable model.
         simulated: the scribbles were drawn by a program.
         trained_as: options that inference has to repeat; see :class:`WeightRecord`.
+        validation: those of ``cases`` whose scribbles chose the iteration.
     """
-    patients = sorted({str(c.patient if isinstance(c, StoredCase) else c["patient"]) for c in cases})
+    patients = sorted({_patient(case) for case in cases})
     own = TrainingData(
         dataset=datalist.dataset,
         patients=patients,
@@ -182,6 +179,9 @@ def segmentor_record(
         notes.append(f"pseudo-labels began with {Path(weights).name}, which has no record")
     if simulated:
         notes.append("scribbles were simulated from dense labels")
+    if validation:
+        chosen_by = ", ".join(sorted({case.patient for case in validation}))
+        notes.append(f"scribbles of {chosen_by} were not trained on and chose the iteration")
     return WeightRecord(
         name=name,
         variant=architecture,

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from monai_ext.data.scribble_slices import ScribbleDataset, ShuffledSampler
 from monai_ext.data.slice_store import IGNORE
+from monai_ext.engines.held_out import HeldOutSelection
 from monai_ext.engines.interactive import autocast
 from monai_ext.errors import UserError
 from monai_ext.inferers.embedding_cache import EmbeddingCache
@@ -45,7 +46,7 @@ class SegmentorIteration:
 
     * ``pce``: cross-entropy on scribbles of the output that inference uses.
     * ``dmpls``: 0.5 (CE(main) + CE(aux)) on scribbles + 0.5 * 0.5 (Dice(main) + Dice(aux)) against the mixture of the
-      branches, one weight beta an iteration.
+      branches, one weight beta an iteration. Of a network with a joint output, this is a third one in both means.
     * ``sam_sp``: CE + SCA + SSA; CE on scribbles and SCA, Dice against SAM's pseudo-labels, are summed over the three
       outputs (the authors' code counts aux twice in SCA and leaves main out), SSA is the semantic alignment.
     * ``full``: cross-entropy and Dice with dense labels, of the output that inference uses: the upper bound.
@@ -111,9 +112,16 @@ class SegmentorIteration:
     def _branches(self, network: DualBranchUNet, image: Tensor) -> BranchOutputs:
         if self.precision == "float32":
             return network.branches(image)
-        with autocast(image.device, self.precision):  # oneDNN's bfloat16 kernels want channels last
-            outputs = network.branches(image.contiguous(memory_format=torch.channels_last))
-        return BranchOutputs(outputs.out.float(), outputs.main.float(), outputs.aux.float(), outputs.latent.float())
+        with autocast(image.device, self.precision):
+            outputs = network.branches(image)
+        main = outputs.main.float()
+        out = main if outputs.out is outputs.main else outputs.out.float()
+        return BranchOutputs(out, main, outputs.aux.float(), outputs.latent.float())
+
+    def predict(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Return the logits of inference, in the precision of the training."""
+        with autocast(image.device, None if self.precision == "float32" else self.precision):
+            return network(image).float()
 
     def losses(self, outputs: BranchOutputs, scribble: Tensor, target: Tensor, beta: float) -> dict[str, Tensor]:
         """Return the weighted terms by name.
@@ -130,11 +138,11 @@ class SegmentorIteration:
         if self.variant == "full":
             return {"ce": self.partial(out, target), "dice": self.dice(out.softmax(1), target)}
         if self.variant == "dmpls":
-            first, second = main.softmax(1), aux.softmax(1)
-            mixed = mix_pseudo_labels(first, second, beta)
+            trained = (main, aux) if out is main else (out, main, aux)
+            mixed = mix_pseudo_labels(main.softmax(1), aux.softmax(1), beta)
             return {
-                "ce": 0.5 * (self.partial(main, scribble) + self.partial(aux, scribble)),
-                "pl": 0.25 * (self.dice(first, mixed) + self.dice(second, mixed)),
+                "ce": torch.stack([self.partial(x, scribble) for x in trained]).mean(),
+                "pl": 0.5 * torch.stack([self.dice(x.softmax(1), mixed) for x in trained]).mean(),
             }
         three, (ce, sca, ssa) = (out, main, aux), self.weights
         return {
@@ -159,9 +167,11 @@ class SegmentorTraining:
         momentum: of SGD.
         weight_decay: of SGD.
         seed: of the order of the slices.
+        validation: slices of patients that are not trained on: their scribbles choose the epoch that is kept. None or
+            no slices: the last one is.
 
     Raises:
-        UserError: for numbers below 1, or ``dmpls`` with a network whose output for inference it does not train.
+        UserError: for numbers below 1.
     """
 
     def __init__(
@@ -177,27 +187,44 @@ class SegmentorTraining:
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
         seed: int = 0,
+        validation: ScribbleDataset | None = None,
     ) -> None:
         if iterations < 1 or epoch_length < 1:
             raise UserError("--iterations and --epoch_length must be 1 or more.")
-        if iteration.variant == "dmpls" and network.joint_head is not None:
-            raise UserError(
-                "variant dmpls does not train the joint output that inference uses: set --architecture plain."
-            )
         self.network, self.iteration, self.make_handlers, self.device = network, iteration, make_handlers, device
         self.epoch_length = min(epoch_length, iterations)
         self.max_epochs = -(-iterations // self.epoch_length)
         self.batch_size, self.seed = batch_size, seed
+        self.validation = validation if validation is not None and len(validation) else None
         self.sgd: dict[str, Any] = {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
 
-    def trainer(self, dataset: ScribbleDataset, folder: Path) -> SupervisedTrainer:
-        """Build the trainer of one training; its checkpoint lies in ``folder`` while it runs."""
+    def run(self, dataset: ScribbleDataset, folder: Path) -> DualBranchUNet:
+        """Train, or go on with what ``folder`` holds; return the network."""
         network = deepcopy(self.network).to(self.device)
+        network = network.to(memory_format=torch.channels_last)  # in which oneDNN's kernels are fastest
+        selection = None
+        if self.validation is not None:
+            predict = self.iteration.predict
+            selection = HeldOutSelection(network, self.validation, predict, self.device, self.batch_size)
+        self.trainer(network, dataset, folder, selection).run()
+        if selection is not None:
+            selection.finish(folder, self.epoch_length)
+        return network.eval()
+
+    def trainer(
+        self,
+        network: DualBranchUNet,
+        dataset: ScribbleDataset,
+        folder: Path,
+        selection: HeldOutSelection | None = None,
+    ) -> SupervisedTrainer:
+        """Build the trainer of one training; its checkpoint lies in ``folder`` while it runs."""
         optimizer = torch.optim.SGD(network.parameters(), **self.sgd)
         total = self.max_epochs * self.epoch_length
         scheduler = PolynomialLR(optimizer, total, power=0.9)
         sampler = ShuffledSampler(len(dataset), self.epoch_length * self.batch_size, self.seed)
-        states = {"network": network, "optimizer": optimizer, "lr_scheduler": scheduler}
+        states = {"network": network, "optimizer": optimizer, "lr_scheduler": scheduler, "selection": selection}
+        handlers = self.make_handlers(folder, states, sampler, scheduler)
         return SupervisedTrainer(
             device=torch.device(self.device),
             max_epochs=self.max_epochs,
@@ -207,14 +234,8 @@ class SegmentorTraining:
             loss_function=self.iteration.partial,
             iteration_update=self.iteration,
             decollate=False,
-            train_handlers=self.make_handlers(folder, states, sampler, scheduler),
+            train_handlers=[*([] if selection is None else [selection]), *handlers],
         )
-
-    def run(self, dataset: ScribbleDataset, folder: Path) -> DualBranchUNet:
-        """Train, or go on with what ``folder`` holds; return the network."""
-        trainer = self.trainer(dataset, folder)
-        trainer.run()
-        return trainer.network.eval()  # type: ignore[return-value]
 
 
 @torch.no_grad()

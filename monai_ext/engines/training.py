@@ -23,7 +23,7 @@ from monai_ext.data.slices import MixedSampler, SliceDataset
 from monai_ext.errors import UserError
 from monai_ext.losses.correspondence import CorrespondenceLoss
 from monai_ext.losses.promptable import DenseClassLoss
-from monai_ext.networks.sam import CHECKPOINTS, PromptableSam, fetch_checkpoint
+from monai_ext.networks.sam import PromptableSam
 
 FIRST_PHANTOM_PATIENT = 1000
 """Seed of the first phantom patient that is trained on."""
@@ -88,17 +88,6 @@ def split_training(
             "--validation_split."
         )
     return groups
-
-
-def find_initial_weights(checkpoint: str | None, variant: str) -> Path | None:
-    """Return the weights to start from: the given file, SAM's official ones, or None for a random compact model."""
-    if checkpoint is not None:
-        return Path(checkpoint)
-    if variant not in CHECKPOINTS:
-        return None
-    if processes.count() > 1:
-        processes.from_first(lambda: str(fetch_checkpoint(variant)))  # so that it is fetched once
-    return fetch_checkpoint(variant)
 
 
 def dense_loss(network: PromptableSam, labels: Mapping[str, int], weight: float) -> DenseClassLoss | None:

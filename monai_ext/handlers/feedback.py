@@ -1,4 +1,4 @@
-"""Writes what happened at each prompt of a stream, how good every case was when it came, and how far the learners are.
+"""Writes the tables of a stream: each prompt, the Dice of each case when it came, and the learners' places.
 
 ``feedback.csv`` has one row a prompt: Dice on the slice of the fused mask and of SAM's, in the input frame, of what was
 learned alone within its crop, alpha, whether the answer was corrected, losses. ``interaction.csv`` has one row a case,
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
-from torch import Tensor
 
+from monai_ext.data.case_details import DETAILS, CaseDetails
 from monai_ext.evaluation.case_metrics import voxel_counts
 from monai_ext.evaluation.case_record import table_rows
 from monai_ext.evaluation.curves import COLUMNS as STEP_COLUMNS
@@ -39,8 +39,6 @@ class Online(Protocol):
     """An inferer that learns from case to case."""
 
     COLUMNS: tuple[str, ...]
-    rows: list[dict[str, Any]]
-    sam: Tensor
     images: int
     group: str | None
 
@@ -50,7 +48,7 @@ class Online(Protocol):
 
 
 class Feedback:
-    """Measures a stream and lets it go on where it was killed.
+    """Measures a stream, and resumes it where it was killed.
 
     At the start of a run the learners go back to where they were after the last case of the finished beginning. After
     each case their states are written before the case's record.
@@ -104,7 +102,7 @@ class Feedback:
         for item, output in decollated(engine):
             case = item["case"]
             record = self.finished.record(case)
-            record.add_rows(FEEDBACK, self._columns, self._prompt_rows(item))
+            record.add_rows(FEEDBACK, self._columns, self._prompt_rows(item, output[DETAILS]))
             record.add_rows(INTERACTION, STEP_COLUMNS, (astuple(row) for row in self._steps(item, output)))
             place = (case, self.inferer.images, self.inferer.group or "")
             record.add_rows(STREAM, STREAM_COLUMNS, ([*place, *one] for one in self.inferer.positions().items()))
@@ -113,9 +111,9 @@ class Feedback:
     def _columns(self) -> tuple[str, ...]:
         return ("case", "patient", "step", *self.inferer.COLUMNS)
 
-    def _prompt_rows(self, item: Mapping[str, Any]) -> Iterator[list[Any]]:
+    def _prompt_rows(self, item: Mapping[str, Any], details: CaseDetails) -> Iterator[list[Any]]:
         case = item["case"]
-        for row in self.inferer.rows:
+        for row in details.rows:
             yield [case, str(item.get("patient") or ""), self._places[case], *row.values()]
 
     def _steps(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> Iterator[StepRow]:
@@ -123,7 +121,7 @@ class Feedback:
             return
         masks = {self.algorithm: output["pred"]}
         if self.algorithm != "sam":
-            masks["sam"] = self.postprocessing({**item, "pred": MetaTensor(self.inferer.sam[0])})["pred"]
+            masks["sam"] = self.postprocessing({**item, "pred": MetaTensor(output[DETAILS].maps["sam"])})["pred"]
         for algorithm, pred in masks.items():
             yield from self._rows_of(item, algorithm, torch.as_tensor(pred).cpu().numpy())
 

@@ -32,6 +32,9 @@ from monai_ext.evaluation.case_record import (
 )
 from monai_ext.evaluation.table import write_text
 
+FOLDERS = (FOLDER, "masks", "overlays", "uncertainty", "supports", "phantom")
+"""Of a run's outputs, where a killed run may have left half-written files."""
+
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")  # of monai_ext.files.atomic_path
 
 
@@ -68,6 +71,11 @@ class FinishedCases:
 
     Raises:
         UserError: for an impossible shard, or a file that cannot be read.
+
+    Example:
+        >>> finished = FinishedCases("OUT", pairs, settings, seed=0)
+        >>> handlers = [MaskWriter("OUT", {"LV": 3}, finished), finished]
+        >>> evaluator = CaseEvaluator(device, finished.own(), preprocessing, sam, inferer, handlers=handlers)
     """
 
     def __init__(
@@ -226,7 +234,7 @@ def _in_sequence(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _remove_temporaries(output_dir: Path) -> None:
     """Remove half-written files that a killed run has left."""
-    for folder in (output_dir, *(output_dir / name for name in (FOLDER, "masks", "overlays", "phantom"))):
+    for folder in (output_dir, *(output_dir / name for name in FOLDERS)):
         for path in folder.glob(".*") if folder.is_dir() else ():
             if path.is_file() and _TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +13,11 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from torch import Tensor
 
-from monai_ext import processes
+from monai_ext.data.case_details import DETAILS
 from monai_ext.errors import UserError
 from monai_ext.evaluation.case_metrics import VoxelCounts, voxel_counts
-from monai_ext.evaluation.case_record import table_rows
 from monai_ext.evaluation.curves import COLUMNS, StepRow
-from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.case_rows import CaseRows
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated, label_masks
 
@@ -26,25 +25,19 @@ TABLE = "interaction.csv"
 METRIC = "dice"
 
 
-class Interactive(Protocol):
-    """An inferer that keeps the logits [1, L, H, W, D] of its last call after each interaction."""
-
-    steps: list[Tensor]
-
-
 class InteractionTable:
     """Measures every step of every case by Dice on the grid of the file, as ``metrics.csv`` does, and writes the table.
 
     Step k is the state after k interactions on every slice and structure that gets any; the last step is the mask that
-    is written and that ``metrics.csv`` is of. Columns: see :class:`monai_ext.evaluation.curves.StepRow`, statuses:
-    :mod:`monai_ext.evaluation.case_metrics`. :mod:`monai_ext.evaluation.curves` draws the curves.
+    is written and that ``metrics.csv`` is of. The states are the ``steps`` of each case's details. Columns: see
+    :class:`monai_ext.evaluation.curves.StepRow`, statuses: :mod:`monai_ext.evaluation.case_metrics`.
+    :mod:`monai_ext.evaluation.curves` draws the curves.
 
     Args:
         output_dir: folder of ``interaction.csv``.
         labels: value in the masks by name.
         dataset: column ``task``.
         algorithm: column ``algorithm``.
-        inferer: whose ``steps`` are measured after each case.
         postprocessing: of the evaluator: takes the batch item with ``pred`` [L, H, W, D] to masks on the grid of the
             file.
         ignore: value of the label whose voxels are left out of both masks.
@@ -61,48 +54,34 @@ class InteractionTable:
         labels: Mapping[str, int],
         dataset: str,
         algorithm: str,
-        inferer: Interactive,
         postprocessing: Callable[[dict[str, Any]], dict[str, Any]],
         ignore: int | None = None,
         run: int = 0,
         finished: FinishedCases | None = None,
     ) -> None:
-        self.output_dir, self.labels = Path(output_dir), dict(labels)
+        self.labels = dict(labels)
         self.dataset, self.algorithm, self.run = dataset, algorithm, run
-        self.inferer, self.postprocessing = inferer, postprocessing
-        self.ignore, self.finished = ignore, finished
-        self.rows: list[tuple[Any, ...]] = []
+        self.postprocessing = postprocessing
+        self.ignore = ignore
+        self._rows = CaseRows(output_dir, TABLE, COLUMNS, finished)
 
     def attach(self, engine: Engine) -> None:
         """Attach to a MONAI evaluator, before the handlers that record the run."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, lambda: self._rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _start(self, engine: Engine) -> None:
-        self.rows = []
+        engine.add_event_handler(Events.COMPLETED, lambda: self._rows.write())
 
     def _measure(self, engine: Engine) -> None:
-        for item, _ in decollated(engine):
-            cells = [astuple(row) for row in self._steps(item)]
-            if self.finished is None:
-                self.rows += cells
-            else:
-                self.finished.record(item["case"]).add_rows(TABLE, COLUMNS, cells)
+        for item, output in decollated(engine):
+            self._rows.add(item["case"], map(astuple, self._measure_steps(item, output[DETAILS].steps)))
 
-    def _write(self, engine: Engine) -> None:
-        if not processes.is_first():
-            return
-        rows = self.rows if self.finished is None else table_rows(self.finished.records(), TABLE)
-        write_table(self.output_dir / TABLE, COLUMNS, rows)
-
-    def _steps(self, item: Mapping[str, Any]) -> Iterator[StepRow]:
+    def _measure_steps(self, item: Mapping[str, Any], steps: Sequence[Tensor]) -> Iterator[StepRow]:
         case = str(item["case"])
         if item.get("label") is None:
             raise UserError(f"case {case} has no label, so it cannot be evaluated; add one to the data list")
         reference = torch.as_tensor(item["label"]).cpu().numpy()[0]
-        for step, logits in enumerate(self.inferer.steps, start=1):
-            pred = self.postprocessing({**item, "pred": MetaTensor(logits[0])})["pred"].cpu().numpy()
+        for step, logits in enumerate(steps, start=1):
+            pred = self.postprocessing({**item, "pred": MetaTensor(logits)})["pred"].cpu().numpy()
             masks = np.stack(list(label_masks(pred, self.labels).values()))
             for label, counts in voxel_counts(reference, masks, self.labels, ignore=self.ignore).items():
                 value, status = dice_and_status(counts)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ignite.engine import Engine, Events
 
-from monai_ext import processes
-from monai_ext.evaluation.case_record import table_rows
-from monai_ext.evaluation.table import write_table
+from monai_ext.data.case_details import DETAILS
+from monai_ext.handlers.case_rows import CaseRows
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 
@@ -21,58 +20,32 @@ COLUMNS = (
 )
 
 
-class Reporter(Protocol):
-    """An inferer that keeps the rows of its last call."""
-
-    rows: list[dict[str, Any]]
-
-
 class PromptTable:
-    """Collects the rows of an inferer and writes them when the run ends.
+    """Collects the rows of each case's details and writes them when the run ends.
 
     Columns: ``case, label, slice, reference`` (names of the references that served), ``reference_slice`` (along the
-    slice axis of the input frame), ``status`` (see
-    :class:`monai_ext.inferers.follow_up.SliceResult`), ``recovered`` (1 where the reference's structure was too small
-    for the feature grid), the chosen counts ``n_pos, n_neg``, the Wasserstein ``distance`` and the ``margin`` to the
-    runner-up, and ``points``, "x y +" or "x y -" in input-frame pixels, separated by semicolons.
+    slice axis of the input frame), ``status`` (see :class:`monai_ext.inferers.reference_inferer.SliceResult`),
+    ``recovered`` (1 where the reference's structure was too small for the feature grid), the chosen counts ``n_pos,
+    n_neg``, the Wasserstein ``distance`` and the ``margin`` to the runner-up, and ``points``, "x y +" or "x y -" in
+    input-frame pixels, separated by semicolons.
 
     Args:
         output_dir: folder of ``prompts.csv``.
-        inferer: whose ``rows`` are collected after each case.
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
-
-    Attributes:
-        rows: of the last case.
     """
 
-    def __init__(self, output_dir: str | Path, inferer: Reporter, finished: FinishedCases | None = None) -> None:
-        self.output_dir, self.inferer, self.finished = Path(output_dir), inferer, finished
-        self.rows: list[dict[str, Any]] = []
-        self._cells: list[list[str]] = []
+    def __init__(self, output_dir: str | Path, finished: FinishedCases | None = None) -> None:
+        self._rows = CaseRows(output_dir, TABLE, COLUMNS, finished)
 
     def attach(self, engine: Engine) -> None:
-        """Attach before handlers that draw ``rows``."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        """Attach to a :class:`~monai_ext.engines.case_evaluator.CaseEvaluator`."""
+        engine.add_event_handler(Events.STARTED, lambda: self._rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _start(self, engine: Engine) -> None:
-        self.rows, self._cells = [], []
+        engine.add_event_handler(Events.COMPLETED, lambda: self._rows.write())
 
     def _collect(self, engine: Engine) -> None:
-        for case, _ in decollated(engine):
-            self.rows = [{"case": case["case"], **row} for row in self.inferer.rows]
-            cells = [_cells(row) for row in self.rows]
-            if self.finished is None:
-                self._cells += cells
-            else:
-                self.finished.record(case["case"]).add_rows(TABLE, COLUMNS, cells)
-
-    def _write(self, engine: Engine) -> None:
-        if not processes.is_first():
-            return
-        rows = self._cells if self.finished is None else table_rows(self.finished.records(), TABLE)
-        write_table(self.output_dir / TABLE, COLUMNS, rows)
+        for case, output in decollated(engine):
+            self._rows.add(case["case"], [_cells({"case": case["case"], **row}) for row in output[DETAILS].rows])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
-from torch import Tensor
 
-from monai_ext import processes
+from monai_ext.data.case_details import DETAILS
 from monai_ext.data.images import write_fractions
-from monai_ext.evaluation.case_record import table_rows
-from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.case_rows import CaseRows
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 
@@ -25,65 +23,48 @@ COLUMNS = (
     *("case", "label", "slice", "status"),
     *("agreement", "entropy", "variance_ratio", "predicted_iou", "sigma"),
 )
+VARIANCE = "variance"
 LARGEST_VARIANCE = 0.25
 """Of a probability; written as 1."""
-
-
-class Unsure(Protocol):
-    """An inferer that keeps the uncertainty of its last call.
-
-    Attributes:
-        uncertainty_maps: variance of each pixel's probability, [L, H, W, D] in the input frame; None: not known.
-        rows: one dictionary a structure and slice, with what of :data:`COLUMNS` is known.
-    """
-
-    uncertainty_maps: Tensor | None
-    rows: list[dict[str, Any]]
 
 
 class UncertaintyWriter:
     """Writes ``<output_dir>/uncertainty/<case>.nii.gz`` (``.png`` for a frame) in the image's own geometry.
 
     A voxel's value is its variance by the largest that a probability can have, 0 to 1, and the largest over the
-    structures; 0 where no structure was sought. ``uncertainty.csv`` has a line for each structure and slice.
+    structures; 0 where no structure was sought. ``uncertainty.csv`` has a line for each structure and slice. They come
+    from the case's details: the map ``variance``, of each pixel's probability, and the rows.
 
     Args:
         output_dir: folder of the run's outputs.
-        inferer: whose uncertainty is written after each case.
         preprocessing: of the image, which is inverted.
         finished: is told of each file and keeps the rows.
     """
 
-    def __init__(
-        self, output_dir: str | Path, inferer: Unsure, preprocessing: Compose, finished: FinishedCases
-    ) -> None:
-        self.output_dir, self.inferer, self.finished = Path(output_dir), inferer, finished
+    def __init__(self, output_dir: str | Path, preprocessing: Compose, finished: FinishedCases) -> None:
+        self.output_dir, self.finished = Path(output_dir), finished
+        self._rows = CaseRows(output_dir, TABLE, COLUMNS, finished)
         self.back = Invertd("uncertainty", preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator, before a :class:`FinishedCases`."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write_map)
-        engine.add_event_handler(Events.COMPLETED, self._write_table)
+        engine.add_event_handler(Events.COMPLETED, lambda: self._rows.write())
 
     def _write_map(self, engine: Engine) -> None:
-        for case, _ in decollated(engine):
-            record = self.finished.record(case["case"])
-            record.add_rows(TABLE, COLUMNS, list(_cells(case["case"], self.inferer.rows)))
-            maps = self.inferer.uncertainty_maps
-            if maps is None:
+        for case, output in decollated(engine):
+            details = output[DETAILS]
+            self._rows.add(case["case"], _cells(case["case"], details.rows))
+            if VARIANCE not in details.maps:
                 continue
             image = case["image"]
-            frame = MetaTensor(maps.amax(dim=0, keepdim=True) / LARGEST_VARIANCE)
+            frame = MetaTensor(details.maps[VARIANCE].amax(dim=0, keepdim=True) / LARGEST_VARIANCE)
             found = self.back({"image": image, "uncertainty": frame})["uncertainty"]
             values = np.asarray(found)[0].clip(0, 1)
             suffix = ".png" if values.ndim == 2 else ".nii.gz"
             path = self.output_dir / FOLDER / f"{case['case']}{suffix}"
             write_fractions(path, values, like=image.meta["filename_or_obj"])
-            record.add_file(self.output_dir, path)
-
-    def _write_table(self, engine: Engine) -> None:
-        if processes.is_first():
-            write_table(self.output_dir / TABLE, COLUMNS, table_rows(self.finished.records(), TABLE))
+            self.finished.record(case["case"]).add_file(self.output_dir, path)
 
 
 def _cells(case: str, rows: list[dict[str, Any]]) -> Iterator[list[str]]:

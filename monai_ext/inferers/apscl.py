@@ -1,6 +1,6 @@
 """APSCL: an annotated slice of another patient segments each slice by prototypes of enriched features (§3.3).
 
-A slice costs one pass of the trunk: what the network makes of a support is kept.
+A slice costs one pass of the trunk: prototypes of a support are computed once and kept.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.panet import classes_to_results
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.reference_inferer import MatchedSlice, ReferenceInferer, SliceResult, TargetSlice
 from monai_ext.networks.backbone import PromptableNetwork
 from monai_ext.networks.prototype_net import PrototypeNet, Support
 from monai_ext.prompts.ties import TOLERANCE
 
 
-class ApsclInferer(FollowUpInferer):
+class ApsclInferer(ReferenceInferer):
     """Segment images from annotated slices of other patients, each structure on its own (1-way).
 
-    z is the mean of its distribution. With ``z_samples`` each slice that holds the structure also says how sure it is,
-    in ``rows``: ``agreement``, the mean Dice of its mask with those of drawn z, and ``distance``, 1 - cosine of the
+    z is the mean of its distribution. With ``z_samples`` the rows of a case's details also measure how sure the mask of
+    a slice is: ``agreement``, the mean Dice of its mask with those of drawn z, and ``distance``, 1 - cosine of the
     mask's features to their nearest prototype, averaged over the mask; ``score`` = agreement (1 - distance / 2), in
     [0, 1], is not calibrated.
 
     Args:
         labels: name -> value of the structures.
         load_reference: loads supports.
-        slice_match: see :class:`FollowUpInferer`; ``middle``: one slice serves the whole volume.
-        reference_image: see :class:`FollowUpInferer`.
-        reference_label: see :class:`FollowUpInferer`.
+        slice_match: see :class:`ReferenceInferer`; ``middle``: one slice serves the whole volume.
+        reference_image: see :class:`ReferenceInferer`.
+        reference_label: see :class:`ReferenceInferer`.
         z_samples: number of z drawn for each structure and slice; 0: none.
         seed: of the draws.
 
@@ -66,7 +66,7 @@ class ApsclInferer(FollowUpInferer):
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         few_shot = cast(PrototypeNet, network)
         supports = [self._support(few_shot, matched, value) for value in self.labels.values()]
         if all(support is None for support in supports):
@@ -88,7 +88,7 @@ class ApsclInferer(FollowUpInferer):
         return results
 
     def _support(self, network: PrototypeNet, matched: Sequence[MatchedSlice], value: int) -> Support | None:
-        """Make or find what the network makes of the supports of one structure; None where none shows it."""
+        """Return the prototypes of one structure, computed once for its supports; None where none shows it."""
         if self._loaded is not self.load_reference.loaded:  # other references: another list
             self._loaded, self._supports = self.load_reference.loaded, {}
         key = (id(network), value, *(m.key for m in matched))
@@ -109,7 +109,7 @@ class ApsclInferer(FollowUpInferer):
     def _doubt(
         self, network: PrototypeNet, features: Tensor, support: Support, scores: Tensor, valid: Tensor, index: int
     ) -> dict[str, float]:
-        """Say how sure a mask is, on the grid of cells."""
+        """Measure how sure a mask is, on the grid of cells."""
         mask = (scores[1] > scores[0]) & valid
         if not bool(mask.any()):  # only pixels between the cells' centres were segmented
             return {"agreement": 0.0, "distance": 1.0, "score": 0.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,16 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from monai_ext.data.case_details import CaseDetails
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.reference import ReferenceLoader, plain
+from monai_ext.inferers.reference_inferer import BACKGROUND, MatchedSlice, ReferenceInferer, SliceResult, TargetSlice
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.sampling import centre_click
 
 
-class CopyReferenceInferer(FollowUpInferer):
+class CopyReferenceInferer(ReferenceInferer):
     """Give the target the reference's mask of the matched slice: what a follow-up is worth without looking at it.
 
     The mask is laid over the slice by field of view; several references vote.
@@ -42,7 +44,7 @@ class CopyReferenceInferer(FollowUpInferer):
         return results
 
 
-class NoPromptInferer(FollowUpInferer):
+class NoPromptInferer(ReferenceInferer):
     """Segment without a prompt (the paper's direct transfer): one mask, scored against every structure.
 
     The model was trained to answer no prompt with all structures together, and cannot tell which one is meant.
@@ -64,7 +66,7 @@ class NoPromptInferer(FollowUpInferer):
         return [found if here else absent for here in present]
 
 
-class OracleClickInferer(FollowUpInferer):
+class OracleClickInferer(ReferenceInferer):
     """Clicks of someone who knows the answer: a ceiling for one click, a curve for several, not a method.
 
     On each slice and for each structure that the true mask of the slice holds, apart from each other: the first click
@@ -74,13 +76,13 @@ class OracleClickInferer(FollowUpInferer):
     Slices without the structure stay background, so false positives there do not occur. The truth comes from the call's
     ``oracle_label``, which only an evaluation with ground truth can provide.
 
-    After a call ``steps`` holds the logits [1, L, H, W, D] after 1, 2, ... ``clicks`` clicks on every such slice; the
-    last are what the call returns.
+    The details of a case have ``steps``: the logits [L, H, W, D] after 1, 2, ... ``clicks`` clicks on every such slice;
+    the last are those of the mask.
 
     Args:
         labels: name -> value of the structures.
         load_reference: loads references.
-        slice_match: see :class:`FollowUpInferer`; slices without a matched reference slice are left out.
+        slice_match: see :class:`ReferenceInferer`; slices without a matched reference slice are left out.
         clicks: on each slice and structure, 1 or more.
 
     Raises:
@@ -98,19 +100,26 @@ class OracleClickInferer(FollowUpInferer):
         if not isinstance(clicks, int) or clicks < 1:
             raise UserError(f"clicks is {clicks}: give a whole number of clicks a slice and structure, 1 or more.")
         self.clicks = clicks
-        self.steps: list[Tensor] = []
+        self._steps: list[Tensor] = []
 
-    def __call__(  # type: ignore[override]
-        self, inputs: Tensor, network: PromptableNetwork, *args: Any, oracle_label: Any = None, **extra: Any
-    ) -> MetaTensor:
-        """Segment one case; ``oracle_label`` is [1, 1, H, W, D] integer in the input frame."""
+    def segment_case(
+        self, inputs: Tensor, network: PromptableNetwork, *args: Any, **entries: Any
+    ) -> tuple[MetaTensor, CaseDetails]:
+        """Segment one case; see :class:`ReferenceInferer`."""
+        logits, details = super().segment_case(inputs, network, *args, **entries)
+        return logits, replace(details, steps=self._steps)
+
+    def begin_case(
+        self, image: MetaTensor, modality: str | None, oracle_label: Any = None, **entries: Any
+    ) -> dict[str, Any]:
+        """Begin with background; ``oracle_label`` is [1, 1, H, W, D] integer in the input frame."""
         if oracle_label is None:
             raise UserError(
                 "the oracle click needs the target's label: overlay configs/oracle_click.yaml on evaluate.yaml."
             )
-        shape = (1, len(self.labels), *inputs.shape[2:])
-        self.steps = [torch.full(shape, BACKGROUND) for _ in range(self.clicks)]
-        return super().__call__(inputs, network, *args, oracle_label=oracle_label[0, 0], **extra)
+        shape = (len(self.labels), *image.shape[1:])
+        self._steps = [torch.full(shape, BACKGROUND) for _ in range(self.clicks)]
+        return {**super().begin_case(image, modality, **entries), "oracle_label": oracle_label[0, 0]}
 
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
@@ -125,8 +134,8 @@ class OracleClickInferer(FollowUpInferer):
                 results.append(SliceResult(None, "no_foreground", {}))
                 continue
             logits, points = self._click(network, embeddings, mask)
-            for step, of_step in zip(self.steps, logits, strict=True):
-                step[0, channel, :, :, target.index] = of_step.float().cpu()
+            for step, of_step in zip(self._steps, logits, strict=True):
+                step[channel, :, :, target.index] = of_step.float().cpu()
             positive = sum(int(sign) for *_, sign in points)
             details = {"n_pos": positive, "n_neg": len(points) - positive, "points": points}
             results.append(SliceResult(logits[-1], "ok", details))

@@ -1,4 +1,4 @@
-"""Features of frozen networks on disk, of images as tensors: what a training asks for again and again.
+"""Features of frozen networks on disk, which a training would compute again and again.
 
 :class:`monai_ext.inferers.embedding_cache.EmbeddingCache` keeps the embeddings of grey slices of any size; here the
 images lie in the input frame already, may have colours, and have features of several networks.
@@ -85,7 +85,7 @@ class FrozenFeatures:
         self.cache = FeatureCache(folder, self._make, key)
 
     def __call__(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ReferenceFeatures]:
-        """Make or find the features of images that fill the upper left corner of their squares.
+        """Return the features of images that fill the upper left corner of their squares, computed once.
 
         Args:
             images: [B, C, S, S] in [0, 255].

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.encoding import encode_slice
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
+from monai_ext.inferers.reference_inferer import MatchedSlice, ReferenceInferer, SliceResult, TargetSlice
 from monai_ext.losses.promptable import PromptableLoss
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.prompt import Prompt
@@ -27,7 +27,7 @@ from monai_ext.prompts.prompt import Prompt
 TUNED = ("decoder", "all")
 
 
-class FinetunePriorInferer(FollowUpInferer):
+class FinetunePriorInferer(ReferenceInferer):
     """Tune a copy of the network on a patient's annotated slices, then segment later visits without a prompt.
 
     The network handed in is not changed, neither weights nor gradients, and every patient and structure starts from it;
@@ -43,13 +43,17 @@ class FinetunePriorInferer(FollowUpInferer):
         learning_rate: of AdamW, constant.
         weight_decay: of AdamW.
         batch_size: slices a step, drawn without replacement; all where there are fewer.
-        slice_match: see :class:`FollowUpInferer`; structures absent from the matched slice are left out.
+        slice_match: see :class:`ReferenceInferer`; structures absent from the matched slice are left out.
         seed: of the draws.
-        reference_image: see :class:`FollowUpInferer`.
-        reference_label: see :class:`FollowUpInferer`.
+        reference_image: see :class:`ReferenceInferer`.
+        reference_label: see :class:`ReferenceInferer`.
 
     Raises:
         UserError: for an unknown part of the network or impossible numbers.
+
+    Example:
+        >>> inferer = FinetunePriorInferer({"LV": 3}, ReferenceLoader(transform, {"LV": 3}), steps=50)
+        >>> logits = inferer(image[None], sam, "visit_1.nii.gz", "visit_1_label.nii.gz")  # [1, 1, H, W, D]
     """
 
     checks_reference = True
@@ -85,7 +89,7 @@ class FinetunePriorInferer(FollowUpInferer):
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
-        """Segment every structure with the copy that was tuned to it; see :class:`FollowUpInferer`."""
+        """Segment every structure with the copy that was tuned to it; see :class:`ReferenceInferer`."""
         if self._loaded is not self.load_reference.loaded:
             self._loaded, self._networks = self.load_reference.loaded, {}
         shared = None

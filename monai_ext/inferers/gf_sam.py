@@ -19,8 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.proposals import decode_in_chunks, union_of
+from monai_ext.inferers.reference_inferer import (
+    MatchedSlice,
+    ReferenceInferer,
+    SliceResult,
+    TargetSlice,
+    segment_present,
+)
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.gating import (
     clusters_by_coverage,
@@ -50,13 +56,13 @@ class ReferenceCells:
     recovered: bool
 
 
-class GfSamInferer(FollowUpInferer):
+class GfSamInferer(ReferenceInferer):
     """Segment by one mask a point, grouped by which masks cover which points, and two gates (GF-SAM); no parameters."""
 
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         references = [self._cells(network, matched, value) for value in self.labels.values()]
         return segment_present(network, target, references, partial(self._segment, network))
 

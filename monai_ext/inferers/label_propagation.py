@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import torch
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.inferers.panet import class_shares, classes_to_results
 from monai_ext.inferers.reference import ReferenceLoader
+from monai_ext.inferers.reference_inferer import MatchedSlice, ReferenceInferer, SliceResult, TargetSlice
 from monai_ext.networks.backbone import PromptableNetwork
 from monai_ext.prompts.propagation import cell_positions, propagate_labels
 
 
-class LabelPropagationInferer(FollowUpInferer):
+class LabelPropagationInferer(ReferenceInferer):
     """Give each cell of the target the labels of the most similar reference cells nearby; the greatest wins.
 
     Sources are the cells of the matched reference slices that hold image, with the share of each class as soft labels.
@@ -29,7 +29,7 @@ class LabelPropagationInferer(FollowUpInferer):
         top_k: number of sources of a cell.
         temperature: of the softmax over their cosine similarities.
         radius: how far a source may lie from the cell, as a share of the image's longer side.
-        slice_match: see :class:`FollowUpInferer`.
+        slice_match: see :class:`ReferenceInferer`.
 
     Raises:
         UserError: for numbers that are not positive.
@@ -55,7 +55,7 @@ class LabelPropagationInferer(FollowUpInferer):
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         values = list(self.labels.values())
         present = [any(bool((m.label == v).any()) for m in matched) for v in values]
         if not any(present):

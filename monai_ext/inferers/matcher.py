@@ -20,9 +20,15 @@ import torch
 from torch import Tensor
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.proposals import decode_in_chunks, union_of
 from monai_ext.inferers.reference import ReferenceLoader
+from monai_ext.inferers.reference_inferer import (
+    MatchedSlice,
+    ReferenceInferer,
+    SliceResult,
+    TargetSlice,
+    segment_present,
+)
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.masks import valid_cells
 from monai_ext.prompts.matching import cluster_centres, mask_scores, match_both_ways, point_subsets
@@ -46,7 +52,7 @@ class ReferencePatches:
     inside: Tensor
 
 
-class MatcherInferer(FollowUpInferer):
+class MatcherInferer(ReferenceInferer):
     """Segment by matched patches, many sampled prompts and a score of their masks (Matcher).
 
     The candidates' distances are exact; masks with the same cells are computed once. Of equal scores
@@ -61,7 +67,7 @@ class MatcherInferer(FollowUpInferer):
         beta: weight of purity and coverage in the score.
         exponent: of coverage.
         merged: number of best masks that are united.
-        slice_match: see :class:`FollowUpInferer`.
+        slice_match: see :class:`ReferenceInferer`.
         seed: of k-means++.
 
     Raises:
@@ -93,7 +99,7 @@ class MatcherInferer(FollowUpInferer):
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         references = [self._patches(network, matched, value) for value in self.labels.values()]
         return segment_present(network, target, references, partial(self._segment, network))
 

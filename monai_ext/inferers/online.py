@@ -1,4 +1,4 @@
-"""Cases one after the other: SAM is prompted, what has been learned is fused with it, corrections teach (AuxOL).
+"""Segments cases one after the other: SAM's mask is fused with that of a learner, which corrections train (AuxOL).
 
 A volume is taken slice by slice: an image of the paper is a slice here. On each one SAM decodes all prompts, the
 learner of each prompt's structure answers for its crop, and the answers are united; outside of the crops is background
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -19,11 +19,15 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
 
+from monai_ext.data.case_details import CaseDetails
+from monai_ext.data.pairs import single_value
 from monai_ext.errors import UserError
+from monai_ext.inferers.case_inferer import CaseInferer
 from monai_ext.inferers.encoding import encode_slice
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.reference import plain
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.inferers.simulated_user import Expert
+from monai_ext.inferers.slice_features import dice
 from monai_ext.inferers.view import Learner, View, Waiting
 from monai_ext.networks.backbone import PromptableNetwork
 from monai_ext.prompts.crops import Crop, box_crop, mask_crop, paste, widen
@@ -46,7 +50,24 @@ class Asked:
     answer: Waiting
 
 
-class OnlineInferer(Inferer):
+@dataclass
+class AnsweredCase:
+    """A case that is being answered and learned from.
+
+    Attributes:
+        truth: [H, W, D] integer; None: not known.
+        logits: [L, H, W, D], fused.
+        sam: [L, H, W, D], SAM's own.
+        rows: one for each prompt.
+    """
+
+    truth: Tensor | None
+    logits: Tensor
+    sam: Tensor
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+class OnlineInferer(CaseInferer):
     """Segments a case from prompts, and learns from what is corrected.
 
     Args:
@@ -68,8 +89,12 @@ class OnlineInferer(Inferer):
     Raises:
         UserError: for an unknown option.
 
-    After a call ``rows`` holds a dictionary for each prompt (see :data:`COLUMNS`), ``sam`` SAM's own logits
-    [1, L, H, W, D]. ``images`` counts the slices with prompts.
+    The details of a case have a row for each prompt (see :data:`COLUMNS`) and a map ``sam``: SAM's own logits
+    [L, H, W, D]. ``images`` counts the slices with prompts.
+
+    Example:
+        >>> inferer = OnlineInferer({"polyp": 1}, learners)  # of open_learners
+        >>> logits = inferer(image[None], sam, case="frame_1", box=[40, 52, 118, 131])  # [1, 1, H, W, 1]
     """
 
     COLUMNS = (
@@ -100,8 +125,6 @@ class OnlineInferer(Inferer):
         self.restart_by, self.follow_up, self.point_window = restart_by, follow_up, point_window
         self.images = 0
         self.group: str | None = None
-        self.rows: list[dict[str, Any]] = []
-        self.sam = torch.empty(0)
 
     # ---- a stream that goes on ---------------------------------------------------------------------------------------
 
@@ -110,14 +133,14 @@ class OnlineInferer(Inferer):
         return {name: learner.mark() for name, learner in self.learners.items()}
 
     def go_on(self, images: int, positions: Mapping[str, int], group: str | None = None) -> None:
-        """Become what the inferer was after so many images: learners go back to these places."""
+        """Return to the state after so many images: learners go back to these places in their journals."""
         self.images, self.group = images, group
         for name, learner in self.learners.items():
             learner.rewind(positions.get(name, 0))
 
     # ---- a case ------------------------------------------------------------------------------------------------------
 
-    def __call__(  # type: ignore[override]
+    def segment_case(
         self,
         inputs: Tensor,
         network: PromptableNetwork,
@@ -127,7 +150,7 @@ class OnlineInferer(Inferer):
         points: Any = None,
         group: Any = None,
         **extra: Any,
-    ) -> MetaTensor:
+    ) -> tuple[MetaTensor, CaseDetails]:
         """Segment one case, then learn.
 
         Args:
@@ -141,16 +164,16 @@ class OnlineInferer(Inferer):
             extra: handed on to ``follow_up``.
 
         Returns:
-            Logits [1, L, H, W, D]: the answers from before anything was learned of the slice.
+            Logits [1, L, H, W, D]: the answers from before anything was learned of the slice; and the case's details.
         """
-        image, name = cast(MetaTensor, inputs[0]), str(_first(case) or "")
+        image, name = cast(MetaTensor, inputs[0]), str(single_value(case) or "")
         self._restart(group)
         truth = None if user_label is None else plain(user_label)[0, 0]
         given = self._given(image, box, points)
         found = None if self.follow_up is None else self.follow_up(inputs, network, **extra)[0]
         planes, frame = plain(image), frame_size(image)
         logits = torch.full((len(self.labels), *planes.shape[1:]), BACKGROUND)
-        self.sam, self.rows = logits[None].clone(), []
+        seen = AnsweredCase(truth, logits, sam=logits.clone())
         waiting: list[tuple[int, list[Asked]]] = []
         for k in range(planes.shape[-1]):
             of_slice = None if truth is None else truth[..., k]
@@ -163,19 +186,19 @@ class OnlineInferer(Inferer):
                 continue
             for one in asked:
                 paste(logits[one.channel, :, :, k], one.answer.logits, one.view.crop)
-                torch.maximum(self.sam[0, one.channel, :, :, k], one.view.sam, out=self.sam[0, one.channel, :, :, k])
+                torch.maximum(seen.sam[one.channel, :, :, k], one.view.sam, out=seen.sam[one.channel, :, :, k])
             waiting.append((self.images, asked))
             self.images += 1
             if self.learn_after == "slice":
-                self._learn(waiting, truth, logits)
+                self._learn(waiting, seen)
                 waiting = []
-        self._learn(waiting, truth, logits)
-        return MetaTensor(logits[None])
+        self._learn(waiting, seen)
+        return MetaTensor(logits[None]), CaseDetails(seen.rows, {"sam": seen.sam})
 
     def _restart(self, group: Any) -> None:
         if self.restart_by is None:
             return
-        now = str(_first(group))
+        now = str(single_value(group))
         if self.group is not None and now != self.group:
             for learner in self.learners.values():
                 learner.restart()
@@ -284,19 +307,19 @@ class OnlineInferer(Inferer):
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
-    def _learn(self, waiting: Sequence[tuple[int, Sequence[Asked]]], truth: Tensor | None, logits: Tensor) -> None:
+    def _learn(self, waiting: Sequence[tuple[int, Sequence[Asked]]], seen: AnsweredCase) -> None:
         for image, asked in waiting:
             for channel in sorted({one.channel for one in asked}):
                 own = [one for one in asked if one.channel == channel]
-                self._learn_structure(image, own, truth, logits)
+                self._learn_structure(image, own, seen)
 
-    def _learn_structure(self, image: int, asked: Sequence[Asked], truth: Tensor | None, logits: Tensor) -> None:
+    def _learn_structure(self, image: int, asked: Sequence[Asked], seen: AnsweredCase) -> None:
         """Let the expert look at one structure on one slice."""
         channel, k = asked[0].channel, asked[0].slice
         name, learner = list(self.labels)[channel], self.learners[list(self.labels)[channel]]
         expert = self.expert if self.expert is not None and self.expert.looks_at(image) else None
-        mask = None if truth is None else truth[..., k] == self.labels[name]
-        fused, sam = logits[channel, :, :, k] > 0, self.sam[0, channel, :, :, k] > 0
+        mask = None if seen.truth is None else seen.truth[..., k] == self.labels[name]
+        fused, sam = seen.logits[channel, :, :, k] > 0, seen.sam[channel, :, :, k] > 0
         scores = {} if mask is None else {"dice": dice(fused, mask), "dice_sam": dice(sam, mask)}
         corrected = mask is not None and expert is not None and expert.corrects(scores["dice"], scores["dice_sam"])
         for one in asked:
@@ -308,7 +331,7 @@ class OnlineInferer(Inferer):
                 said, status = self._teach(learner, one, fused, "pseudo")
             elif self.step_without_feedback:
                 said = learner.step()
-            self._note(image, name, one, status, {**scores, **self._own_score(one, mask), **said})
+            seen.rows.append(self._row(image, name, one, status, {**scores, **self._own_score(one, mask), **said}))
 
     def _teach(self, learner: Learner, one: Asked, mask: Tensor, source: str) -> tuple[dict[str, Any], str]:
         """Correct one answer; a mask that is empty in its crop teaches nothing."""
@@ -321,31 +344,21 @@ class OnlineInferer(Inferer):
         own = one.answer.said.get("own")
         return {} if own is None or mask is None else {"dice_own": dice(own > 0, one.view.crop.of(mask))}
 
-    def _note(self, image: int, name: str, one: Asked, status: str, said: Mapping[str, Any]) -> None:
+    def _row(self, image: int, name: str, one: Asked, status: str, said: Mapping[str, Any]) -> dict[str, Any]:
         alpha = one.answer.said.get("alpha")
         row = {"image": image, "slice": one.slice, "label": name, "prompt": one.view.key.rsplit("/", 1)[1]}
         row |= {"status": status, "crop": " ".join(map(str, one.view.crop)), "alpha": alpha}
         row |= {"corrected": int(status == "corrected"), **said}
-        self.rows.append({column: row.get(column) for column in self.COLUMNS})
+        return {column: row.get(column) for column in self.COLUMNS}
 
 
 def _whole(sam: Tensor) -> Crop:
     return Crop(0, 0, sam.shape[1], sam.shape[0])
 
 
-def dice(one: Tensor, other: Tensor) -> float:
-    """Dice of two masks; 1 where both are empty."""
-    total = int(one.sum()) + int(other.sum())
-    return 1.0 if not total else 2.0 * int((one & other).sum()) / total
-
-
 def _described(prompt: Prompt) -> dict[str, Any]:
     points = torch.cat([prompt.points, prompt.labels[:, None].float()], dim=1).tolist()
     return {"points": points} if prompt.box is None else {"box": prompt.box.tolist(), "points": points}
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, (list, tuple)) and value else value
 
 
 def _indices(value: Any, image: MetaTensor, name: str, count: int | None = None) -> list[list[float]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, MatchedSlice, SliceResult, TargetSlice
+from monai_ext.inferers.reference_inferer import BACKGROUND, MatchedSlice, ReferenceInferer, SliceResult, TargetSlice
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.prototypes import SCALE, lead, prototype, prototype_scores
 from monai_ext.prompts.shares import covered_share
@@ -61,7 +61,7 @@ def classes_to_results(
     return results
 
 
-class PanetInferer(FollowUpInferer):
+class PanetInferer(ReferenceInferer):
     """Segment by the nearest of the class prototypes: background and all structures in one softmax (N-way).
 
     Several references are shots: their prototypes are averaged, a structure's over those that hold it.
@@ -70,7 +70,7 @@ class PanetInferer(FollowUpInferer):
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         values = list(self.labels.values())
         present = [any(bool((m.label == v).any()) for m in matched) for v in values]
         if not any(present):

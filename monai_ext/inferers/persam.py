@@ -23,9 +23,15 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade
-from monai_ext.inferers.follow_up import FollowUpInferer, MatchedSlice, SliceResult, TargetSlice, segment_present
 from monai_ext.inferers.p2sam import MODES
 from monai_ext.inferers.reference import Paths, ReferenceLoader
+from monai_ext.inferers.reference_inferer import (
+    MatchedSlice,
+    ReferenceInferer,
+    SliceResult,
+    TargetSlice,
+    segment_present,
+)
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.masks import persam_tokens, valid_cells
 from monai_ext.prompts.parts import foreground_features
@@ -41,7 +47,7 @@ from monai_ext.prompts.points import (
 from monai_ext.prompts.prompt import Prompt
 
 
-class PersamInferer(FollowUpInferer):
+class PersamInferer(ReferenceInferer):
     """Segment follow-up images by one point of highest and one of lowest similarity, guided by the reference.
 
     An empty mask never stops it: a reference too small for the grid is recovered by area, an empty mask between the
@@ -52,14 +58,18 @@ class PersamInferer(FollowUpInferer):
         load_reference: loads references; several pool their foreground.
         mode: ``paper`` or ``official``, see the module.
         multimask: see :func:`guided_cascade`.
-        slice_match: see :class:`FollowUpInferer`.
-        reference_image: see :class:`FollowUpInferer`.
-        reference_label: see :class:`FollowUpInferer`.
+        slice_match: see :class:`ReferenceInferer`.
+        reference_image: see :class:`ReferenceInferer`.
+        reference_label: see :class:`ReferenceInferer`.
         guided: target-guided attention and target-semantic prompting in the first pass; without them PerSAM is its two
             points and its three passes, for weights that never trained with such attention.
 
     Raises:
         UserError: for an unknown mode.
+
+    Example:
+        >>> inferer = PersamInferer({"LV": 3}, ReferenceLoader(transform, {"LV": 3}), multimask=False)
+        >>> logits = inferer(image[None], sam, "visit_1.nii.gz", "visit_1_label.nii.gz")  # [1, 1, H, W, D]
     """
 
     def __init__(
@@ -81,7 +91,7 @@ class PersamInferer(FollowUpInferer):
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
-        """Segment every structure on one slice; see :class:`FollowUpInferer`."""
+        """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         features = [self._target_feature(network, matched, value) for value in self.labels.values()]
         return segment_present(network, target, features, lambda e, f: self._segment(network, target, e, *f))
 

@@ -20,7 +20,7 @@ BRANCHES = ("out", "main")
 class SegmentorInferer(Inferer):
     """Segments a case in the input frame, slice by slice.
 
-    A slice goes the way of those that the segmentor was trained on (:mod:`monai_ext.data.scribble_slices`): 256 grey
+    A slice is prepared as those that the segmentor was trained on (:mod:`monai_ext.data.scribble_slices`): 256 grey
     levels, resampled so that its longer side is ``image_size`` (bilinear, antialiased), padded at the bottom and
     right. Logits are resampled back, bilinear.
 
@@ -32,6 +32,9 @@ class SegmentorInferer(Inferer):
 
     Raises:
         UserError: for an impossible option.
+
+    Example:
+        >>> logits = SegmentorInferer(image_size=256)(image[None], build_segmentor(4))  # [1, 3, H, W, D]
     """
 
     def __init__(self, image_size: int = 256, batch: int = 8, branch: str = "out") -> None:

@@ -1,4 +1,4 @@
-"""What the masks of a case say of themselves, without any label of the target: features for the review score."""
+"""Features of masks for the review score, computed without any label of the target."""
 
 from __future__ import annotations
 

@@ -35,6 +35,9 @@ Held = Sequence[int] | None
 
 LARGEST_TILT = 20.0
 """Degrees between the slices of two visits above which positions are no longer comparable slice by slice."""
+OTHER_DIRECTION = 80.0
+"""Degrees between slices above which they are no views of one kind: an axial slice serves no coronal one. Below, they
+may be: public copies of short-axis hearts often have lost their tilt, of up to 70 degrees."""
 SAME_DISTANCE_MM = 1e-3
 """Slices whose distances differ by no more are equally near; headers hold positions to about 1e-4 mm."""
 
@@ -60,10 +63,17 @@ def match_slices(
         For each target slice an index along the reference's D, or None where no reference slice corresponds.
 
     Raises:
-        UserError: for an unknown rule, volumes apart in space or cut in different directions (``position``), or
+        UserError: for an unknown rule, volumes cut in different directions or apart in space (``position``), or
             missing oracle knowledge (``oracle_centre``).
     """
     check_rule(rule)
+    tilt = _tilt(target, reference)
+    if tilt > OTHER_DIRECTION:
+        raise UserError(
+            f"{_file(target)} is cut at {tilt:.0f} degrees to its reference {_file(reference)}, so no slice of one "
+            "looks like one of the other: cut both orthogonal to one axis with --slice_axis (R, A or S), or choose "
+            "another reference."
+        )
     return RULES[rule](target, reference, reference_slices, target_slices)
 
 
@@ -77,15 +87,23 @@ def check_rule(rule: str) -> None:
         raise UserError(f"slice_match {rule!r} is unknown: choose one of {', '.join(RULES)}.")
 
 
+def _tilt(target: MetaTensor, reference: MetaTensor) -> float:
+    """Return the degrees between the slices of two volumes; 0 for frames."""
+    if _is_frame(target) or _is_frame(reference):
+        return 0.0
+    normals = [slice_positions(image)[1] for image in (target, reference)]
+    return float(np.degrees(np.arccos(np.clip(abs(normals[0] @ normals[1]), 0, 1))))
+
+
 def _by_position(
     target: MetaTensor, reference: MetaTensor, reference_slices: Held = None, target_slices: Range = None
 ) -> list[int | None]:
     """Find the reference slice nearest in scanner coordinates, within half a slice's thickness; frames have none."""
     if target.shape[-1] == reference.shape[-1] == 1 and _is_frame(target):
         return _by_height(target, reference)
-    centres, normal = slice_positions(target)
+    centres, _ = slice_positions(target)
     reference_centres, reference_normal = slice_positions(reference)
-    tilt = np.degrees(np.arccos(np.clip(abs(normal @ reference_normal), 0, 1)))
+    tilt = _tilt(target, reference)
     if tilt > LARGEST_TILT:
         raise UserError(
             f"{_file(target)} is cut at {tilt:.0f} degrees to its reference {_file(reference)}: resample one onto the "

@@ -1,4 +1,4 @@
-"""One object on one slice as SAM sees it: what a method that learns online is asked, and what it answers through."""
+"""What a method that learns online is asked, one object on one slice, and the interface through which it answers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Waiting(Protocol):
 
 
 class Learner(Protocol):
-    """What :class:`monai_ext.engines.online.OnlineLearner` is to an inferer."""
+    """The part of :class:`monai_ext.engines.online.OnlineLearner` that an inferer uses."""
 
     @property
     def position(self) -> int: ...

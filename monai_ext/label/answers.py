@@ -10,7 +10,7 @@ from urllib.parse import quote
 from monai_ext.engines.online.journal import read_tensors, write_tensors
 from monai_ext.engines.online.learner import Pending
 from monai_ext.engines.online.view import CroppedView
-from monai_ext.inferers.online import dice
+from monai_ext.inferers.slice_features import dice
 from monai_ext.prompts.crops import Crop
 
 MOST_STUDIES = 500
@@ -79,7 +79,7 @@ def write_answer(path: Path, pending: Pending) -> None:
 
 
 def read_answer(path: Path) -> Pending:
-    """Read an answer back, but for what the method said of it."""
+    """Read an answer from its files, without what the method said of it."""
     tensors, values = read_tensors(path)
     size = (int(values["size"][0]), int(values["size"][1]))
     crop = Crop(*values["crop"])

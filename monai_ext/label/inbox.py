@@ -27,7 +27,7 @@ KEPT_OUTCOMES = 500
 
 @dataclass(frozen=True)
 class Submission:
-    """Something to be done.
+    """A label, or a request to learn everything anew, that waits to be processed.
 
     Attributes:
         number: its name; later ones are larger.
@@ -89,7 +89,7 @@ class Inbox:
         return number
 
     def waiting(self) -> list[Submission]:
-        """Return what is to be done, the oldest first."""
+        """Return the submissions that wait, the oldest first."""
         names = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
         return [Submission(name, self.folder / name, read_json(self.folder / name / WHAT)) for name in names]
 
@@ -98,7 +98,7 @@ class Inbox:
         return sum(not path.name.startswith(".") for path in self.folder.iterdir())
 
     def finish(self, submission: Submission, outcome: Mapping[str, Any], refused: bool = False) -> None:
-        """Write down what came of a submission and take it out; one that was refused is kept in ``refused``."""
+        """Record the outcome of a submission and remove it from the inbox; a refused one is kept in ``refused``."""
         with atomic_path(self.outcomes / f"{submission.number}.json") as temporary:
             temporary.write_text(json.dumps(dict(outcome), indent=1) + "\n", encoding="utf-8")
         if refused:
@@ -110,12 +110,12 @@ class Inbox:
             path.unlink(missing_ok=True)
 
     def outcome(self, number: str) -> dict[str, Any] | None:
-        """Return what came of a submission; None: it waits."""
+        """Return the outcome of a submission; None: it still waits."""
         path = self.outcomes / f"{number}.json"
         return dict(read_json(path)) if path.is_file() else None
 
     def last(self) -> dict[str, Any] | None:
-        """Return what came of the last one."""
+        """Return the outcome of the last submission."""
         paths = sorted(self.outcomes.glob("*.json"))
         return dict(read_json(paths[-1])) if paths else None
 

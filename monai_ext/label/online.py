@@ -1,4 +1,4 @@
-"""What answers and learns behind a MONAI Label server: SAM, one learner a structure, one thread that learns.
+"""The service behind a MONAI Label app that learns: SAM, one learner a structure, and one thread that learns.
 
 A request is answered with the weights of the moment and never waits. A submitted label is put into the
 :class:`~monai_ext.label.inbox.Inbox`; the thread takes one after the other, so the journals have one order whoever
@@ -24,9 +24,9 @@ from monai_ext.data.images import read_geometry, read_label
 from monai_ext.engines.online import Pending
 from monai_ext.engines.online.view import tensor_sha256
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.online import Asked, OnlineInferer
 from monai_ext.inferers.reference import plain
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.label.answers import Answers, read_answer, trust
 from monai_ext.label.inbox import Inbox, Submission
 from monai_ext.label.parts import Parts
@@ -259,5 +259,5 @@ class OnlineService:
 
 
 def _is_disk(error: UserError) -> bool:
-    """Whether it is not the label's fault: what is written cannot be."""
+    """Whether an error comes from the disk and not from the label."""
     return isinstance(error.__cause__, (OSError, SafetensorError))

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class OnlineInferTask(InferTask):
-    """Prompts -> the fused mask; the answers are kept until they are corrected.
+    """MONAI Label's inference task: prompts -> the fused mask; the answers are kept until they are corrected.
 
     Args:
         service: None: another process learns in the folder.
@@ -80,7 +80,7 @@ class OnlineInferTask(InferTask):
 
 
 class ReplayTask(TrainTask):
-    """Learn the final labels that were never learned, then everything anew from each answer's last label.
+    """MONAI Label's training task: learn labels that were never learned, then all anew from each answer's last label.
 
     Args:
         inbox: of the app.
@@ -133,7 +133,7 @@ class LowestTrust(Strategy):
 
 
 class TrustScores(ScoringMethod):
-    """Note with each study how far SAM and what was learned agree on it."""
+    """Stores with each study how far SAM and what was learned agree on it."""
 
     def __init__(self, answers: Answers) -> None:
         super().__init__("agreement of SAM and what was learned (Dice)")

@@ -24,14 +24,14 @@ SECONDS_TO_START = 600  # 20 to 30 alone on two cores; most of it reads packages
 
 
 def monailabel_command() -> list[str]:
-    """This very Python's MONAI Label; its own script takes whichever Python comes first in PATH."""
+    """Return the command that runs MONAI Label with this Python; its own script takes the first Python in PATH."""
     if importlib.util.find_spec("monailabel") is None:
         raise UserError(f"MONAI Label is not installed for {sys.executable}: `make label-install` makes .venv-label.")
     return [sys.executable, "-m", "monailabel.main"]
 
 
 def server_command(app: Path, studies: Path, port: int, bundle: str = "p2sam") -> list[str]:
-    """Return the command line that serves ``bundle`` on this machine alone, without a look at the network.
+    """Return the command line that serves ``bundle`` on this machine alone, and needs no network.
 
     Several bundles of the app are named with commas between.
     """

@@ -1,4 +1,4 @@
-"""What a viewer's request points at: its ``roi``, its points, as prompts by structure and slice.
+"""Reads the ``roi`` and the points of a viewer's request as prompts, by structure and slice.
 
 Indices are those of the image's file, as viewers send them. They are carried to the input frame through scanner
 coordinates, as the clicks of every other bundle are.

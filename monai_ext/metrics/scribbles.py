@@ -1,4 +1,4 @@
-"""What scribbles look like in numbers, to compare simulated ones with drawn ones."""
+"""What scribbles look like in numbers, to compare simulated ones with drawn ones; masks beside scribbles."""
 
 from __future__ import annotations
 
@@ -69,3 +69,22 @@ def axis_length(scribble: NDArray[np.bool_], spacing: Sequence[float] = (1.0, 1.
     }
     diagonal = float(np.hypot(spacing[0], spacing[1]))
     return float(total + sum(c.sum() for c in corner.values()) * diagonal)
+
+
+def scribble_dice(predicted: NDArray[np.integer], scribble: NDArray[np.integer]) -> float:
+    """Return the mean Dice of the classes, background included, on pixels that are scribbled on.
+
+    Args:
+        predicted: [n] class indices of the scribbled pixels.
+        scribble: [n] what is drawn there. Classes that are not drawn count as errors of the others alone.
+
+    Raises:
+        ValueError: nothing is drawn.
+    """
+    if not len(scribble):
+        raise ValueError("no pixel is scribbled on")
+    values = []
+    for own in np.unique(scribble):
+        found, drawn = predicted == own, scribble == own
+        values.append(2 * float((found & drawn).sum()) / float(found.sum() + drawn.sum()))
+    return float(np.mean(values))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_ext.errors import UserError
+from monai_ext.networks.prelu import SingleSlopePReLU
 from monai_ext.networks.state_dict import load_weights
 
 CHANNELS = (16, 32, 64, 128, 256)
@@ -36,7 +37,7 @@ ARCHITECTURES = {
 }
 """SAM-SP's segmentor, and DMPLS's UNet_CCT."""
 
-_ACTIVATIONS = {"prelu": nn.PReLU, "leaky_relu": nn.LeakyReLU}
+_ACTIVATIONS = {"prelu": SingleSlopePReLU, "leaky_relu": nn.LeakyReLU}
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,11 @@ class SkipFusion(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fuse = nn.Sequential(nn.Conv2d(3 * channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.PReLU())
+        self.fuse = nn.Sequential(
+            nn.Conv2d(3 * channels, channels, 3, padding=1), nn.BatchNorm2d(channels), SingleSlopePReLU()
+        )
         self.attention = ChannelSpatialAttention(channels)
-        self.output = nn.Sequential(nn.Conv2d(2 * channels, channels, 1), nn.BatchNorm2d(channels), nn.PReLU())
+        self.output = nn.Sequential(nn.Conv2d(2 * channels, channels, 1), nn.BatchNorm2d(channels), SingleSlopePReLU())
 
     def forward(self, skip: Tensor, deeper: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse.
@@ -300,6 +303,11 @@ def build_segmentor(
 
     Raises:
         UserError: for an unknown architecture, a missing file, or weights of another architecture.
+
+    Example:
+        >>> network = build_segmentor(4, checkpoint="bundles/sam_sp/models/model.pt")
+        >>> network(images).shape  # images [B, 1, 256, 256] in [0, 1]
+        torch.Size([2, 4, 256, 256])
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"architecture {architecture!r} is unknown: choose one of {', '.join(ARCHITECTURES)}.")

@@ -1,4 +1,4 @@
-"""Learned queries that ask first the reference and then the target (VRP-SAM's prompt encoder; ProSAM §8.2)."""
+"""Learned queries that attend first to the reference and then to the target (VRP-SAM's prompt encoder; ProSAM §8.2)."""
 
 from __future__ import annotations
 

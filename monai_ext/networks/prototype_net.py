@@ -225,8 +225,14 @@ class PrototypeNet(nn.Module):
         )
 
     def encode(self, images: Tensor) -> Embeddings:
-        """Run the trunk: images [B, 1 or 3, H, W] in [0, 255] -> the features f."""
-        return self.trunk.encode(images)
+        """Run the trunk: images [B, 1 or 3, H, W] in [0, 255] -> the features f.
+
+        The rest of the square is black, as in the episodes that the network learns from.
+        """
+        height, width = images.shape[-2:]
+        room = (0, max(self.image_size - width, 0), 0, max(self.image_size - height, 0))
+        features = self.trunk.encode(nn.functional.pad(images, room)).features
+        return Embeddings(features, (height, width))
 
     def to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Map maps [K, M, g, g] of the padded square back to the input frame: [K, M, H, W] (bilinear)."""
@@ -465,7 +471,7 @@ def build_prototype_net(
 
 
 def _recognise(state: Mapping[str, Any]) -> str | None:
-    """Say what weights are that do not fit."""
+    """Return a guess of what network weights that do not fit are of."""
     names = [str(name) for name in state]
     if any(name.startswith("mask_decoder.") for name in names):
         return "they are those of a SAM: give the checkpoint of a few-shot network (bundle apscl)."

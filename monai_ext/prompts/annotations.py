@@ -2,7 +2,7 @@
 
 A visual reference is an image and a map of where the object was annotated (VRP-SAM; ProSAM §3.2). A box is filled; a
 scribble and points are their pixels. Whatever the kind, the map reaches the feature grid by :func:`downsample`. A map
-that is empty, or has become empty there, says nothing of the object: it is refused and never passed on. (Resampled to
+that is empty, or has become empty there, holds nothing of the object: it is refused and never passed on. (Resampled to
 the nearest pixel, as in VRP-SAM's code, 20 points are lost between the cells in about three of four draws.)
 """
 

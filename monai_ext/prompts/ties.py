@@ -66,7 +66,7 @@ def from_largest(values: Tensor, tolerance: float = TOLERANCE) -> Tensor:
 def likeliest_label(logits: Tensor) -> Tensor:
     """Merge logits of labels into numbers: 0, background, where none is above 0, else 1 + the label of the largest.
 
-    Of labels within :data:`LOGIT_TOLERANCE` of the largest the first is taken.
+    Of labels above 0 within :data:`LOGIT_TOLERANCE` of the largest the first is taken.
 
     Args:
         logits: ``[L, ...]``.
@@ -74,7 +74,9 @@ def likeliest_label(logits: Tensor) -> Tensor:
     Returns:
         ``[...]`` integer in 0..L.
     """
-    return (first_maximum(logits, dim=0, tolerance=LOGIT_TOLERANCE) + 1).where((logits > 0).any(dim=0), 0)
+    found = logits > 0
+    first = first_maximum(logits.where(found, float("-inf")), dim=0, tolerance=LOGIT_TOLERANCE)
+    return (first + 1).where(found.any(dim=0), 0)
 
 
 def first_largest(values: Tensor, count: int, tolerance: float = TOLERANCE) -> Tensor:

@@ -4,6 +4,7 @@ Configs import this package as ``session`` and call what is named here. Where to
 what must happen once happens in the first of them, and a mistake is shown once: see :mod:`monai_ext.processes`.
 """
 
+from monai_ext.data.provenance import as_trained
 from monai_ext.session.cases import (
     bundle_beside,
     count_classes,
@@ -23,45 +24,46 @@ from monai_ext.session.prompts import (
     check_prompts,
     check_sampler,
     find_prompts,
-    first_given,
+    load_compared,
     load_prompts,
     pair_references,
-    prompt_settings,
     prompts_trained_as,
     sam_of_prompts,
     seen_by,
+    short_sha256,
 )
 from monai_ext.session.resume import case_settings, keep_training
 from monai_ext.session.weights import (
-    check_checkpoint,
-    find_checkpoint,
-    find_segmentor,
+    check_weights,
+    find_initial_weights,
     find_variant,
+    find_weights,
     refuse_dense,
     refuse_overlap,
 )
 
 __all__ = [
+    "as_trained",
     "at_least",
     "build_prompts",
     "bundle_beside",
     "case_settings",
-    "check_checkpoint",
     "check_device",
     "check_options",
     "check_prompts",
     "check_sampler",
+    "check_weights",
     "choose_device",
     "choose_weights",
     "count_classes",
-    "find_checkpoint",
     "find_datalist",
+    "find_initial_weights",
     "find_prompts",
-    "find_segmentor",
     "find_variant",
+    "find_weights",
     "finish",
-    "first_given",
     "keep_training",
+    "load_compared",
     "load_prompts",
     "look_at_headers",
     "make_folder",
@@ -69,7 +71,6 @@ __all__ = [
     "one_of",
     "pair_references",
     "prepare",
-    "prompt_settings",
     "prompts_trained_as",
     "refuse_dense",
     "refuse_overlap",
@@ -80,6 +81,7 @@ __all__ = [
     "scope_note",
     "seen_by",
     "select_labels",
+    "short_sha256",
     "start",
     "try_out",
 ]

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai.data import DataLoader
 from monai.transforms import Compose, Invertd, LoadImaged
 from monai.utils import ensure_tuple
 
 from monai_ext.data.case_reader import CaseReader
 from monai_ext.data.images import read_geometry
-from monai_ext.data.pairs import collate_case
+from monai_ext.data.manifest import DataList
 from monai_ext.data.studies import Studies, result_options
 from monai_ext.errors import UserError
+from monai_ext.handlers.case_table import CaseTable
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import MaskWriter
 from monai_ext.handlers.overlay import OverlayWriter
 from monai_ext.handlers.progress import CaseProgress
-from monai_ext.handlers.prompt_table import PromptTable, Reporter
+from monai_ext.handlers.prompt_table import PromptTable
 from monai_ext.handlers.review_table import ReviewTable
+from monai_ext.handlers.run_record import RunRecord
 from monai_ext.handlers.volume_table import VolumeTable
-from monai_ext.inferers.follow_up import FollowUpInferer
 from monai_ext.transforms.frame_extent import FrameExtentd
 from monai_ext.transforms.intensity import Intensityd
 from monai_ext.transforms.labels import MergeLabelsd
 from monai_ext.transforms.request import Requestd
 from monai_ext.transforms.sam_input import SamInputd
+
+
+class CasePreprocessing(Compose):
+    """Transforms of a case to the input frame, and those of its references.
+
+    Args:
+        transforms: of a case.
+        of_references: makes the transforms of a reference, which bring its ``label`` along.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[..., Any]], of_references: Callable[[], Compose]) -> None:
+        super().__init__(transforms)
+        self.of_references = of_references
 
 
 def case_preprocessing(
@@ -39,11 +53,11 @@ def case_preprocessing(
     with_label: bool = False,
     further: Sequence[Callable[..., Any]] = (),
     unlabelled: int | None = None,
-) -> Compose:
-    """Return what brings the files of a case to the input frame: [C, H, W, D], image values in [0, 255].
+) -> CasePreprocessing:
+    """Return the transforms that bring the files of a case to the input frame: [C, H, W, D], image values in [0, 255].
 
-    A target gets the scale of its patient from its references; what comes with a mask is a reference, which is told the
-    scale (:class:`~monai_ext.inferers.reference.ReferenceLoader`), or stands alone.
+    A target gets one scale in mm a pixel with its references. A reference is loaded with ``masks`` and gets that scale
+    from :class:`~monai_ext.inferers.reference.ReferenceLoader`.
 
     Args:
         image_size: pixels of the longer side of a slice.
@@ -54,6 +68,12 @@ def case_preprocessing(
         with_label: load ``label`` as it is stored, for metrics.
         further: transforms that come last.
         unlabelled: the masks are scribbles, with this value where nothing is drawn. None: they are dense.
+
+    Example:
+        >>> preprocessing = case_preprocessing(512, intensity={"window": [-910, 590]})
+        >>> preprocessing({"image": "visit_1.nii.gz", "modality": "CT"})["image"].shape
+        torch.Size([1, 512, 512, 40])
+        >>> references = ReferenceLoader(preprocessing.of_references(), {"tumour": 1})
     """
     names = list(ensure_tuple(masks))
     steps: list[Any] = [_load("image")]
@@ -64,7 +84,8 @@ def case_preprocessing(
     modes = ["bilinear", *["nearest" if unlabelled is None else "scribble"] * len(names)]
     steps += [SamInputd(["image", *names], image_size, mode=modes, slice_axis=slice_axis, unlabelled=unlabelled)]
     steps += [_load("label", mask=True)] if with_label else []
-    return Compose([*steps, *further])
+    of_references = partial(case_preprocessing, image_size, intensity, slice_axis, masks="label")
+    return CasePreprocessing([*steps, *further], of_references)
 
 
 def _load(keys: Sequence[str] | str, mask: bool = False) -> LoadImaged:
@@ -73,7 +94,7 @@ def _load(keys: Sequence[str] | str, mask: bool = False) -> LoadImaged:
 
 
 def mask_preprocessing(image_size: int, slice_axis: str | None = None, key: str = "label") -> Compose:
-    """Return what brings a mask alone to the input frame, [1, H, W, D]; see :func:`case_preprocessing`."""
+    """Return the transforms of a mask alone to the input frame, [1, H, W, D]; see :func:`case_preprocessing`."""
     return Compose(
         [
             _load(key, mask=True),
@@ -85,7 +106,7 @@ def mask_preprocessing(image_size: int, slice_axis: str | None = None, key: str 
 def mask_postprocessing(
     preprocessing: Compose, labels: Mapping[str, int], overlap: bool = False, with_request: bool = False
 ) -> Compose:
-    """Return what makes an integer mask on the grid of the image's file of logits [L, H, W, D] in the input frame.
+    """Return the transforms of logits [L, H, W, D] in the input frame to an integer mask on the grid of the image file.
 
     Args:
         preprocessing: of the image, which is inverted.
@@ -98,16 +119,65 @@ def mask_postprocessing(
     return Compose([back, MergeLabelsd("pred", list(labels.values()), overlap=overlap, image_key=image_key)])
 
 
-def case_loader(dataset: Any) -> DataLoader:
-    """Return a loader of one case after the other, with its entries as they are."""
-    return DataLoader(dataset, batch_size=1, collate_fn=collate_case)
+def case_table(
+    cases: DataList, labels: Mapping[str, int], finished: FinishedCases, algorithm: str, **options: Any
+) -> CaseTable:
+    """Return the handler that measures cases and writes ``metrics.csv`` and ``summary.json``.
+
+    Args:
+        cases: the data list: its name and the value that it ignores.
+        labels: name -> value in the masks.
+        finished: keeps the rows of finished cases; its folder and seed are taken.
+        algorithm: name of the method in the table.
+        options: of :class:`~monai_ext.handlers.case_table.CaseTable`: ``fold``, ``nsd_tolerance_mm``, ``slice_axis``,
+            ``mean_of``, ``pooled_iou``.
+    """
+    return CaseTable(
+        finished.output_dir,
+        labels,
+        cases.dataset,
+        algorithm,
+        ignore=cases.ignore,
+        seed=finished.seed,
+        finished=finished,
+        **options,
+    )
+
+
+def run_record(
+    finished: FinishedCases,
+    checkpoint: str | Path | None,
+    datalist: str | Path,
+    data_root: str | Path | None = None,
+    note: str = "",
+) -> RunRecord:
+    """Return the handler that writes ``run.json``; the files of cases that were finished before are among its outputs.
+
+    Args:
+        finished: its cases are the inputs; its folder, seed and shard are taken.
+        checkpoint: file of the weights; None: there are none.
+        datalist: the data list.
+        data_root: folder that inputs are named relative to; None: the folder of the data list.
+        note: what a reader of the results has to know.
+    """
+    record = RunRecord(
+        finished.output_dir,
+        inputs=finished.cases,
+        checkpoint=checkpoint,
+        seed=finished.seed,
+        datalist=datalist,
+        data_root=data_root,
+        shard=None if finished.shard is None else str(finished.shard),
+        note=note,
+    )
+    record.keep(finished.kept())
+    return record
 
 
 def case_outputs(
-    output_dir: str | Path,
     labels: Mapping[str, int],
     finished: FinishedCases,
-    reporter: Reporter | None = None,
+    prompts: bool = False,
     review: str | Path | None = None,
     abstain: bool = False,
     slice_axis: str | None = None,
@@ -116,11 +186,11 @@ def case_outputs(
     """Return the handlers that write what every run leaves: masks, overlays, volumes, tables, and progress.
 
     Args:
-        output_dir: folder of the run's outputs.
         labels: name -> value in the masks.
-        finished: is told of each file and row.
-        reporter: an inferer that says what it chose; None: there is no ``prompts.csv`` and nothing to review.
-        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: no score, features alone.
+        finished: is told of each file and row; its folder is taken.
+        prompts: the inferer says what it chose: write ``prompts.csv``, ``review.csv`` and what a calibration needs.
+        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: ``review.csv`` has a score that is
+            not calibrated, and no flags.
         abstain: leave masks out that the review flags.
         slice_axis: "R", "A" or "S" where slices are cut orthogonal to it.
         note: on each overlay.
@@ -130,17 +200,13 @@ def case_outputs(
     """
     if abstain and review is None:
         raise UserError("--abstain leaves out what the review flags: give its calibration with --review, too.")
-    if isinstance(reporter, FollowUpInferer):
-        reporter.with_self_check = True
-    reviewed = (
-        [] if reporter is None else [ReviewTable(output_dir, reporter, labels, review, abstain, slice_axis, finished)]
-    )
-    table = None if reporter is None else PromptTable(output_dir, reporter, finished)
+    output_dir = finished.output_dir
+    review_table = [ReviewTable(output_dir, labels, review, abstain, slice_axis, finished)] if prompts else []
     return [
-        *reviewed,  # first: it may leave masks out
-        *([] if table is None else [table]),
+        *review_table,  # first: it may leave masks out
+        *([PromptTable(output_dir, finished)] if prompts else []),
         MaskWriter(output_dir, labels, finished),
-        OverlayWriter(output_dir, labels, report=table, finished=finished, note=note),
+        OverlayWriter(output_dir, labels, finished=finished, note=note),
         VolumeTable(output_dir, labels, slice_axis, finished),
         CaseProgress(),
     ]

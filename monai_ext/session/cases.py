@@ -28,7 +28,7 @@ PHANTOMS: dict[str, Callable[[Path], Path]] = {
     "patients": partial(write_phantom_patients, count=PHANTOM_PATIENTS, supports=True),
     "stream": write_phantom_stream,
 }
-"""What stands in for a data list: one patient's visits, several patients who serve each other, or a stream."""
+"""Phantoms in place of a data list: one patient's visits, several patients who serve each other, or a stream."""
 
 
 def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathLike, phantom: str = "patient") -> Path:
@@ -76,12 +76,24 @@ def run_folder(output_dir: str | os.PathLike, shard: str | None = None) -> Path:
     return Path(output_dir) if part is None else Path(output_dir) / part.folder
 
 
-def select_labels(datalist: DataList, names: Sequence[str] | str | None) -> dict[str, int]:
-    """Return name -> value of the structures asked for; None asks for all of the data list.
+def select_labels(
+    datalist: DataList, names: Sequence[str] | str | None, default: Sequence[str] | str | None = None
+) -> dict[str, int]:
+    """Return name -> value of the structures asked for.
+
+    Args:
+        datalist: has the values.
+        names: of the structures; None: ``default``.
+        default: None: all of the data list.
 
     Raises:
         UserError: for a name that the data list does not have.
+
+    Example:
+        >>> select_labels(datalist, ["LV"])
+        {'LV': 3}
     """
+    names = default if names is None else names
     if names is None:
         return dict(datalist.labels)
     chosen = [names] if isinstance(names, str) or not isinstance(names, Sequence) else list(names)

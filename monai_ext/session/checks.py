@@ -23,10 +23,10 @@ STAND_INS = {
     "sam": None,
     "prompts": None,
     "auxiliary": None,
-    "finished": None,
+    "finished": SimpleNamespace(output_dir=".", seed=0, shard=None, cases=[]),
     "learners": {},
 }
-"""What components of a config are tried out with in place of what is read from files or takes long to build."""
+"""Values for the entries of a config that are read from files or take long to build, while components are tried out."""
 
 
 def try_out(*ids: str) -> None:
@@ -91,6 +91,10 @@ def one_of(choices: Sequence[str], **options: str | None) -> None:
 
     Raises:
         UserError: names the first option.
+
+    Example:
+        >>> one_of(("float32", "bfloat16"), precision="float16")
+        monai_ext.errors.UserError: precision 'float16' is unknown: choose one of float32, bfloat16.
     """
     for name, value in options.items():
         if value is not None and value not in choices:

@@ -25,8 +25,7 @@ def choose_weights(models: str | os.PathLike, cases: DataList, variant: str | No
     Weights for some modalities and structures serve a list if every modality of its cases is one of theirs, and one
     structure at least, while no other weights in the folder have as much of it: "LV" and "scar" are served by weights
     for the heart, "LV" and "liver" by neither those for the heart nor those for the abdomen. All else is served by the
-    weights whose record limits neither; where there are none, by those whose record says ``otherwise``, and a line on
-    stderr says that they were not made for it.
+    weights whose record limits neither.
 
     Args:
         models: folder of the weights and their records.
@@ -45,18 +44,11 @@ def choose_weights(models: str | os.PathLike, cases: DataList, variant: str | No
     most = max(counts.values(), default=0)
     best = [p for p, count in counts.items() if count == most and most > 0]
     general = [p for p, r in fit.items() if r.serves is not None and not (r.serves.modalities or r.serves.structures)]
-    makeshift = [p for p, r in fit.items() if r.serves is not None and r.serves.otherwise]
     if len(best) == 1:
         return best[0]
     if general:
         return general[0]
     asked = f"{', '.join(sorted(filter(None, modalities))) or 'this modality'} with {', '.join(cases.labels)}"
-    if makeshift:
-        _say_once(
-            f"note: no weights in {folder} serve {asked}: {makeshift[0].stem} is taken, which has not seen this "
-            "modality or these structures; adapt a model, or name weights with --checkpoint or --sam_variant"
-        )
-        return makeshift[0]
     raise UserError(
         f"no weights in {folder} say that they serve {asked}: name weights with --checkpoint "
         f"({', '.join(p.stem for p in records) or 'none'})."

@@ -1,4 +1,4 @@
-"""What a run makes before its first case: removed again where a mistake ends the run."""
+"""Folders and files that a run makes before its first case; they are removed where a mistake ends the run."""
 
 from __future__ import annotations
 

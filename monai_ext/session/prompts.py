@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from monai_ext.networks.sam import PromptableSam
 from monai_ext.networks.state_dict import load_weights
 from monai_ext.prompts.distribution import Sampler, check_count
 from monai_ext.session.supports import refuse_known, trained_patients
+from monai_ext.session.weights import locate_weights
 
 SAM = "sam"
-"""Entry of ``trained_as`` in the record of learned prompts: the name of the SAM that they were learned beside,"""
+"""Entry of ``trained_as`` in the record of learned prompts: the name of the SAM that they were learned beside."""
 SAM_SHA256 = "sam_sha256"
-"""and the checksum of its weights."""
+"""Likewise: the checksum of that SAM's weights."""
 
 
 def find_prompts(
@@ -43,16 +44,7 @@ def find_prompts(
     Raises:
         UserError: for a missing file, one without a record or that is not its record's, or prompts of another SAM.
     """
-    models = Path(bundle_root) / "models"
-    path = Path(str(prompt_checkpoint or "prompts"))
-    if not path.is_file():
-        path = models / f"{path}.pt"
-    if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in models.glob("prompts*.pt"))) or "none"
-        raise UserError(
-            f"learned prompts {prompt_checkpoint or path} do not exist: give --prompt_checkpoint, a path or one of "
-            f"those in {models} ({there}); is --bundle_root right?"
-        )
+    path = locate_weights(str(prompt_checkpoint or "prompts"), bundle_root, "prompt_checkpoint")
     record = read_record(path)
     if record is None or SAM_SHA256 not in record.trained_as:
         raise UserError(
@@ -82,7 +74,7 @@ def sam_of_prompts(prompt_checkpoint: str | None, bundle_root: str | os.PathLike
         path = find_prompts(prompt_checkpoint, bundle_root)
     except UserError:  # who goes on to use them is told
         return otherwise
-    return str(as_trained(path, SAM, None, otherwise))
+    return str(as_trained(path, SAM, otherwise))
 
 
 def load_prompts(
@@ -109,6 +101,35 @@ def load_prompts(
     return prompts.to(device).eval()
 
 
+def load_compared(
+    compared: Mapping[str, str] | None,
+    prompt_file: str | os.PathLike,
+    bundle_root: str | os.PathLike,
+    weights: str | os.PathLike,
+    network: PromptableSam,
+    device: Any,
+) -> dict[str, PromptDistributionNet]:
+    """Load several learned prompts of one SAM, by name.
+
+    Args:
+        compared: name -> file or name of prompts, see :func:`find_prompts`; None: ``prompt_file`` alone.
+        prompt_file: learned prompts.
+        bundle_root: the bundle's folder.
+        weights: of the SAM.
+        network: the SAM.
+        device: where to.
+
+    Raises:
+        UserError: it is no such mapping, or what :func:`find_prompts` and :func:`load_prompts` refuse.
+    """
+    if compared is None:
+        return {Path(prompt_file).stem: load_prompts(prompt_file, network, device)}
+    if not isinstance(compared, Mapping) or not compared:
+        raise UserError(f"--compared is {compared}: give names and files, \"{{'ProSAM': 'a.pt', 'VRP-SAM': 'b.pt'}}\".")
+    files = {str(name): find_prompts(str(path), bundle_root, weights) for name, path in compared.items()}
+    return {name: load_prompts(path, network, device) for name, path in files.items()}
+
+
 NETWORK_OPTIONS = (
     *("trunk", "trunk_size", "sampler", "nu", "joint", "two_linear", "prompt_count", "hidden", "sigma_min"),
     *("fixed_sigma", "mask_downsample"),
@@ -132,7 +153,7 @@ def build_prompts(
     mask_downsample: str = "max",
     seed: int = 0,
 ) -> PromptDistributionNet:
-    """Build the network that learns prompts, for one frozen SAM, whose parameters are told to take no gradient.
+    """Build the network that learns prompts, for one SAM, whose parameters are frozen.
 
     Args:
         network: the SAM.
@@ -181,7 +202,7 @@ def prompts_trained_as(weights: str | os.PathLike, options: Mapping[str, Any]) -
 
 
 def seen_by(weights: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return what a SAM has seen, as the record of prompts that were learned beside it has it, too."""
+    """Return the data sets of a SAM's training, for the record of prompts that were learned beside it."""
     record = read_record(weights)
     return [] if record is None else [data.model_dump() for data in record.datasets]
 
@@ -196,14 +217,9 @@ def check_sampler(sampler: str, nu: int, samples: int) -> None:
     check_count(samples)
 
 
-def prompt_settings(prompt_file: str | os.PathLike, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that decides a case's result (:func:`monai_ext.session.case_settings`), the learned prompts too."""
-    return {**settings, "prompts": sha256_of(prompt_file)}
-
-
-def first_given(labels: Any, organ: str | None) -> Any:
-    """Return the names of the structures asked for; where none are, the organ that a support shows."""
-    return organ if labels is None else labels
+def short_sha256(path: str | os.PathLike) -> str:
+    """Return the first digits of a file's checksum, for a summary."""
+    return sha256_of(path)[:12]
 
 
 def pair_references(
@@ -216,6 +232,8 @@ def pair_references(
     output_dir: str | os.PathLike,
     prompt_file: str | os.PathLike,
     allow_trained: bool = False,
+    slice_axis: str | None = None,
+    labels: Collection[str] = (),
 ) -> list[Pair]:
     """Give each target its references: earlier visits, those that the data list names, or one support for all.
 
@@ -229,21 +247,45 @@ def pair_references(
         output_dir: the support's mask is written to its folder ``supports``.
         prompt_file: learned prompts, whose record names the patients and classes of the training.
         allow_trained: let these pass.
+        slice_axis: axis that counts the support's slices, as the network cuts them; see
+            :func:`monai_ext.data.supports.pair_with_support`.
+        labels: names of the structures asked for; of a support, its organ alone.
 
     Raises:
-        UserError: a support without an organ or the reverse, an organ of the training, or what the two refuse.
+        UserError: a support without an organ or the reverse, a structure or patient of the training, or what the two
+            refuse.
     """
-    if support is None:
-        if organ is not None:
-            raise UserError("--organ says what a support shows: give --support with it, or --labels in its place.")
-        return pair_with_reference(cases, reference_visit)
-    if organ is None:
+    if support is None and organ is not None:
+        raise UserError("--organ says what a support shows: give --support with it, or --labels in its place.")
+    if support is not None and organ is None:
         raise UserError("--support needs --organ, the name of the structure that it shows.")
     if not allow_trained:
-        refuse_known(prompt_file, [organ], "allow_trained")
-    trained = trained_patients(prompt_file, cases.dataset)
+        refuse_known(prompt_file, list(labels) if organ is None else [organ], "allow_trained")
+    if support is None or organ is None:
+        pairs = pair_with_reference(cases, reference_visit)
+        if not allow_trained:
+            _refuse_trained(prompt_file, pairs, trained_patients(prompt_file, cases))
+        return pairs
     folder = Path(output_dir) / "supports"
     whole = load_datalist(datalist_file, data_root)
+    trained = trained_patients(prompt_file, whole)
     return pair_with_support(
-        cases, support, organ, folder, supports=whole, trained=trained, allow_trained=allow_trained
+        cases,
+        support,
+        organ,
+        folder,
+        supports=whole,
+        trained=trained,
+        allow_trained=allow_trained,
+        slice_axis=slice_axis,
     )
+
+
+def _refuse_trained(prompt_file: str | os.PathLike, pairs: Sequence[Pair], trained: Collection[str]) -> None:
+    for pair in pairs:
+        patient = str(pair.get("patient") or pair["case"])
+        if patient in trained:
+            raise UserError(
+                f"case {pair['case']!r} is of patient {patient!r}, whom {prompt_file} learned from: leave the patient "
+                "out, or set --allow_trained true."
+            )

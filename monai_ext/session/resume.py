@@ -1,4 +1,4 @@
-"""What decides a result: a finished case or training is kept as long as all of this is the same.
+"""What decides a result. A finished case or training is kept as long as all of this is the same.
 
 That is the configuration, the contents of every file that is read, and the code: this package's source as a whole and
 the versions of the packages it computes with.
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.utils import ensure_tuple
 
 from monai_ext import __version__, processes
 from monai_ext.configuration import deciding_config, first_difference, running_parser
 from monai_ext.data.contents import case_contents
 from monai_ext.data.manifest import DataList
+from monai_ext.data.provenance import read_record
 from monai_ext.data.training_settings import as_text, read_settings, write_settings
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of, source_sha256
@@ -31,23 +33,29 @@ DECIDING_PACKAGES = ("monai", "torch", "numpy", "scipy", "scikit-learn", "POT", 
 
 
 def case_settings(
-    cases: DataList, weights: str | os.PathLike | None, device: str | torch.device, precision: str | None = None
+    cases: DataList,
+    weights: str | os.PathLike | Sequence[str | os.PathLike] | None,
+    device: str | torch.device,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Return all that decides a case's result besides its own files: what a finished case may be kept for.
 
     Args:
         cases: the data list.
-        weights: their file; None: there are none.
+        weights: their file, or several; None: there are none.
         device: the kind of device counts (CPU or GPU), not its number.
         precision: what the encoder really runs in, which may be another than was asked for.
 
     Returns:
-        ``made_with`` (hash of this package's source, versions), sha256 of the weights, data set and labels, and
-        ``config``: what the running config holds; see :func:`monai_ext.configuration.deciding_config`.
+        ``made_with`` (hash of this package's source, versions), sha256 of the weights and what their records tell of
+        their training, data set and labels, and ``config``: what the running config holds; see
+        :func:`monai_ext.configuration.deciding_config`.
     """
+    files = [] if weights is None else [Path(file) for file in ensure_tuple(weights)]
     return {
         "made_with": _code(),
-        "weights": None if weights is None else sha256_of(weights),
+        "weights": [sha256_of(file) for file in files],
+        "trained_as": [record and record.trained_as for record in map(read_record, files)],
         "device": torch.device(device).type,
         "precision": precision,
         "dataset": cases.dataset,

@@ -9,7 +9,7 @@ from typing import Any
 
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import pair_with_reference
-from monai_ext.data.provenance import as_trained, read_record
+from monai_ext.data.provenance import as_trained, check_overlap, read_record
 from monai_ext.data.supports import pair_with_support
 from monai_ext.errors import UserError
 
@@ -77,7 +77,8 @@ def serve_cases(
         Path(folder) / "supports",
         supports,
         names,
-        trained_patients(weights, supports.dataset),
+        trained_patients(weights, supports),
+        trained_patients(weights, cases),
         allow_modality,
         allow_overlap,
         slice_axis,
@@ -105,9 +106,12 @@ def refuse_known(weights: str | os.PathLike, structures: Sequence[str], option: 
             )
 
 
-def trained_patients(weights: str | os.PathLike | None, dataset: str) -> set[str]:
-    """Return the patients of a data set that weights were trained on; none where no record says so."""
+def trained_patients(weights: str | os.PathLike | None, datalist: DataList) -> set[str]:
+    """Return the patients of a data list that weights were trained on; none where no record says so.
+
+    A case without a patient is a patient of its own. See :func:`monai_ext.data.provenance.check_overlap` for data sets
+    that share patients.
+    """
     record = None if weights is None else read_record(weights)
-    if record is None:
-        return set()
-    return {p for seen in record.datasets if seen.dataset.casefold() == dataset.casefold() for p in seen.patients}
+    patients = {case.patient or case.case for case in datalist.cases}
+    return set(check_overlap(record, datalist.dataset, patients, allow_overlap=True))

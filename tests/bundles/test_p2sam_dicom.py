@@ -1,7 +1,10 @@
-"""From DICOM to DICOM: a CT with contours of one visit gives contours on the CT of the next one."""
+"""One command from DICOM to DICOM: a CT with contours of one visit gives contours on the CT of the next one."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +13,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from monai_ext.data.dicom import export
+from monai_ext.cli.main import main
 from monai_ext.data.dicom.contours import contour_mask
 from monai_ext.data.dicom.rtstruct_reader import read_structures
-from monai_ext.data.indexing import __main__ as indexing
+from monai_ext.data.dicom.sr_writer import read_sr
 from monai_ext.data.manifest import Case, load_datalist
 from phantoms.four_d_lung import write_phantom_4d_lung
 
@@ -26,28 +29,53 @@ class FollowUp(NamedTuple):
     second: Case
     mask: nib.Nifti1Image
     rtstruct: Path
+    printed: str
 
 
 @pytest.fixture(scope="module")
-def follow_up(tmp_path_factory, run_bundle) -> FollowUp:
-    """The three commands of docs/dicom.md, on a phantom 4D-Lung."""
+def follow_up(tmp_path_factory, tiny_options) -> FollowUp:
+    """``monai-ext follow-up FOLDER --roi 'tumour=Tumor.*' -o OUT`` with the tiny network."""
     folder = tmp_path_factory.mktemp("lung")
-    datalist, masks, dicom = str(folder / "list.json"), folder / "run" / "masks", folder / "run" / "dicom"
     tree = write_phantom_4d_lung(folder / "4D-Lung", gates=(0,))
+    for path in tree.rglob("*-p4-15568/*/1-1.dcm"):  # the second visit's contours
+        path.unlink()
+    options = [word for name, value in tiny_options.items() for word in (f"--{name}", str(value))]
+    options += ["--n_pos", "[1,1]", "--n_neg", "[1,1]"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            main(["follow-up", "4D-Lung", "--roi", "tumour=Tumor.*", "-o", "out", *options])
+    first, second = sorted(load_datalist(folder / "out" / "datalist.json").cases, key=lambda case: str(case.visit))
+    mask = nib.load(folder / "out" / "masks" / f"{second.case}.nii.gz")
+    rtstruct = folder / "out" / "dicom" / f"{second.case}.dcm"
+    return FollowUp(folder, first, second, mask, rtstruct, printed.getvalue())
 
-    indexing.main(["4d_lung", str(tree), "-o", datalist])
-    run_bundle("p2sam", "inference", datalist=datalist, output_dir=str(folder / "run"), n_pos=[1, 1], n_neg=[1, 1])
-    export.main(["--masks", str(masks), "--datalist", datalist, "--format", "rtstruct", "--output", str(dicom)])
 
-    first, second = sorted(load_datalist(datalist).cases, key=lambda case: str(case.visit))
-    assert [path.name for path in dicom.iterdir()] == [f"{second.case}.dcm"]
-    mask = nib.load(masks / f"{second.case}.nii.gz")
-    return FollowUp(folder, first, second, mask, dicom / f"{second.case}.dcm")
+def test_it_leaves_contours_tables_pictures_and_a_page(follow_up):
+    out, case = follow_up.root / "out", follow_up.second.case
+    assert sorted(path.name for path in (out / "dicom").iterdir()) == [f"{case}.dcm", f"{case}_measures.dcm"]
+    for name in ("volumes.csv", f"overlays/{case}.png", "report.html", "run.json", "doctor.txt"):
+        assert (out / name).is_file(), name
+    stages = [line.split()[0] for line in follow_up.printed.splitlines() if line[0] != " "]
+    assert stages[:5] == ["indexed", "checked", "segmenting", "exported", "segmented"]
+    assert f"{case} tumour: " in follow_up.printed
+
+
+def test_contours_table_and_report_have_the_same_volume(follow_up):
+    (roi,) = read_structures(follow_up.rtstruct).rois
+    drawn, _ = contour_mask(roi.contours, follow_up.mask.shape, follow_up.mask.affine)
+    volume = drawn.sum() * abs(np.linalg.det(follow_up.mask.affine[:3, :3])) / 1000
+    with open(follow_up.root / "out" / "volumes.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["volume_ml"]) == pytest.approx(volume, rel=0.01)
+    measured = read_sr(follow_up.rtstruct.with_name(f"{follow_up.second.case}_measures.dcm"))
+    assert measured["tumour"].volume_ml == float(row["volume_ml"])
+    assert measured["tumour"].longest_mm == float(row["longest_mm"])
 
 
 def images_of(follow_up: FollowUp, case: Case) -> dict[str, pydicom.Dataset]:
     """The slices of the CT that a case was converted from, by SOPInstanceUID; the list names it by a relative path."""
-    series = follow_up.root / case.extra["dicom_series"]["folder"]
+    series = follow_up.root / "out" / case.extra["dicom_series"]["folder"]
     datasets = [pydicom.dcmread(path, stop_before_pixels=True) for path in series.iterdir()]
     return {dataset.SOPInstanceUID: dataset for dataset in datasets}
 

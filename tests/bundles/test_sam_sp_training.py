@@ -224,9 +224,28 @@ def test_sam_sp_star_takes_a_sam_tuned_elsewhere_alone(train, options, patient, 
     assert [data.dataset for data in record.datasets] == ["other", "small"]
 
 
-def test_dmpls_needs_the_plain_network(train) -> None:
-    with refused("--architecture plain"):
-        train("out", variant="dmpls")
+@pytest.mark.parametrize("overlay", ["pce", "dmpls"])
+def test_controls_have_the_network_of_sam_sp(train, overlay: str) -> None:
+    folder = train("out", overlay, "sam_sp_network", iterations=1, checkpoint=None)
+    build_segmentor(3, "sam_sp", folder / "model.pt")
+    assert read_record(folder / "model.pt").notes.startswith(f"variant {overlay}")
+
+
+def test_scribbles_that_are_not_trained_on_choose_iteration_and_round(train, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(rounds, "read_score", lambda folder: {"round_0": 0.5, "round_1": 0.4}[folder.parent.name])
+    monkeypatch.setattr(rounds, "segment_slices", lambda network, planes, *_: np.ones(planes.shape, np.uint8))
+    folder = train("out", validation_patients=["visit1"], early_stop=True, iterations=8)
+    assert "round 0 is kept" in capsys.readouterr().out
+    assert [path.name for path in (folder / "round_0" / "pseudo_labels").iterdir()] == ["visit0.nii.gz"]
+    told = json.loads((folder / "round_0" / "segmentor" / "held_out.json").read_text())
+    assert told["score"] == max(told["scores"].values())
+    assert list(told["scores"]) == ["4", "8"]
+    assert sha256_of(folder / "model.pt") == sha256_of(folder / "round_0" / "segmentor.pt")
+    record = read_record(folder / "model.pt")
+    assert record.datasets[0].patients == ["visit0", "visit1"]  # no test may use either
+    assert "scribbles of visit1 were not trained on" in record.notes
+    with refused("'visit9' has no scribbles"):
+        train("other", validation_patients=["visit9"])
 
 
 def test_a_fold_is_left_out_of_its_training(train) -> None:

@@ -7,10 +7,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from monai_ext.cli.bundle_verbs import VERBS
 from monai_ext.cli.main import MODULES, main
+from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
 from monai_ext.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,9 @@ MISTAKES = {
     "bundle": ([*PAIR, "--bundle", "empty"], "there is no configs/inference.yaml in it"),
     "kind of DICOM": ([*PAIR, "--dicom", "rt"], "invalid choice: 'rt'"),
     "data list": (["segment", "lst.json", "-o", "out"], "there is no such data list"),
+    "data list of few-shot": (["few-shot", "lst.json", "--support", "a:1", "-o", "out"], "there is no such data list"),
+    "option of reference": (["reference", "l.json", "--oragn", "x", "-o", "out"], "did you mean --organ?"),
+    "config of online": (["online", "l.json", "--with", "strem", "-o", "out"], "did you mean stream?"),
     "option of the doctor": (["doctor", "list.json", "--fsat"], "unknown option --fsat, did you mean --fast?"),
     "value of labels": (["index", "folder", "images", "-o", "l.json", "--labels", "t=x"], "'t=x' is not NAME=VALUE"),
 }
@@ -55,6 +60,36 @@ def test_a_mistake_is_one_sentence(words, sentence, tmp_path, monkeypatch):
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+IN_DICOM = {
+    "no later visit": (["--roi", "tumour=GTV.*"], "no patient has an image of a visit later than its reference"),
+    "no such contour": (["--roi", "tumour=GTVp$"], "GTVp"),
+    "roi without a name": (["--roi", "GTV.*"], "NAME=REGEX"),
+    "regular expression": (["--roi", "tumour=GTV("], "GTV("),
+    "modality": (["--roi", "tumour=GTV.*", "--modality", "MR"], "holds images of CT, none of MR"),
+    "labels for dicom": (["--labels", "tumour=GTV"], "'tumour=GTV' is not NAME=VALUE"),
+}
+
+
+@pytest.fixture(scope="module")
+def one_visit(tmp_path_factory) -> Path:
+    """A folder with a contoured CT and nothing else."""
+    folder = tmp_path_factory.mktemp("dicom")
+    files = write_ct_series(folder / "ct", np.mgrid[:16, :16, :4][0], np.diag([-2.0, -2.0, 4.0, 1.0]))
+    heights = np.array([0.0, 4.0, 8.0])
+    square = [[[x, y, z] for x, y in ((4, 4), (4, 20), (20, 20), (20, 4))] for z in heights]
+    write_rtstruct(folder / "rs.dcm", files, {"GTV_1": square})
+    return folder
+
+
+@pytest.mark.parametrize(("words", "sentence"), IN_DICOM.values(), ids=IN_DICOM)
+def test_a_mistake_with_dicom_is_one_sentence(words, sentence, one_visit, tmp_path):
+    with pytest.raises(UserError) as caught:
+        main(["follow-up", str(one_visit), *words, "-o", str(tmp_path / "out")])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "--follow_up" not in str(caught.value)
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *MODULES])
@@ -80,20 +115,22 @@ def test_show_prints_the_commands_and_writes_nothing(tmp_path, monkeypatch, caps
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     main([*PAIR, "--labels", "tumour=3", "--show", "--seed", "1"])
-    written, doctor, run = capsys.readouterr().out.splitlines()
+    written, doctor, run, page = capsys.readouterr().out.splitlines()
     assert written.startswith("echo '{")
     assert '"tumour": 3' in written
     assert doctor == "python -m monai_ext.data.doctor out/datalist.json --follow_up yes"
     assert run.startswith("python -m monai.bundle run --config_file \"['")
     assert run.endswith("--datalist out/datalist.json --output_dir out --seed 1")
+    assert page == "python -m monai_ext.evaluation.report out --follow_up --output out/report.html"
     assert not (tmp_path / "out").exists()
 
 
 def test_show_of_dicom_goes_back_to_dicom(tmp_path, capsys):
     (tmp_path / "1").write_bytes(bytes(128) + b"DICM")
     main(["follow-up", str(tmp_path), "--roi", "tumour=GTV.*", "-o", str(tmp_path / "out"), "--show"])
-    index, _, _, export = capsys.readouterr().out.splitlines()
+    index, _, _, export, _ = capsys.readouterr().out.splitlines()
     assert index.startswith(f"python -m monai_ext.data.indexing dicom {tmp_path} -o ")
     assert index.endswith("--roi 'tumour=GTV.*'")
     assert export.startswith("python -m monai_ext.data.dicom.export --masks ")
     assert "--format rtstruct" in export
+    assert f"--measures {tmp_path}/out/volumes.csv" in export

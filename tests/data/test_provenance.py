@@ -64,13 +64,12 @@ def test_record_that_is_no_json(tmp_path: Path) -> None:
         read_record(tmp_path / "model.pt")
 
 
-def test_options_are_those_given_then_those_of_the_record(tmp_path: Path) -> None:
+def test_options_are_those_of_the_record(tmp_path: Path) -> None:
     write_record(tmp_path / "model.pt", RECORD.model_copy(update={"trained_as": {"image_size": 128}}))
-    assert as_trained(tmp_path / "model.pt", "image_size", None, 256) == 128
-    assert as_trained(tmp_path / "model.pt", "image_size", 64, 256) == 64
-    assert as_trained(tmp_path / "model.pt", "slice_size", None, 256) == 256
-    assert as_trained(tmp_path / "model.pt", "architecture", None, "sam_sp") == "compact"
-    assert as_trained(tmp_path / "other.pt", "image_size", None, 256) == 256
+    assert as_trained(tmp_path / "model.pt", "image_size", 256) == 128
+    assert as_trained(tmp_path / "model.pt", "slice_size", 256) == 256
+    assert as_trained(tmp_path / "model.pt", "architecture", "sam_sp") == "compact"
+    assert as_trained(tmp_path / "other.pt", "image_size", 256) == 256
 
 
 def test_overlap_is_named_and_refused() -> None:
@@ -90,6 +89,17 @@ def test_two_sequences_of_the_same_patients_overlap() -> None:
     record = RECORD.model_copy(update={"datasets": [seen]})
     assert check_overlap(record, "CHAOS_T1", ["chaos01", "chaos02"], allow_overlap=True) == ["chaos01"]
     assert check_overlap(record, "ACDC", ["chaos01"]) == []
+
+
+def test_patients_under_other_names_count_as_trained_on() -> None:
+    seen = TrainingData(dataset="MS_CMRSeg", patients=["mscmrseg01"], labels="dense", licence="none")
+    record = RECORD.model_copy(update={"datasets": [seen]})
+    with pytest.raises(UserError, match="patients of MS_CMRSeg, who are those of MSCMR under other names"):
+        check_overlap(record, "MSCMR", ["subject13"])
+    assert check_overlap(record, "MSCMR", ["subject13"], allow_overlap=True) == ["subject13"]
+    assert check_overlap(record, "MS_CMRSeg", ["mscmrseg02"]) == []
+    with pytest.raises(UserError, match="dense labels of MS_CMRSeg"):
+        refuse_dense_labels(record, "MSCMR")
 
 
 def test_a_checksum_is_verified(tmp_path: Path) -> None:

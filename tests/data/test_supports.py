@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from monai_ext.data.checks import grid_difference
 from monai_ext.data.images import read_geometry, read_label
 from monai_ext.data.manifest import Case, DataList
 from monai_ext.data.pairs import pair_with_reference, with_labels
@@ -63,8 +64,9 @@ def test_pairs_are_those_of_a_reference(datalist, tmp_path) -> None:
     for number, case in enumerate(datalist.cases):
         case.visit, case.patient = number, "one"
     usual = pair_with_reference(datalist)
-    assert [pair.keys() for pair in pairs] == [pair.keys() for pair in usual]
+    assert [pair.keys() for pair in pairs] == [{**pair, "reference_patient": ""}.keys() for pair in usual]
     for pair in pairs:
+        assert pair["reference_patient"] == "a"
         assert pair["reference"] == ["a0"]
         assert pair["reference_image"] == [datalist.cases[0].image]
         assert "label" not in pair
@@ -78,6 +80,16 @@ def test_the_mask_holds_the_organ_alone(datalist, tmp_path) -> None:
     pairs = pair_with_support(datalist, "a0", "spleen", tmp_path / "supports")
     np.testing.assert_array_equal(mask_of(pairs), np.where(whole == 4, 4, 0))
     np.testing.assert_array_equal(read_geometry(pairs[0]["reference_label"][0]).affine, AFFINE)
+
+
+def test_the_mask_of_a_support_in_micrometres_lies_on_its_image(datalist, tmp_path) -> None:
+    for path in (datalist.cases[0].image, datalist.cases[0].label):
+        stored = nib.load(path)
+        volume = nib.Nifti1Image(np.asarray(stored.dataobj), stored.affine)
+        volume.header.set_xyzt_units("micron")
+        nib.save(volume, path)
+    (mask,) = pair_with_support(datalist, "a0", "liver", tmp_path / "supports")[0]["reference_label"]
+    assert grid_difference(read_geometry(datalist.cases[0].image), read_geometry(mask)) is None
 
 
 def test_named_slices_alone(datalist, tmp_path) -> None:
@@ -112,6 +124,8 @@ def test_pictures(tmp_path) -> None:
     datalist = DataList(dataset="Pictures", modality="US", labels={"lesion": 255}, cases=cases)
     mask = mask_of(pair_with_support(datalist, "a", "lesion", tmp_path / "supports"))
     np.testing.assert_array_equal(mask, read_label(cases[0].label))
+    other = datalist.model_copy(update={"labels": {"lesion": 300}, "cases": cases[1:]})
+    assert set(np.unique(mask_of(pair_with_support(other, "a", "lesion", tmp_path, supports=datalist)))) == {0, 300}
     with pytest.raises(UserError, match=r"a\.png is a picture and has no slices"):
         pair_with_support(datalist, "a:0", "lesion", tmp_path)
 

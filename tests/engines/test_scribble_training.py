@@ -9,10 +9,9 @@ import torch
 
 from monai_ext.data.manifest import DataList
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
-from monai_ext.engines import scribble_training
 from monai_ext.engines.scribble_training import (
     check_provenance,
-    find_sam,
+    hold_out,
     promptable_network,
     segmentor_record,
     unlabelled_value,
@@ -44,21 +43,6 @@ def test_value_of_what_is_not_scribbled_on() -> None:
     assert unlabelled_value(datalist(ignore=None), simulated=True) == 4
 
 
-def test_sam_is_found_by_path_by_name_or_fetched(tmp_path, monkeypatch) -> None:
-    (tmp_path / "models").mkdir()
-    named = tmp_path / "models" / "compact_x.pt"
-    named.touch()
-    monkeypatch.setattr(scribble_training, "fetch_checkpoint", lambda variant: Path(f"official_{variant}"))
-    assert find_sam("sam_sp", "compact_x", "compact", tmp_path) == named
-    assert find_sam("sam_sp", str(named), "compact", tmp_path / "elsewhere") == named
-    assert find_sam("sam_sp", None, "vit_b", tmp_path) == Path("official_vit_b")
-    assert find_sam("dmpls", "missing", "compact", tmp_path) is None
-    with pytest.raises(UserError, match="does not exist"):
-        find_sam("sam_sp", "compact_y", "compact", tmp_path)
-    with pytest.raises(UserError, match="needs --checkpoint"):
-        find_sam("sam_sp", None, "compact", tmp_path)
-
-
 def test_only_sam_sp_needs_a_promptable_model(tmp_path) -> None:
     size = {"image_size": 64, "channels": (16, 16, 32, 32), "blocks": (1, 1, 1), "width": 32}
     torch.save(build_sam("compact", None, **size).state_dict(), tmp_path / "sam.pt")
@@ -83,6 +67,17 @@ def test_sam_sp_star_wants_scribbles_of_another_data_set(tmp_path) -> None:
         check_provenance("sam_sp", weights(tmp_path, ("acdc", "scribble")), "ACDC", tuned_elsewhere=True)
     with pytest.raises(UserError, match="on no scribbles"):
         check_provenance("sam_sp", weights(tmp_path, ("CHAOS", "dense")), "ACDC", tuned_elsewhere=True)
+
+
+def test_cases_of_validation_patients_are_not_trained_on(tmp_path) -> None:
+    cases = [{"patient": "p1", "case": 1}, {"patient": "p2", "case": 2}, {"patient": "p1", "case": 3}]
+    assert hold_out(cases) == {"train": cases, "validation": []}
+    assert hold_out(cases, ["p1"]) == {"train": cases[1:2], "validation": [cases[0], cases[2]]}
+    assert hold_out(cases, "p2") == hold_out(cases, ["p2"])
+    with pytest.raises(UserError, match="'p3' has no scribbles"):
+        hold_out(cases, ["p1", "p3"])
+    with pytest.raises(UserError, match="no case is left"):
+        hold_out(cases, ["p1", "p2"])
 
 
 def test_weights_have_seen_their_cases_and_all_that_sam_has_seen(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +90,28 @@ def test_terms_of_each_variant_are_those_of_the_paper() -> None:
         },
     }
     for variant, terms in expected.items():
-        found = SegmentorIteration(variant, weights=(2, 3, 4)).losses(three, scribble, target, 0.3)
+        given = replace(three, out=three.main) if variant == "dmpls" else three
+        found = SegmentorIteration(variant, weights=(2, 3, 4)).losses(given, scribble, target, 0.3)
         found.pop("ssa", None)  # tests/losses has its reference
         assert found.keys() == terms.keys()
         for name, value in terms.items():
             assert float(found[name]) == pytest.approx(value, abs=1e-5), (variant, name)
 
 
-def test_unknown_variants_and_untrained_outputs_are_refused() -> None:
+def test_dmpls_trains_a_joint_output_like_the_two_branches() -> None:
+    three, (scribble, target) = outputs(), maps()
+    every = (three.out, three.main, three.aux)
+    mixed = (0.3 * three.main.softmax(1) + 0.7 * three.aux.softmax(1)).argmax(1)
+    found = SegmentorIteration("dmpls").losses(three, scribble, target, 0.3)
+    assert float(found["ce"]) == pytest.approx(sum(slow_ce(x, scribble) for x in every) / 3, abs=1e-5)
+    assert float(found["pl"]) == pytest.approx(0.5 * sum(slow_dice(x, mixed) for x in every) / 3, abs=1e-5)
+
+
+def test_unknown_variants_and_numbers_are_refused() -> None:
     with pytest.raises(UserError, match="variant 'sam' is unknown"):
         SegmentorIteration("sam")
     with pytest.raises(UserError, match="--precision 'float16' is unknown"):
         SegmentorIteration("pce", precision="float16")
-    with pytest.raises(UserError, match="--architecture plain"):
-        SegmentorTraining(build_segmentor(2), SegmentorIteration("dmpls"), stage_handlers)
     with pytest.raises(UserError, match="1 or more"):
         SegmentorTraining(build_segmentor(2), SegmentorIteration("pce"), stage_handlers, iterations=0)
 
@@ -113,13 +122,17 @@ def training(network: DualBranchUNet, iterations: int = 6, **options: Any) -> Se
     return SegmentorTraining(network, iteration, stage_handlers, iterations=iterations, **options)
 
 
-def test_a_training_stopped_and_started_again_ends_as_one_in_one_go(dataset, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("validates", [False, True])
+def test_a_training_stopped_and_started_again_ends_as_one_in_one_go(
+    dataset, tmp_path, monkeypatch, validates: bool
+) -> None:
+    options = {"validation": dataset} if validates else {}
     torch.manual_seed(0)
     network = build_segmentor(2)
     start = {name: value.clone() for name, value in network.state_dict().items()}
-    whole = training(network).run(dataset, tmp_path / "whole")
+    whole = training(network, **options).run(dataset, tmp_path / "whole")
 
-    stopped = training(network)
+    stopped = training(network, **options)
     usual, calls = stopped.iteration.losses, []
 
     def power_cut(*arguments: Any) -> dict[str, torch.Tensor]:
@@ -132,9 +145,12 @@ def test_a_training_stopped_and_started_again_ends_as_one_in_one_go(dataset, tmp
     with pytest.raises(KeyboardInterrupt):
         stopped.run(dataset, tmp_path / "stopped")
     torch.manual_seed(99)  # whatever state the next process is in
-    on = training(network).run(dataset, tmp_path / "stopped")
+    on = training(network, **options).run(dataset, tmp_path / "stopped")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, on.state_dict()[name]), name
+    written = [tmp_path / name / "held_out.json" for name in ("whole", "stopped")]
+    assert [path.exists() for path in written] == [validates] * 2
+    assert not validates or written[0].read_text() == written[1].read_text()
     assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
     assert not whole.training
 
@@ -156,7 +172,8 @@ def test_in_bfloat16_the_weights_stay_float32_and_move_nearly_the_same(dataset, 
 
 
 def test_the_rate_falls_with_each_iteration_to_the_power_of_nine_tenths(dataset, tmp_path) -> None:
-    trainer = training(build_segmentor(2), 4, learning_rate=0.5).trainer(dataset, tmp_path)
+    network = build_segmentor(2)
+    trainer = training(network, 4, learning_rate=0.5).trainer(network, dataset, tmp_path)
     rates: list[float] = []
     trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     trainer.run()

@@ -16,7 +16,6 @@ from monai_ext.data.slice_store import StoredCase
 from monai_ext.data.slices import SliceDataset
 from monai_ext.engines import training
 from monai_ext.errors import UserError
-from monai_ext.networks import sam
 from monai_ext.networks.sam import build_compact
 
 
@@ -86,14 +85,6 @@ def test_mistakes_of_the_split() -> None:
         training.split_training(datalist(), ["z"])
     with pytest.raises(UserError, match="Toy has no labelled case to train on: check --split"):
         training.split_training(datalist(), ["a", "b", "7", "c"])
-
-
-def test_initial_weights(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(training, "fetch_checkpoint", lambda variant: tmp_path / f"{variant}.pth")
-    assert training.find_initial_weights(None, "compact") is None
-    assert training.find_initial_weights(None, "vit_l") == tmp_path / "vit_l.pth"
-    assert training.find_initial_weights("mine.pt", "vit_l") == Path("mine.pt")
-    assert set(sam.CHECKPOINTS) == {"vit_b", "vit_l", "vit_h"}
 
 
 def test_dense_loss_has_a_class_for_each_structure_and_the_background() -> None:
@@ -272,20 +263,6 @@ def test_the_first_of_several_processes_makes_the_slices(tmp_path, monkeypatch) 
     assert found[0] == found[1]
     assert [len(cases) for cases in found[0][0].values()] == [3, 2, 3]
     assert isinstance(found[1][1]["data"][0], StoredCase)
-
-
-def test_the_first_of_several_processes_fetches_the_weights(tmp_path, monkeypatch) -> None:
-    store, path = dist.HashStore(), tmp_path / "vit_b.pth"
-
-    def fetch(variant: str) -> Path:
-        assert processes.is_first() or path.exists(), "the second process fetches"
-        path.touch()
-        return path
-
-    monkeypatch.setattr(training, "fetch_checkpoint", fetch)
-    for rank in range(2):
-        as_process(monkeypatch, rank, store)
-        assert training.find_initial_weights(None, "vit_b") == path
 
 
 def test_record_says_how_many_processes_trained(monkeypatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+from monai_ext.data.case_details import CaseDetails
 from monai_ext.errors import UserError
 from monai_ext.evaluation.case_record import table_rows
 from monai_ext.files import atomic_path
@@ -133,14 +134,16 @@ def test_rows_come_in_the_order_of_the_list_and_exactly(out, cases):
     assert list(table_rows(records, "t.csv")) == expected
 
 
-def test_half_written_files_of_a_killed_run_are_removed(out, cases):
-    with atomic_path(out / "masks" / "a_1.nii.gz") as path:
+@pytest.mark.parametrize("name", ["masks", "uncertainty", "supports"])
+def test_half_written_files_of_a_killed_run_are_removed(out, cases, name):
+    folder = out / name
+    with atomic_path(folder / "a_1.nii.gz") as path:
         path.write_text("half")
-        (out / "masks" / "left").write_text("half")
-    (out / "masks" / "left").rename(path)
-    (out / "masks" / "a_1.nii.gz").rename(out / "masks" / ".mine")
+        (folder / "left").write_text("half")
+    (folder / "left").rename(path)
+    (folder / "a_1.nii.gz").rename(folder / ".mine")
     FinishedCases(out, cases, {})
-    assert [path.name for path in (out / "masks").iterdir()] == [".mine"]
+    assert [path.name for path in folder.iterdir()] == [".mine"]
 
 
 def test_a_patients_cases_stay_in_one_shard_which_tells_what_the_whole_is(out, cases):
@@ -176,17 +179,14 @@ def test_memory_does_not_grow_with_the_number_of_cases(out, tmp_path):
     cases = [{"case": f"c{n:02d}", "image": str(image)} for n in range(40)]
     finished = FinishedCases(out, cases, {})
 
-    class Inferer:
-        rows: list[dict[str, Any]] = []  # noqa: RUF012 - as the protocol has it
-
     def segment(engine: Engine, case: dict[str, Any]) -> list[dict[str, Any]]:
-        Inferer.rows = [{"label": "x", "slice": n, "points": [[1.0, 2.0, 1.0]]} for n in range(20)]
+        rows = [{"label": "x", "slice": n, "points": [[1.0, 2.0, 1.0]]} for n in range(20)]
         engine.state.batch = [{**case, "tensor": torch.rand(10)}]
-        return [{"pred": torch.rand(10)}]
+        return [{"pred": torch.rand(10), "details": CaseDetails(rows)}]
 
     seen = []
-    engine, table = Engine(segment), PromptTable(out, Inferer())
-    table.attach(engine)
+    engine = Engine(segment)
+    PromptTable(out, finished).attach(engine)
     finished.attach(engine)
 
     @engine.on(Events.ITERATION_COMPLETED)
@@ -196,7 +196,7 @@ def test_memory_does_not_grow_with_the_number_of_cases(out, tmp_path):
             objects = gc.get_objects()
             tensors = sum(isinstance(one, torch.Tensor) for one in objects)
             rows = sum(isinstance(one, dict) and "points" in one for one in objects)
-            seen.append((tensors, rows, len(table.rows), len(finished._open)))
+            seen.append((tensors, rows, len(finished._open)))
 
     engine.run(finished.own(), max_epochs=1)
     assert seen[0] == seen[1]

@@ -1,36 +1,32 @@
-"""InteractionTable on MONAI's own evaluator: Dice and status of every step, on the grid of the file."""
+"""InteractionTable on an evaluator: Dice and status of every step, on the grid of the file."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset, MetaTensor
-from monai.engines import SupervisedEvaluator
-from monai.inferers import Inferer
+from monai.data import MetaTensor
 
+from monai_ext.data.case_details import CaseDetails
+from monai_ext.engines.case_evaluator import CaseEvaluator
 from monai_ext.errors import UserError
 from monai_ext.evaluation.case_metrics import case_rows
 from monai_ext.evaluation.curves import read_interaction
 from monai_ext.handlers.interaction_table import InteractionTable
+from monai_ext.inferers.case_inferer import CaseInferer
 
 LABELS = {"organ": 1, "lesion": 3, "cyst": 4}
 SHAPE = (8, 6, 5)
 
 
-class Growing(Inferer):
+class Growing(CaseInferer):
     """Gives the image's value where it is known: a third of the rows more at each step."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps: list[torch.Tensor] = []
-
-    def __call__(self, inputs, network, *args, **kwargs):
+    def segment_case(self, inputs, network, *args, **entries):
         masks = [torch.cat([inputs == value for value in LABELS.values()], dim=1).float() for _ in range(3)]
         for rows, mask in zip((3, 5, 8), masks, strict=True):
             mask[:, :, rows:] = 0
-        self.steps = masks
-        return MetaTensor(masks[-1])
+        return MetaTensor(masks[-1]), CaseDetails(steps=[mask[0] for mask in masks])
 
 
 def to_masks(data):
@@ -56,15 +52,15 @@ def make_case(name, ignored=False):
 
 
 def evaluate(cases, tmp_path, **options):
-    inferer = Growing()
-    handler = InteractionTable(tmp_path, LABELS, "toy", "growing", inferer, to_masks, **options)
-    SupervisedEvaluator(
+    handler = InteractionTable(tmp_path, LABELS, "toy", "growing", to_masks, **options)
+    CaseEvaluator(
         device=torch.device("cpu"),
-        val_data_loader=DataLoader(Dataset(cases), batch_size=1),
+        cases=cases,
+        preprocessing=None,
         network=torch.nn.Identity(),
-        inferer=inferer,
+        inferer=Growing(),
         postprocessing=to_masks,
-        val_handlers=[handler],
+        handlers=[handler],
     ).run()
     return read_interaction(tmp_path / "interaction.csv")
 

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from monai.data import DataLoader, Dataset, MetaTensor
-from monai.engines import SupervisedEvaluator
+from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from PIL import Image
 
+from monai_ext.data.case_details import CaseDetails
 from monai_ext.data.case_reader import CaseReader
-from monai_ext.handlers.overlay import COLOURS, NEGATIVE, POSITIVE, OverlayWriter, choose_slices
+from monai_ext.engines.case_evaluator import CaseEvaluator
+from monai_ext.evaluation.slice_picture import COLOURS
+from monai_ext.handlers.overlay import NEGATIVE, POSITIVE, OverlayWriter, choose, choose_slices
+from monai_ext.inferers.case_inferer import CaseInferer
 from monai_ext.transforms import MergeLabelsd, SamInputd
 
 LABELS = {"organ": 1, "lesion": 2}
@@ -35,9 +38,10 @@ def mask(shape=(40, 36, 6), value=1, at=(slice(5, 12), slice(4, 10), slice(2, 4)
     return array
 
 
-def write(tmp_path, batch, pred, **options) -> np.ndarray:
+def write(tmp_path, batch, pred, rows=(), references=(), **options) -> np.ndarray:
+    output = {"pred": pred, "details": CaseDetails(list(rows), references=list(references))}
     writer = OverlayWriter(tmp_path, LABELS, **options)
-    writer(SimpleNamespace(state=SimpleNamespace(batch=[batch], output=[{"pred": pred}])))
+    writer(SimpleNamespace(state=SimpleNamespace(batch=[batch], output=[output])))
     return np.asarray(Image.open(tmp_path / "overlays" / f"{batch['case']}.png").convert("RGB")).astype(int)
 
 
@@ -63,7 +67,7 @@ def test_picture_is_upright_and_the_fill_lies_where_the_label_is(tmp_path):
     assert np.median(columns) < 0.4 * without.shape[1]
 
 
-def test_true_label_is_a_line(tmp_path):
+def test_true_label_is_dashed(tmp_path):
     batch, affine = item()
     pred = MetaTensor(torch.zeros_like(mask()), affine=affine)
     assert near(body(write(tmp_path, batch, pred)), COLOURS[1]).sum() == 0
@@ -74,6 +78,49 @@ def test_true_label_is_a_line(tmp_path):
     assert np.ptp(rows) > 150
     assert np.ptp(columns) > 150
     assert 0 < line.sum() < 0.05 * box
+    outline = near(body(write(tmp_path, item()[0], MetaTensor(batch["label"].clone(), affine=affine))), COLOURS[1])
+    assert line.sum() < 0.8 * outline.sum()  # the prediction's has no gaps
+
+
+def test_what_slices_were_chosen_for_stands_on_them(tmp_path):
+    batch, affine = item(shape=(40, 36, 20))
+    pred = mask((40, 36, 20), at=(slice(5, 12), slice(4, 10), slice(0, 20)))
+    pred[0, 5:20, 4:20, 7] = 1
+    details = CaseDetails([{"label": "organ", "slice": 13, "score": 0.2, "flagged": True}])
+    scene = OverlayWriter(tmp_path, LABELS)._scene(batch, {"pred": MetaTensor(pred, affine=affine), "details": details})
+    assert "1 of 1 slices to look at" in scene.title
+    chosen = choose(scene, 4)
+    assert len(chosen) == 4
+    assert {index: why for index, why in chosen.items() if why} == {7: "largest", 13: "lowest score"}
+
+
+def test_the_reference_is_the_last_tile(tmp_path):
+    batch, affine = item()
+    pred = MetaTensor(mask(), affine=affine)
+    loaded = SimpleNamespace(image=batch["image"], label=torch.zeros_like(batch["image"]).as_tensor())
+    loaded.label[0, 20:40, 20:40, 1] = 2
+    rows = [{"label": "organ", "slice": 2, "reference": "base", "reference_slice": "1"}]
+    details = CaseDetails(rows, references=[loaded])
+    panel = OverlayWriter(tmp_path, LABELS)._scene(batch, {"pred": pred, "details": details}).reference
+    assert panel.title == "reference base, slice 1"
+    assert panel.masks["lesion"].sum() == 400
+    without, shown = write(tmp_path / "without", batch, pred, rows), write(tmp_path, batch, pred, rows, [loaded])
+    assert near(shown, COLOURS[1]).sum() > near(without, COLOURS[1]).sum() + 50
+
+
+def test_a_structure_in_the_lung_is_not_shown_in_black(tmp_path):
+    hu = np.full((40, 36, 3), -800.0, dtype=np.float32)
+    hu[10:16, 10:16] = 40
+    affine = np.diag([1.0, 1.0, 4.0, 1.0])
+    nib.save(nib.Nifti1Image(hu, affine), tmp_path / "ct.nii.gz")
+    read = LoadImaged("image", reader=CaseReader(), ensure_channel_first=True)
+    batch = SamInputd("image", 64)(read({"image": str(tmp_path / "ct.nii.gz")}))
+    batch["image"] = (batch["image"] + 160).clamp(0, 255)  # what the soft-tissue window leaves of it
+    pred = mask((40, 36, 3), at=(slice(10, 16), slice(10, 16), slice(0, 3)))
+    case = {"case": "a", "modality": "CT", **batch}
+    scene = OverlayWriter(tmp_path, LABELS)._scene(case, {"pred": MetaTensor(pred, affine=torch.from_numpy(affine))})
+    assert np.median(scene.shown) > 80
+    assert "lung window" in scene.title
 
 
 def test_value_to_ignore_is_not_drawn(tmp_path):
@@ -88,12 +135,12 @@ def test_points_lie_where_the_input_frame_says(tmp_path):
     batch, affine = item()
     height, width = batch["image"].shape[1:3]
     rows = [
-        {"case": "a", "label": "organ", "slice": 3, "points": [[0.25 * width, 0.25 * height, 1]]},
-        {"case": "a", "label": "organ", "slice": 3, "points": [[0.75 * width, 0.75 * height, 0]]},
-        {"case": "another", "label": "organ", "slice": 3, "points": [[0.25 * width, 0.75 * height, 1]]},
+        {"label": "organ", "slice": 3, "points": [[0.25 * width, 0.25 * height, 1]]},
+        {"label": "organ", "slice": 3, "points": [[0.75 * width, 0.75 * height, 0]]},
+        {"label": "organ", "slice": 2, "status": "reference_absent"},
     ]
     pred = MetaTensor(mask(at=(slice(0, 40), slice(0, 36), slice(3, 4))), affine=affine)
-    picture = body(write(tmp_path, batch, pred, report=SimpleNamespace(rows=rows)))
+    picture = body(write(tmp_path, batch, pred, rows))
     shape = np.array(picture.shape[:2])
     assert np.allclose(np.argwhere(near(picture, POSITIVE)).mean(axis=0) / shape, 0.25, atol=0.04)
     assert np.allclose(np.argwhere(near(picture, NEGATIVE)).mean(axis=0) / shape, 0.75, atol=0.04)
@@ -140,9 +187,12 @@ def test_label_on_another_grid_is_an_error(tmp_path):
         write(tmp_path, batch, MetaTensor(mask(), affine=affine))
 
 
-class AboveGrey(torch.nn.Module):
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return image.mean(dim=1, keepdim=True) - 128
+class AboveGrey(CaseInferer):
+    """Says of a volume that it was prompted on slice 1, and nothing of a frame."""
+
+    def segment_case(self, inputs, network, *args, **entries):
+        rows = [{"label": "lesion", "slice": 1, "points": [[10, 10, 1]]}] if inputs.shape[-1] > 1 else []
+        return inputs.mean(dim=1, keepdim=True) - 128, CaseDetails(rows)
 
 
 def test_every_case_of_an_evaluator_gets_a_picture(tmp_path):
@@ -170,20 +220,20 @@ def test_every_case_of_an_evaluator_gets_a_picture(tmp_path):
             MergeLabelsd(keys="pred", values=[1]),
         ]
     )
-    rows = [{"case": "a", "label": "lesion", "slice": 1, "points": [[10, 10, 1]]}]
-    SupervisedEvaluator(
+    CaseEvaluator(
         device=torch.device("cpu"),
-        val_data_loader=DataLoader(Dataset(items, preprocessing), batch_size=1),
-        network=AboveGrey(),
+        cases=items,
+        preprocessing=preprocessing,
+        network=torch.nn.Identity(),
+        inferer=AboveGrey(),
         postprocessing=postprocessing,
-        val_handlers=[OverlayWriter(tmp_path, {"lesion": 1}, report=SimpleNamespace(rows=rows))],
+        handlers=[OverlayWriter(tmp_path, {"lesion": 1})],
     ).run()
     volume, frame = (
         np.asarray(Image.open(tmp_path / "overlays" / f"{case}.png").convert("RGB")).astype(int) for case in "ab"
     )
     assert near(body(volume), COLOURS[0]).any()  # the true label's line
     assert near(body(volume), POSITIVE).any()
-    assert not near(body(frame), COLOURS[0]).any()
     assert (body(frame)[..., 2] - body(frame)[..., 0] > 25).any()  # the bluish prediction
 
 

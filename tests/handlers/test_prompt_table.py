@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import csv
-from types import SimpleNamespace
 
 import pytest
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 
+from monai_ext.data.case_details import CaseDetails
 from monai_ext.handlers.progress import CaseProgress
 from monai_ext.handlers.prompt_table import PromptTable
 
@@ -28,20 +28,18 @@ ABSENT = {"label": "RV", "slice": 3, "reference_slice": "", "status": "reference
 
 
 def run(tmp_path, rows_of_cases, fail_after=None):
-    """An engine over named cases whose inferer reports ``rows_of_cases``; returns table and inferer."""
-    inferer = SimpleNamespace(rows=[])
+    """An engine over named cases whose details have these rows; returns the engine."""
 
     def segment(engine, case):
         if case == fail_after:
             raise RuntimeError("failed")
-        inferer.rows = rows_of_cases[case]
         engine.state.batch = [{"case": case}]
-        return [{}]
+        return [{"details": CaseDetails(rows_of_cases[case])}]
 
-    engine, table = Engine(segment), PromptTable(tmp_path, inferer)
-    table.attach(engine)
+    engine = Engine(segment)
+    PromptTable(tmp_path).attach(engine)
     engine.run(list(rows_of_cases), max_epochs=1)
-    return engine, table
+    return engine
 
 
 def test_one_row_a_structure_and_slice(tmp_path):
@@ -62,9 +60,7 @@ def test_names_with_commas_and_quotes_survive(tmp_path):
 
 
 def test_a_second_run_begins_anew(tmp_path):
-    engine, table = run(tmp_path, {"a": [ABSENT]})
-    engine.run(["a"], max_epochs=1)
-    assert len(table.rows) == 1
+    run(tmp_path, {"a": [ABSENT]}).run(["a"], max_epochs=1)
     assert len((tmp_path / "prompts.csv").read_text().splitlines()) == 2
 
 
@@ -72,20 +68,6 @@ def test_nothing_is_written_before_the_last_case(tmp_path):
     with pytest.raises(RuntimeError):
         run(tmp_path, {"a": [ABSENT], "b": []}, fail_after="b")
     assert not list(tmp_path.iterdir())
-
-
-def test_rows_of_a_case_are_there_for_handlers_after_it(tmp_path):
-    inferer, seen = SimpleNamespace(rows=[ABSENT]), []
-
-    def segment(engine, case):
-        engine.state.batch = [{"case": case}]
-        return [{}]
-
-    engine, table = Engine(segment), PromptTable(tmp_path, inferer)
-    table.attach(engine)
-    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(table.rows[-1]["case"]))
-    engine.run(["a", "b"], max_epochs=1)
-    assert seen == ["a", "b"]
 
 
 def test_progress_counts_the_cases_on_stderr(capsys):

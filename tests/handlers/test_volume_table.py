@@ -68,3 +68,33 @@ def test_a_change_is_against_the_latest_reference_of_each_case(tmp_path, case):
     mask[0, 0, :2] = 1
     found = run(tmp_path, [case, other, case], [mask, mask, mask])
     assert [row["change_percent"] for row in found if row["label"] == "lesion"] == ["-75.0", "100.0", "-75.0"]
+
+
+def test_a_support_of_another_patient_is_no_earlier_visit(tmp_path, case):
+    mask = np.ones((10, 12, 4), dtype=np.int64)
+    changes = [
+        run(tmp_path, [{**case, "reference_patient": patient}], [mask])[0]["change_percent"] for patient in ("p", "q")
+    ]
+    assert float(changes[0]) == pytest.approx(100 * (480 / 8 - 1), abs=0.1)
+    assert changes[1] == ""
+
+
+def test_slices_are_those_that_the_image_was_cut_into(tmp_path, case):
+    mask = np.zeros((10, 12, 4), dtype=np.int64)
+    mask[2:5, 3, 1] = 1  # three voxels of 2 mm along the first axis
+    found = {}
+    for letter in ("S", "R"):
+        case["image"].meta["slice_axis"] = letter
+        found[letter] = run(tmp_path, [case], [mask])[0]
+    assert [found[letter]["slices"] for letter in "SR"] == ["1", "3"]
+    assert float(found["S"]["longest_mm"]) > 5 > float(found["R"]["perpendicular_mm"])
+
+
+def test_a_reference_mask_without_a_unit_is_read_in_that_of_its_image(tmp_path, case):
+    before = np.zeros((10, 12, 4))
+    before[2:4, 2:4, 0:2] = 1
+    volume = nib.Nifti1Image(before.astype(np.uint8), AFFINE)
+    volume.header.set_xyzt_units("micron")
+    nib.save(volume, tmp_path / "image.nii.gz")
+    case["reference_image"] = [str(tmp_path / "image.nii.gz")]
+    assert run(tmp_path, [case], [before.astype(np.int64)])[0]["change_percent"] == "0.0"

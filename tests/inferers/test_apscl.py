@@ -103,8 +103,8 @@ def test_several_supports_serve_together(network, loader, make_image, label):
 
 def test_a_structure_that_the_support_lacks_is_absent(network, loader, make_image):
     inferer = ApsclInferer(LABELS, loader, "relative")
-    inferer(make_image(2, (*SIZE, 3))[None], network, "a", "a")
-    status = {(row["label"], row["slice"]): row["status"] for row in inferer.rows}
+    _, details = inferer.segment_case(make_image(2, (*SIZE, 3))[None], network, "a", "a")
+    status = {(row["label"], row["slice"]): row["status"] for row in details.rows}
     assert [status["lesion", 0], status["organ", 0], status["organ", 2]] == ["reference_absent"] * 3
     assert "reference_absent" not in (status["lesion", 1], status["organ", 1], status["lesion", 2])
 
@@ -121,32 +121,34 @@ def test_slices_do_not_depend_on_one_another(network, loader, make_image):
 
 def test_chunks_take_their_oracle_range(network, loader, make_image):
     inferer = ApsclInferer({"lesion": 1}, loader, "chunks")
-    inferer(make_image(2, (*SIZE, 6))[None], network, "a", "a", oracle_slices=[[1], [4]])
-    assert [row["reference_slice"] for row in inferer.rows] == ["", "1", "2", "2", "2", ""]
-    assert [row["status"] for row in inferer.rows][::5] == ["outside_reference"] * 2
+    _, details = inferer.segment_case(make_image(2, (*SIZE, 6))[None], network, "a", "a", oracle_slices=[[1], [4]])
+    assert [row["reference_slice"] for row in details.rows] == ["", "1", "2", "2", "2", ""]
+    assert [row["status"] for row in details.rows][::5] == ["outside_reference"] * 2
 
 
 def test_doubt_is_said_of_what_was_found(network, loader, make_image):
     target = make_image(2, (*SIZE, 2))[None]
     plain, sampled = ApsclInferer({"lesion": 1}, loader), ApsclInferer({"lesion": 1}, loader, z_samples=5)
-    logits = [inferer(target, network, "a", "a").as_tensor() for inferer in (plain, sampled)]
-    assert torch.equal(*logits)
-    assert "score" not in plain.rows[0]
-    for row in sampled.rows:
+    certain, doubtful = (inferer.segment_case(target, network, "a", "a") for inferer in (plain, sampled))
+    assert torch.equal(certain[0].as_tensor(), doubtful[0].as_tensor())
+    assert "score" not in certain[1].rows[0]
+    for row in doubtful[1].rows:
         if row["status"] == "ok":
             assert 0 <= row["score"] <= row["agreement"] <= 1
             assert 0 <= row["distance"] <= 2
-    first = [row["score"] for row in sampled.rows if "score" in row]
+    first, again = (
+        [row["score"] for row in rows if "score" in row]
+        for rows in (doubtful[1].rows, sampled.segment_case(target, network, "a", "a")[1].rows)
+    )
     assert first
-    sampled(target, network, "a", "a")
-    assert [row["score"] for row in sampled.rows if "score" in row] == first
+    assert again == first
 
 
 def test_a_certain_prior_agrees_with_itself(network, loader, make_image):
     nn.init.zeros_(network.enrichment.scale[-1].weight), nn.init.zeros_(network.enrichment.shift[-1].weight)
     inferer = ApsclInferer({"lesion": 1}, loader, z_samples=3)
-    inferer(make_image(2, (*SIZE, 1))[None], network, "a", "a")
-    assert [row["agreement"] for row in inferer.rows if "agreement" in row] == [1.0]
+    _, details = inferer.segment_case(make_image(2, (*SIZE, 1))[None], network, "a", "a")
+    assert [row["agreement"] for row in details.rows if "agreement" in row] == [1.0]
 
 
 def test_samples_are_not_negative(loader):

@@ -14,7 +14,7 @@ from monai_ext.inferers.baselines import (
     OracleClickInferer,
     correction_click,
 )
-from monai_ext.inferers.follow_up import BACKGROUND
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.prompts.prompt import Prompt
 
 SIZE = (40, 64)
@@ -33,16 +33,16 @@ def loader(make_loader, make_image, label):
     return make_loader({"a": (make_image(1, (*SIZE, 2)), label)}, LABELS)
 
 
-def statuses(inferer) -> dict[tuple[str, int], str]:
-    return {(row["label"], row["slice"]): row["status"] for row in inferer.rows}
+def statuses(details) -> dict[tuple[str, int], str]:
+    return {(row["label"], row["slice"]): row["status"] for row in details.rows}
 
 
 def test_copy_gives_the_reference_mask(loader, make_image, label):
     inferer = CopyReferenceInferer(LABELS, loader)
-    logits = inferer(make_image(2, (*SIZE, 2))[None], None, "a", "a")[0].numpy()
-    assert np.array_equal(logits > 0, np.stack([label == 1, label == 2]))
-    assert statuses(inferer)[("organ", 1)] == "reference_absent"
-    assert statuses(inferer)[("organ", 0)] == "ok"
+    logits, details = inferer.segment_case(make_image(2, (*SIZE, 2))[None], None, "a", "a")
+    assert np.array_equal(logits[0].numpy() > 0, np.stack([label == 1, label == 2]))
+    assert statuses(details)[("organ", 1)] == "reference_absent"
+    assert statuses(details)[("organ", 0)] == "ok"
 
 
 def test_copy_to_another_grid_lays_the_mask_over_the_field_of_view(make_loader, make_image, disc):
@@ -65,15 +65,15 @@ def test_copy_of_several_references_is_their_majority(make_loader, make_image, d
 
 def test_no_prompt_is_one_mask_for_all_structures(loader, make_image, tiny_network):
     network, target = tiny_network(2), make_image(2, (*SIZE, 2))
-    inferer = NoPromptInferer(LABELS, loader)
-    logits = inferer(target[None], network, "a", "a")[0]
+    logits, details = NoPromptInferer(LABELS, loader).segment_case(target[None], network, "a", "a")
+    logits = logits[0]
     with torch.no_grad():
         embeddings = network.encode(target[..., 0][None].as_tensor())
         empty = Prompt(torch.zeros(0, 2), torch.zeros(0))
         expected = network.to_image(network.decode(embeddings, [empty])[0], embeddings.size)[0, 0]
     torch.testing.assert_close(logits[0, ..., 0].as_tensor(), expected, atol=1e-5, rtol=0)
     assert torch.equal(logits[0, ..., 0], logits[1, ..., 0])
-    assert statuses(inferer)[("organ", 1)] == "reference_absent"
+    assert statuses(details)[("organ", 1)] == "reference_absent"
     assert (logits[1, ..., 1] == BACKGROUND).all()
 
 
@@ -81,8 +81,9 @@ def test_oracle_click_is_the_deepest_point_of_the_true_mask(loader, make_image, 
     network, target = tiny_network(2), make_image(2, (*SIZE, 2))
     truth = torch.tensor(label).roll(4, dims=1)
     inferer = OracleClickInferer(LABELS, loader)
-    logits = inferer(target[None], network, "a", "a", oracle_label=truth[None, None])[0]
-    for row in inferer.rows:
+    logits, details = inferer.segment_case(target[None], network, "a", "a", oracle_label=truth[None, None])
+    logits = logits[0]
+    for row in details.rows:
         mask = (truth[..., row["slice"]] == LABELS[row["label"]]).numpy()
         channel = logits[list(LABELS).index(row["label"]), ..., row["slice"]].as_tensor()
         if not mask.any():
@@ -108,13 +109,13 @@ def test_more_clicks_do_not_change_the_first(loader, make_image, tiny_network, l
     network, target = tiny_network(2), make_image(2, (*SIZE, 2))
     truth = torch.tensor(label).roll(4, dims=1)[None, None]
     one, three = OracleClickInferer(LABELS, loader), OracleClickInferer(LABELS, loader, clicks=3)
-    expected = one(target[None], network, "a", "a", oracle_label=truth)
-    last = three(target[None], network, "a", "a", oracle_label=truth)
-    assert len(three.steps) == 3
-    assert torch.equal(three.steps[0], expected.as_tensor())
-    assert torch.equal(three.steps[0], one.steps[0])
-    assert torch.equal(three.steps[2], last.as_tensor())
-    for row, first in zip(three.rows, one.rows, strict=True):
+    expected, of_one = one.segment_case(target[None], network, "a", "a", oracle_label=truth)
+    last, of_three = three.segment_case(target[None], network, "a", "a", oracle_label=truth)
+    assert len(of_three.steps) == 3
+    assert torch.equal(of_three.steps[0], expected[0].as_tensor())
+    assert torch.equal(of_three.steps[0], of_one.steps[0])
+    assert torch.equal(of_three.steps[2], last[0].as_tensor())
+    for row, first in zip(of_three.rows, of_one.rows, strict=True):
         assert row.get("points", [])[:1] == first.get("points", [])
 
 
@@ -123,19 +124,19 @@ def test_further_clicks_correct_the_mask_and_keep_it_in_mind(loader, make_image,
     network, target = tiny_network(2), make_image(2, (*SIZE, 2))
     truth = torch.tensor(label).roll(4, dims=1)
     inferer = OracleClickInferer(LABELS, loader, clicks=4)
-    inferer(target[None], network, "a", "a", oracle_label=truth[None, None])
+    _, details = inferer.segment_case(target[None], network, "a", "a", oracle_label=truth[None, None])
     corrected = 0
-    for row in inferer.rows:
+    for row in details.rows:
         if row["status"] != "ok":
             continue
         mask = (truth[..., row["slice"]] == LABELS[row["label"]]).numpy()
         low = None
-        for number, step in enumerate(inferer.steps, start=1):
+        for number, step in enumerate(details.steps, start=1):
             points = torch.tensor(row["points"][:number])
             with torch.no_grad():
                 embeddings = network.encode(target[..., row["slice"]][None].as_tensor())
                 low, _ = network.decode(embeddings, [Prompt(points[:, :2], points[:, 2])], mask_input=low)
-            logits = step[0, list(LABELS).index(row["label"]), ..., row["slice"]]
+            logits = step[list(LABELS).index(row["label"]), ..., row["slice"]]
             torch.testing.assert_close(logits, network.to_image(low, embeddings.size)[0, 0], atol=1e-5, rtol=0)
             following = correction_click(mask, (logits > 0).numpy(), row["points"][:number])
             if number < 4:
@@ -172,9 +173,10 @@ class Painter:
 def test_each_click_makes_an_obedient_network_better(loader, make_image, label):
     truth = torch.tensor(label)
     inferer = OracleClickInferer(LABELS, loader, clicks=6)
-    inferer(make_image(2, (*SIZE, 2))[None], Painter(2), "a", "a", oracle_label=truth[None, None])
+    image = make_image(2, (*SIZE, 2))[None]
+    _, details = inferer.segment_case(image, Painter(2), "a", "a", oracle_label=truth[None, None])
     for channel, value in enumerate(LABELS.values()):
-        errors = [int(((step[0, channel] > 0) != (truth == value)).sum()) for step in inferer.steps]
+        errors = [int(((step[channel] > 0) != (truth == value)).sum()) for step in details.steps]
         assert errors == sorted(errors, reverse=True)
         assert len(set(errors)) == 6
 
@@ -183,10 +185,13 @@ def test_a_mask_that_is_right_is_left_alone(make_loader, make_image, disc):
     lesion = disc(SIZE, (14, 20), 9)[..., None]
     loader = make_loader({"a": (make_image(1, (*SIZE, 1)), lesion)}, {"lesion": 1})
     inferer, network = OracleClickInferer({"lesion": 1}, loader, clicks=5), Painter(9)
-    inferer(make_image(2, (*SIZE, 1))[None], network, "a", "a", oracle_label=torch.tensor(lesion)[None, None])
+    truth = torch.tensor(lesion)
+    _, details = inferer.segment_case(
+        make_image(2, (*SIZE, 1))[None], network, "a", "a", oracle_label=truth[None, None]
+    )
     assert network.decoded == 1
-    assert inferer.rows[0]["points"] == [[20, 14, 1]]
-    assert all(torch.equal(step > 0, torch.tensor(lesion)[None, None] > 0) for step in inferer.steps)
+    assert details.rows[0]["points"] == [[20, 14, 1]]
+    assert all(torch.equal(step > 0, truth[None] > 0) for step in details.steps)
 
 
 @pytest.mark.parametrize("clicks", [0, -1, 2.5, "3"])

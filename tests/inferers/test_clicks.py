@@ -93,7 +93,8 @@ def segment(make_loader, references, make_image, tiny_network):
             "labels": labels,
             "clicks": [{"index": [y, x, k], "positive": p, "structure": s} for x, y, k, p, s in clicks],
         }
-        return inferer(image[None], network)[0].as_tensor(), inferer.rows
+        logits, details = inferer.segment_case(image[None], network)
+        return logits[0].as_tensor(), details.rows
 
     return run
 
@@ -163,5 +164,5 @@ def test_a_request_may_ask_for_the_nearest_reference(make_loader, make_image, di
         "reference_choice": choice,
         "labels": {"disc": 1},
     }
-    inferer(image[None], tiny_network(0))
-    assert {row["reference_slice"].count("+") for row in inferer.rows} == {1 if choice == "pooled" else 0}
+    _, details = inferer.segment_case(image[None], tiny_network(0))
+    assert {row["reference_slice"].count("+") for row in details.rows} == {1 if choice == "pooled" else 0}

@@ -151,8 +151,8 @@ def test_a_mask_thinner_than_a_cell_is_learned_from(tiny_network, make_image):
 
 def test_structures_absent_from_the_matched_slice_are_left_out(loader, make_image, tiny_network):
     inferer = FinetunePriorInferer(LABELS, loader, **FAST)
-    segment(inferer, tiny_network(2), make_image(2, (*SIZE, 3)))
-    status = {(row["label"], row["slice"]): row["status"] for row in inferer.rows}
+    _, details = inferer.segment_case(make_image(2, (*SIZE, 3))[None], tiny_network(2), "a", "a")
+    status = {(row["label"], row["slice"]): row["status"] for row in details.rows}
     assert status["organ", 1] == status["organ", 2] == "reference_absent"
     assert status["lesion", 1] != "reference_absent"
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.gf_sam import GfSamInferer
 from monai_ext.inferers.label_propagation import LabelPropagationInferer
 from monai_ext.inferers.matcher import MatcherInferer
 from monai_ext.inferers.panet import PanetInferer
 from monai_ext.inferers.proposals import decode_in_chunks, union_of
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.prompts.prompt import Prompt
 
 SIZE = (40, 64)  # H x W: three of eight rows of cells are padding
@@ -41,9 +41,10 @@ def loader(make_loader, make_image, label):
 @pytest.mark.parametrize("method", METHODS)
 def test_status_says_what_is_absent_and_agrees_with_the_mask(method, loader, make_image, tiny_network):
     inferer = method(LABELS, loader[0])
-    logits = inferer(make_image(2, (*SIZE, 2))[None], tiny_network(2), "a", "a")[0].as_tensor()
+    logits, details = inferer.segment_case(make_image(2, (*SIZE, 2))[None], tiny_network(2), "a", "a")
+    logits = logits[0].as_tensor()
     assert logits.shape == (2, *SIZE, 2)
-    status = {(row["label"], row["slice"]): row["status"] for row in inferer.rows}
+    status = {(row["label"], row["slice"]): row["status"] for row in details.rows}
     assert status["organ", 1] == "reference_absent"
     for (name, k), value in status.items():
         plane = logits[list(LABELS).index(name), ..., k]
@@ -55,15 +56,15 @@ def test_status_says_what_is_absent_and_agrees_with_the_mask(method, loader, mak
 @pytest.mark.parametrize("method", METHODS)
 def test_single_pixels_in_the_corners_do_not_stop_it(method, loader, make_image, tiny_network):
     inferer = method(LABELS, loader[0])
-    inferer(make_image(2, (*SIZE, 1))[None], tiny_network(2), "tiny", "tiny")
-    assert {row["status"] for row in inferer.rows} <= {"ok", "no_foreground"}
+    _, details = inferer.segment_case(make_image(2, (*SIZE, 1))[None], tiny_network(2), "tiny", "tiny")
+    assert {row["status"] for row in details.rows} <= {"ok", "no_foreground"}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_reference_without_background_does_not_stop_it(method, loader, make_image, tiny_network):
     inferer = method({"lesion": 1}, loader[1])
-    inferer(make_image(2, (*SIZE, 1))[None], tiny_network(2), "full", "full")
-    assert {row["status"] for row in inferer.rows} <= {"ok", "no_foreground"}
+    _, details = inferer.segment_case(make_image(2, (*SIZE, 1))[None], tiny_network(2), "full", "full")
+    assert {row["status"] for row in details.rows} <= {"ok", "no_foreground"}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,8 +7,8 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND
-from monai_ext.inferers.online import OnlineInferer, dice
+from monai_ext.inferers.online import OnlineInferer
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.inferers.simulated_user import Expert, TruthPrompts
 
 
@@ -76,12 +76,12 @@ def test_a_slice_is_answered_before_it_is_learned_from(case, tiny_network):
     learners = {"disc": Recorder(), "ring": Recorder()}
     image, label = case
     inferer = build(learners)
-    logits = inferer(image, tiny_network(), case=["a"], user_label=label)
+    logits, details = inferer.segment_case(image, tiny_network(), case=["a"], user_label=label)
     sam = [view.crop.of(view.sam) for view in learners["disc"].asked]
     torch.testing.assert_close(logits.as_tensor()[0, 0, 8:28, 10:40, 0], sam[0])
     torch.testing.assert_close(logits.as_tensor()[0, 0, 8:28, 10:40, 1], sam[1] + 1)
     assert inferer.images == 2
-    assert [row["status"] for row in inferer.rows] == ["corrected"] * 3
+    assert [row["status"] for row in details.rows] == ["corrected"] * 3
 
 
 def test_learning_after_the_case_leaves_its_answers_alone(case, tiny_network):
@@ -135,8 +135,8 @@ def test_the_threshold_spares_what_is_good(case, tiny_network):
     image, label = case
     learners = {"disc": Recorder(), "ring": Recorder()}
     inferer = build(learners, expert=Expert(threshold=0.5))
-    inferer(image, tiny_network(), case=["a"], user_label=label)
-    for row in inferer.rows:
+    _, details = inferer.segment_case(image, tiny_network(), case=["a"], user_label=label)
+    for row in details.rows:
         assert row["corrected"] == int(row["dice"] < 0.5)
 
 
@@ -194,9 +194,3 @@ def test_no_prompt_and_no_label_is_a_mistake(case, tiny_network):
         OnlineInferer({"disc": 1}, {"disc": Recorder()})(image, tiny_network(), case=["a"])
     with pytest.raises(UserError, match="needs the case's label"):
         build({"disc": Recorder(), "ring": Recorder()})(image, tiny_network(), case=["a"])
-
-
-def test_dice_of_two_empty_masks_is_one():
-    empty = torch.zeros(3, 3, dtype=torch.bool)
-    assert dice(empty, empty) == 1.0
-    assert dice(empty, ~empty) == 0.0

@@ -12,8 +12,8 @@ from sklearn.cluster import KMeans
 
 from monai_ext.errors import UserError
 from monai_ext.inferers import p2sam
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.p2sam import P2SamInferer
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.networks.sam import Embeddings
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.ties import TOLERANCE
@@ -202,15 +202,21 @@ def segment(inferer, network, target, reference="a", **extra):
     return inferer(target[None], network, reference, reference, **extra)[0].as_tensor()
 
 
+def describe(inferer, network, target, reference="a"):
+    """Return logits [L, H, W, D] of one case, and its details."""
+    logits, details = inferer.segment_case(target[None], network, reference, reference)
+    return logits[0].as_tensor(), details
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("mode", ["paper", "official"])
 def test_same_as_the_slow_version(case, mode, seed):
     network, target, loader, slow = case(seed)
     inferer = P2SamInferer(LABELS, loader, (1, 3), (1, 2), mode=mode)
-    logits = segment(inferer, network, target)
+    logits, details = describe(inferer, network, target)
     for channel, value in enumerate(LABELS.values()):
         expected = slow_p2sam(network, target[..., 0].as_tensor(), [slow["a", value]], (1, 3), (1, 2), mode)
-        assert_same(inferer.rows[channel], logits[channel, ..., 0], expected)
+        assert_same(details.rows[channel], logits[channel, ..., 0], expected)
 
 
 def test_the_slow_version_is_no_triviality(case):
@@ -232,12 +238,12 @@ def test_the_slow_version_is_no_triviality(case):
 def test_several_references_are_pooled(case, mode):
     network, target, loader, slow = case(2)
     inferer = P2SamInferer({"lesion": 1}, loader, (1, 3), (1, 2), mode=mode)
-    logits = segment(inferer, network, target, ["a", "b"])
+    logits, details = describe(inferer, network, target, ["a", "b"])
     both = slow_p2sam(network, target[..., 0].as_tensor(), [slow["a", 1], slow["b", 1]], (1, 3), (1, 2), mode)
     one = slow_p2sam(network, target[..., 0].as_tensor(), [slow["a", 1]], (1, 3), (1, 2), mode)
-    assert_same(inferer.rows[0], logits[0, ..., 0], both)
+    assert_same(details.rows[0], logits[0, ..., 0], both)
     assert both.distances != one.distances
-    assert inferer.rows[0]["reference_slice"] == "0+0"
+    assert details.rows[0]["reference_slice"] == "0+0"
 
 
 def test_the_features_of_all_slices_of_the_reference_are_pooled(tiny_network, make_image, make_loader, disc):
@@ -248,12 +254,12 @@ def test_the_features_of_all_slices_of_the_reference_are_pooled(tiny_network, ma
     label[..., 2] = 0
     loader = make_loader({"a": (image, label)}, {"lesion": 1})
     inferer = P2SamInferer({"lesion": 1}, loader, (1, 3), (1, 2), reference_slices="all")
-    logits = segment(inferer, network, target)
+    logits, details = describe(inferer, network, target)
     slices = [(image[..., k].as_tensor(), label[..., k] == 1) for k in range(2)]
     for k in range(2):
         expected = slow_p2sam(network, target[..., k].as_tensor(), slices, (1, 3), (1, 2), "paper")
-        assert_same(inferer.rows[k], logits[0, ..., k], expected)
-    assert inferer.rows[2]["status"] == "reference_absent"
+        assert_same(details.rows[k], logits[0, ..., k], expected)
+    assert details.rows[2]["status"] == "reference_absent"
     with pytest.raises(UserError, match="reference_slices 'some' is unknown: choose one of matched, all"):
         P2SamInferer({"lesion": 1}, loader, reference_slices="some")
 
@@ -262,37 +268,37 @@ def test_the_features_of_all_slices_of_the_reference_are_pooled(tiny_network, ma
 def test_lowest_negative_of_natural_images(case, mode):
     network, target, loader, slow = case(2)
     inferer = P2SamInferer({"lesion": 1}, loader, (1, 3), (1, 3), mode=mode, negatives="lowest")
-    logits = segment(inferer, network, target)
+    logits, details = describe(inferer, network, target)
     expected = slow_p2sam(network, target[..., 0].as_tensor(), [slow["a", 1]], (1, 3), (1, 3), mode, negatives="lowest")
-    assert_same(inferer.rows[0], logits[0, ..., 0], expected)
-    assert inferer.rows[0]["n_neg"] == 1
+    assert_same(details.rows[0], logits[0, ..., 0], expected)
+    assert details.rows[0]["n_neg"] == 1
 
 
 @pytest.mark.parametrize("negatives", ["background", "lowest"])
 def test_no_negatives_on_request(case, negatives):
     network, target, loader, slow = case(10)
     inferer = P2SamInferer({"lesion": 1}, loader, (1, 3), (0, 0), negatives=negatives)
-    logits = segment(inferer, network, target)
+    logits, details = describe(inferer, network, target)
     expected = slow_p2sam(network, target[..., 0].as_tensor(), [slow["a", 1]], (1, 3), (0, 0), "paper")
-    assert_same(inferer.rows[0], logits[0, ..., 0], expected)
-    assert all(label == 1 for *_, label in inferer.rows[0]["points"])
+    assert_same(details.rows[0], logits[0, ..., 0], expected)
+    assert all(label == 1 for *_, label in details.rows[0]["points"])
 
 
 def test_negatives_may_begin_at_none(case):
     network, target, loader, slow = case(2)
     inferer = P2SamInferer({"lesion": 1}, loader, (1, 2), (0, 2))
-    segment(inferer, network, target)
+    _, details = describe(inferer, network, target)
     expected = slow_p2sam(network, target[..., 0].as_tensor(), [slow["a", 1]], (1, 2), (0, 2), "paper")
-    assert (inferer.rows[0]["n_pos"], inferer.rows[0]["n_neg"]) == (expected.n_pos, expected.n_neg)
+    assert (details.rows[0]["n_pos"], details.rows[0]["n_neg"]) == (expected.n_pos, expected.n_neg)
 
 
 def test_margin_is_the_lead_over_the_runner_up(case):
     network, target, loader, slow = case(2)
     inferer = P2SamInferer({"lesion": 1}, loader, (1, 3), (1, 2))
-    segment(inferer, network, target)
+    _, details = describe(inferer, network, target)
     expected = slow_p2sam(network, target[..., 0].as_tensor(), [slow["a", 1]], (1, 3), (1, 2), "paper")
     best, *others = sorted(set(np.round(expected.distances, 7)))
-    assert inferer.rows[0]["margin"] == pytest.approx(others[0] - best, abs=1e-6)
+    assert details.rows[0]["margin"] == pytest.approx(others[0] - best, abs=1e-6)
 
 
 def test_only_empty_candidates_are_no_foreground(case, monkeypatch):
@@ -300,9 +306,9 @@ def test_only_empty_candidates_are_no_foreground(case, monkeypatch):
     nothing = (torch.full((4, 1, 4 * G, 4 * G), -1.0), torch.zeros(4, 1))
     monkeypatch.setattr(network, "decode", lambda embeddings, prompts, **options: nothing)
     inferer = P2SamInferer({"lesion": 1}, loader, (1, 2), (1, 2))
-    logits = segment(inferer, network, target)
-    assert inferer.rows[0]["status"] == "no_foreground"
-    assert inferer.rows[0].get("distance") is None
+    logits, details = describe(inferer, network, target)
+    assert details.rows[0]["status"] == "no_foreground"
+    assert details.rows[0].get("distance") is None
     assert (logits == BACKGROUND).all()
 
 
@@ -310,8 +316,8 @@ def test_structure_absent_from_the_matched_slice_is_left_out(tiny_network, make_
     label = np.stack([disc(SIZE, (14, 20), 9), 2 * disc(SIZE, (14, 20), 9)], axis=-1)
     loader = make_loader({"a": (make_image(5, (*SIZE, 2)), label)}, LABELS)
     inferer = P2SamInferer(LABELS, loader, (1, 1), (1, 1))
-    logits = segment(inferer, tiny_network(1), make_image(1, (*SIZE, 2)))
-    status = {(row["label"], row["slice"]): row["status"] for row in inferer.rows}
+    logits, details = describe(inferer, tiny_network(1), make_image(1, (*SIZE, 2)))
+    status = {(row["label"], row["slice"]): row["status"] for row in details.rows}
     assert status[("organ", 0)] == status[("lesion", 1)] == "reference_absent"
     assert status[("lesion", 0)] != "reference_absent"
     assert (logits[1, ..., 0] == BACKGROUND).all()
@@ -334,9 +340,9 @@ def test_tiny_reference_is_recovered_and_flagged(tiny_network, make_image, make_
     tiny, large = disc(SIZE, (17, 18), 1.5)[..., None], disc(SIZE, (28, 46), 10)[..., None]
     loader = make_loader({"a": (make_image(5, (*SIZE, 1)), np.where(tiny, 1, 2 * large))}, LABELS)
     inferer = P2SamInferer(LABELS, loader, n_pos, (1, 1), mode=mode)
-    segment(inferer, tiny_network(1), make_image(1, (*SIZE, 1)))
-    assert [row["recovered"] for row in inferer.rows] == [True, False]
-    assert inferer.rows[0]["n_pos"] == 1
+    _, details = describe(inferer, tiny_network(1), make_image(1, (*SIZE, 1)))
+    assert [row["recovered"] for row in details.rows] == [True, False]
+    assert details.rows[0]["n_pos"] == 1
 
 
 @pytest.mark.parametrize("order", [["tiny", "large"], ["large", "tiny"]])
@@ -344,15 +350,15 @@ def test_one_recovered_reference_of_several_is_flagged(tiny_network, make_image,
     masks = {"tiny": disc(SIZE, (17, 18), 1.5), "large": disc(SIZE, (28, 46), 10)}
     references = {name: (make_image(5 + i, (*SIZE, 1)), masks[name][..., None]) for i, name in enumerate(masks)}
     inferer = P2SamInferer({"lesion": 1}, make_loader(references, {"lesion": 1}), (1, 1), (1, 1))
-    segment(inferer, tiny_network(1), make_image(1, (*SIZE, 1)), order)
-    assert inferer.rows[0]["recovered"] is True
+    _, details = describe(inferer, tiny_network(1), make_image(1, (*SIZE, 1)), order)
+    assert details.rows[0]["recovered"] is True
 
 
 def test_structure_that_fills_the_image_has_no_negatives(tiny_network, make_image, make_loader):
     loader = make_loader({"a": (make_image(5, (*SIZE, 1)), np.ones((*SIZE, 1), np.int64))}, {"lesion": 1})
     inferer = P2SamInferer({"lesion": 1}, loader, (1, 1), (1, 3))
-    segment(inferer, tiny_network(1), make_image(1, (*SIZE, 1)))
-    assert inferer.rows[0]["n_neg"] == 0
+    _, details = describe(inferer, tiny_network(1), make_image(1, (*SIZE, 1)))
+    assert details.rows[0]["n_neg"] == 0
 
 
 def test_reference_is_encoded_and_clustered_once_a_patient(tiny_network, make_image, make_loader, disc, monkeypatch):
@@ -391,8 +397,8 @@ def test_prompts_lie_in_the_image_not_in_the_padding(case):
     network, target, loader, _ = case(2)
     for mode in ("paper", "official"):
         inferer = P2SamInferer(LABELS, loader, (3, 3), (3, 3), mode=mode)
-        segment(inferer, network, target)
-        points = np.array([point for row in inferer.rows for point in row["points"]])
+        _, details = describe(inferer, network, target)
+        points = np.array([point for row in details.rows for point in row["points"]])
         assert (points[:, 0] <= SIZE[1] - 1).all()
         assert (points[:, 1] <= SIZE[0] - 1).all()
 

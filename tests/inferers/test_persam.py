@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.p2sam import P2SamInferer
 from monai_ext.inferers.persam import PersamInferer
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.ties import TOLERANCE
 
@@ -128,9 +128,10 @@ def test_same_as_the_slow_version(sensitive_network, make_image, make_loader, la
     network, image = sensitive_network(seed), make_image(100 + seed, (*SIZE, 1), channels=3)
     target = make_image(seed, (*SIZE, 1), channels=3, plane_size=ORIGINAL)
     inferer = PersamInferer(LABELS, make_loader({"a": (image, label)}, LABELS), mode, multimask)
-    logits = inferer(target[None], network, "a", "a")[0].as_tensor()
+    logits, details = inferer.segment_case(target[None], network, "a", "a")
+    logits = logits[0].as_tensor()
     for channel, value in enumerate(LABELS.values()):
-        row = inferer.rows[channel]
+        row = details.rows[channel]
         assert (row["status"], row["n_pos"], row["n_neg"]) == ("ok", 1, 1)
         with torch.no_grad():
             reference = network.encode(image[None, ..., 0].as_tensor()).features[0]
@@ -165,8 +166,9 @@ def test_guided_p2sam_with_one_part_decodes_as_persam(tiny_network, make_image, 
     network, target = tiny_network(2), make_image(2, (*SIZE, 1), plane_size=ORIGINAL)
     guided = P2SamInferer({"lesion": 1}, loader, 1, 1, mode, "lowest", attention="guided")
     persam = PersamInferer({"lesion": 1}, loader, mode)
-    masks = [inferer(target[None], network, "a", "a").as_tensor() for inferer in (guided, persam)]
-    assert guided.rows[0]["points"] == persam.rows[0]["points"]
+    found = [inferer.segment_case(target[None], network, "a", "a") for inferer in (guided, persam)]
+    masks, rows = [logits.as_tensor() for logits, _ in found], [details.rows[0] for _, details in found]
+    assert rows[0]["points"] == rows[1]["points"]
     if mode == "official":
         assert (masks[1] > 0).any()
         torch.testing.assert_close(*masks, atol=1e-5, rtol=0)
@@ -176,7 +178,7 @@ def test_guided_p2sam_with_one_part_decodes_as_persam(tiny_network, make_image, 
         reference = network.encode(loader.loaded[0].image[None, ..., 0].as_tensor()).features[0]
         feature = reference[:, 1:4, 2:5].flatten(1).mean(dim=1)
         _, bias = slow_prior(slow_map(feature.numpy(), embeddings.features[0].numpy()), mode)
-        points = torch.tensor(guided.rows[0]["points"])
+        points = torch.tensor(rows[0]["points"])
         guidance = {"attention_bias": torch.tensor(bias).float()[None], "target_embedding": feature[None]}
         logits, _ = network.decode(embeddings, [Prompt(points[:, :2], points[:, 2])], **guidance)
     torch.testing.assert_close(masks[0][0, 0, ..., 0], to_frame(logits)[0, 0], atol=1e-4, rtol=0)
@@ -246,8 +248,8 @@ def test_an_empty_answer_is_no_foreground(tiny_network, make_image, make_loader,
     nothing = torch.full((1, 1, 4 * G, 4 * G), -1.0)
     monkeypatch.setattr("monai_ext.inferers.persam.guided_cascade", lambda *args: nothing)
     inferer = PersamInferer(LABELS, make_loader({"a": (make_image(5, (*SIZE, 1)), label)}, LABELS))
-    logits = inferer(make_image(1, (*SIZE, 1))[None], tiny_network(1), "a", "a")
-    assert [row["status"] for row in inferer.rows] == ["no_foreground"] * 2
+    logits, details = inferer.segment_case(make_image(1, (*SIZE, 1))[None], tiny_network(1), "a", "a")
+    assert [row["status"] for row in details.rows] == ["no_foreground"] * 2
     assert (logits == BACKGROUND).all()
 
 
@@ -255,16 +257,16 @@ def test_an_empty_answer_is_no_foreground(tiny_network, make_image, make_loader,
 def test_a_tiny_reference_is_recovered_and_flagged(tiny_network, make_image, make_loader, disc, mode):
     label = np.where(disc(SIZE, (17, 18), 1.5), 1, 2 * disc(SIZE, (28, 46), 10))[..., None]
     inferer = PersamInferer(LABELS, make_loader({"a": (make_image(5, (*SIZE, 1)), label)}, LABELS), mode)
-    logits = inferer(make_image(1, (*SIZE, 1))[None], tiny_network(1), "a", "a")
-    assert [row["recovered"] for row in inferer.rows] == [True, False]
+    logits, details = inferer.segment_case(make_image(1, (*SIZE, 1))[None], tiny_network(1), "a", "a")
+    assert [row["recovered"] for row in details.rows] == [True, False]
     assert torch.isfinite(logits).all()
 
 
 def test_a_structure_absent_from_the_matched_slice_is_left_out(tiny_network, make_image, make_loader, disc):
     label = np.stack([disc(SIZE, (14, 20), 9), 2 * disc(SIZE, (14, 20), 9)], axis=-1)
     inferer = PersamInferer(LABELS, make_loader({"a": (make_image(5, (*SIZE, 2)), label)}, LABELS))
-    inferer(make_image(1, (*SIZE, 2))[None], tiny_network(1), "a", "a")
-    status = {(row["label"], row["slice"]): row["status"] for row in inferer.rows}
+    _, details = inferer.segment_case(make_image(1, (*SIZE, 2))[None], tiny_network(1), "a", "a")
+    status = {(row["label"], row["slice"]): row["status"] for row in details.rows}
     assert status[("organ", 0)] == status[("lesion", 1)] == "reference_absent"
 
 

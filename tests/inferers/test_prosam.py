@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND
 from monai_ext.inferers.prosam import ProsamInferer
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_shots
 from monai_ext.networks.reference_encoder import EncoderReference
 from monai_ext.prompts.distribution import Sampler
 from monai_ext.prompts.sampled_masks import MERGES, mask_uncertainty, merge_logits
+from monai_ext.transforms.views import View
 
 SIZE = (40, 64)
 LABELS = {"lesion": 1, "organ": 2}
@@ -78,11 +79,12 @@ def decode(network, target, k, tokens):
 @pytest.mark.parametrize("names", [["a"], ["a", "b"]])
 def test_the_mean_prompt_same_as_the_slow_version(network, make_inferer, target, references, names):
     inferer = make_inferer(uncertainty=False)
-    logits = inferer(target, network, names, names)[0].as_tensor()
+    logits, details = inferer.segment_case(target, network, names, names)
+    logits = logits[0].as_tensor()
     for k in range(3):
         for channel, value in enumerate(LABELS.values()):
             prompts = slow_distribution(inferer.prompts, network, target, references, names, k, value)
-            row = next(r for r in inferer.rows if r["slice"] == k and r["label"] == list(LABELS)[channel])
+            row = next(r for r in details.rows if r["slice"] == k and r["label"] == list(LABELS)[channel])
             if prompts is None:
                 assert row["status"] == "reference_absent"
                 continue
@@ -107,16 +109,16 @@ def test_other_strategies_merge_the_draws(network, make_inferer, target, referen
 
 def test_uncertainty_is_that_of_the_draws(network, make_inferer, target, references):
     inferer = make_inferer(samples=4)
-    inferer(target, network, "a", "a")
+    _, details = inferer.segment_case(target, network, "a", "a")
     prompts = slow_distribution(inferer.prompts, network, target, references, ["a"], 1, 2)
     found = mask_uncertainty(decode(network, target, 1, inferer._draw(prompts, 1, 1)))
-    torch.testing.assert_close(inferer.uncertainty_maps[1, ..., 1], found.variance, rtol=1e-3, atol=1e-4)
-    row = next(r for r in inferer.rows if r["slice"] == 1 and r["label"] == "organ")
+    torch.testing.assert_close(details.maps["variance"][1, ..., 1], found.variance, rtol=1e-3, atol=1e-4)
+    row = next(r for r in details.rows if r["slice"] == 1 and r["label"] == "organ")
     assert row["agreement"] == pytest.approx(found.agreement, abs=1e-2)
     assert row["entropy"] == pytest.approx(found.entropy, abs=1e-2)
     assert row["sigma"] > 0
-    assert inferer.uncertainty_maps.shape == (2, *SIZE, 3)
-    assert not inferer.uncertainty_maps[..., 2].any(), "nothing was sought there"
+    assert details.maps["variance"].shape == (2, *SIZE, 3)
+    assert not details.maps["variance"][..., 2].any(), "nothing was sought there"
 
 
 def test_masks_do_not_depend_on_whether_uncertainty_is_asked_for(network, make_inferer, target):
@@ -129,22 +131,50 @@ def test_the_same_seed_gives_the_same_uncertainty(network, make_inferer, target)
     maps = []
     for seed in (0, 0, 1):
         inferer = make_inferer(seed=seed, samples=3)
-        inferer(target, network, "a", "a")
-        maps.append(inferer.uncertainty_maps)
+        _, details = inferer.segment_case(target, network, "a", "a")
+        maps.append(details.maps["variance"])
     assert torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
 
 
-def test_vrp_sam_has_no_spread(network, make_inferer, target):
-    inferer = make_inferer("none", samples=2)
-    inferer(target, network, "a", "a")
-    assert float(inferer.uncertainty_maps.max()) < 1e-8
+def test_vrp_sam_has_nothing_to_draw_from(network, make_inferer, target):
+    for options in ({}, {"uncertainty": False, "strategy": "majority"}):
+        with pytest.raises(UserError, match="no distribution"):
+            make_inferer("none", **options)
+    inferer = make_inferer("none", uncertainty=False)
+    assert not inferer.segment_case(target, network, "a", "a")[1].maps
+
+
+def test_features_of_the_review_score_are_those_of_the_table(network, make_inferer, target):
+    _, details = make_inferer(samples=3, views=2).segment_case(target, network, "a", "a")
+    (row,) = [r for r in details.rows if r["slice"] == 1 and r["label"] == "organ"]
+    spread = {"agreement", "entropy", "variance_ratio"}
+    assert {"certainty", "predicted_iou", *spread, *(f"view_{name}" for name in spread)} <= set(row["features"])
+    assert all(row["features"][name] == row[name] for name in (*spread, "predicted_iou"))
+    assert all("features" not in r for r in details.rows if r["slice"] == 2), "nothing was sought there"
+
+
+def test_views_change_neither_masks_nor_draws(network, make_inferer, target):
+    (plain, without), (same, details) = (
+        make_inferer(samples=2, views=views).segment_case(target, network, "a", "a") for views in (0, 3)
+    )
+    assert torch.equal(plain, same)
+    assert torch.equal(without.maps["variance"], details.maps["variance"])
+
+
+def test_views_that_change_nothing_agree(network, make_inferer, target, monkeypatch):
+    still = [View(0.0, 1.0, (0.0, 0.0), 1.0)] * 2
+    monkeypatch.setattr("monai_ext.inferers.prosam.draw_views", lambda count, rng: still)
+    _, details = make_inferer(uncertainty=False, views=2).segment_case(target, network, "a", "a")
+    found = [row["features"] for row in details.rows if "features" in row]
+    assert found
+    assert all(one["view_agreement"] == pytest.approx(1) and one["view_variance_ratio"] < 1e-6 for one in found)
 
 
 def test_one_slice_can_serve_all(network, make_inferer, target):
     inferer = make_inferer(reference_slice="largest", uncertainty=False)
-    inferer(target, network, "a", "a")
-    assert "reference_absent" not in {row["status"] for row in inferer.rows}
+    _, details = inferer.segment_case(target, network, "a", "a")
+    assert "reference_absent" not in {row["status"] for row in details.rows}
 
 
 @pytest.mark.parametrize("annotation", ["box", "scribble", "points"])
@@ -173,6 +203,7 @@ def test_references_are_encoded_once(network, make_inferer, target, make_image, 
         ({"annotation": "text"}, "annotation 'text'"),
         ({"samples": 0}, "K is 0"),
         ({"samples": 1}, "an uncertainty needs 2 or more"),
+        ({"views": 1}, "--views is 1"),
         ({"reference_slice": "best"}, "reference_slice 'best'"),
         ({"slice_match": "x"}, "slice_match 'x'"),
     ],

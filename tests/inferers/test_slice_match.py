@@ -10,8 +10,10 @@ from monai_ext.inferers.slice_match import match_slices, with_oracle_slices
 from monai_ext.transforms.sam_input import SamInputd, slice_positions
 
 
-def volume(depth, spacing=5.0, origin=0.0, tilt=0.0, upside_down=False, name="target.nii.gz", plane=24) -> MetaTensor:
-    """An axial volume in the input frame, tilted about its centre; ``upside_down``: stored from the head downwards."""
+def volume(
+    depth, spacing=5.0, origin=0.0, tilt=0.0, upside_down=False, name="target.nii.gz", plane=24, cut="S"
+) -> MetaTensor:
+    """A volume in the input frame, tilted about its centre; ``upside_down``: stored from the head downwards."""
     affine = np.diag([1.0, 1.0, spacing, 1.0])
     affine[2, 3] = origin
     if upside_down:
@@ -23,7 +25,7 @@ def volume(depth, spacing=5.0, origin=0.0, tilt=0.0, upside_down=False, name="ta
     turn[:3, 3] = centre - turn[:3, :3] @ centre
     image = torch.rand(1, plane, plane, depth)
     stored = MetaTensor(image, affine=torch.tensor(turn @ affine), meta={"filename_or_obj": name})
-    return SamInputd(keys="image", image_size=32, slice_axis="S")({"image": stored})["image"]
+    return SamInputd(keys="image", image_size=32, slice_axis=cut)({"image": stored})["image"]
 
 
 def frame(name="frame.png") -> MetaTensor:
@@ -76,6 +78,17 @@ def test_position_bears_a_mild_tilt():
 def test_position_refuses_slices_cut_in_another_direction():
     with pytest.raises(UserError, match=r"target.*at 40 degrees to its reference ref\.nii.*--slice_match relative"):
         match_slices(volume(3, tilt=40), volume(3, name="ref.nii"))
+
+
+@pytest.mark.parametrize("rule", ["position", "relative", "middle", "chunks", "oracle_centre"])
+def test_an_axial_slice_serves_no_coronal_one(rule):
+    with pytest.raises(UserError, match=r"target.*at 90 degrees to its reference ref\.nii.*--slice_axis"):
+        match_slices(volume(3, cut="A"), volume(3, name="ref.nii"), rule, [1], (0, 2))
+
+
+def test_a_short_axis_heart_serves_one_whose_header_has_lost_the_tilt():
+    tilted = volume(3, tilt=70, cut=None, spacing=30.0)
+    assert match_slices(tilted, volume(3), "middle", [1]) == [1] * tilted.shape[-1]
 
 
 @pytest.mark.parametrize("shift", [100.0, -100.0])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from monai_ext.metrics.scribbles import axis_length, scribble_statistics
+from monai_ext.metrics.scribbles import axis_length, scribble_dice, scribble_statistics
 
 
 def test_length_of_straight_and_diagonal_lines() -> None:
@@ -52,3 +52,12 @@ def test_nothing_to_measure() -> None:
     some, none = np.ones((3, 3), bool), np.zeros((3, 3), bool)
     assert scribble_statistics(none, some) is None
     assert scribble_statistics(some, none) is None
+
+
+def test_masks_are_compared_with_scribbles_class_by_class() -> None:
+    drawn = np.array([0, 0, 0, 0, 1, 1, 2])
+    assert scribble_dice(drawn, drawn) == 1
+    found = np.array([0, 0, 1, 3, 1, 1, 0])  # 2 is missed, 3 is found where nothing of it is drawn
+    assert scribble_dice(found, drawn) == pytest.approx((2 * 2 / (3 + 4) + 2 * 2 / (3 + 2) + 0) / 3)
+    with pytest.raises(ValueError, match="no pixel"):
+        scribble_dice(drawn[:0], drawn[:0])

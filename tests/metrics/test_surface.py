@@ -65,7 +65,7 @@ def slow_surface(mask: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_hd95_is_that_of_monai(dimensions):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(masks(dimensions))
     def check(case):
         reference, prediction, spacing = case
@@ -77,7 +77,7 @@ def test_hd95_is_that_of_monai(dimensions):
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_nsd_is_that_of_monai(dimensions):
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(masks(dimensions), st.sampled_from([0.0, 1.0, 2.0, 3.3]))
     def check(case, tolerance):
         reference, prediction, spacing = case
@@ -87,7 +87,7 @@ def test_nsd_is_that_of_monai(dimensions):
     check()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(masks(3))
 def test_surface_distances_are_those_of_a_loop(case):
     reference, prediction, spacing = (case[0][:6, :6, :6], case[1][:6, :6, :6], case[2])

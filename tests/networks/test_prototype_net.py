@@ -294,6 +294,16 @@ def test_it_is_an_encoder(network: PrototypeNet) -> None:
     assert isinstance(network, Encoder)
 
 
+def test_an_image_is_embedded_as_in_the_square_of_an_episode(network: PrototypeNet) -> None:
+    image = episodes(1)[0]
+    with torch.no_grad():
+        embeddings, square = network.encode(image), network.encode(F.pad(image, (0, 8)))
+    assert (embeddings.size, square.size) == ((64, 56), (64, 64))
+    torch.testing.assert_close(embeddings.features, square.features)
+    with pytest.raises(ValueError, match="at most 64"):
+        network.encode(torch.zeros(1, 1, 65, 8))
+
+
 def test_an_episode_is_its_parts(network: PrototypeNet) -> None:
     support, support_mask, query, query_mask = episodes()
     with torch.no_grad():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -107,7 +108,15 @@ def test_the_sentence_holds_a_command_that_makes_plain_weights(tmp_path, content
     assert re.search(what, said)
     found = re.search(r'python -c "(.*)"', said)
     assert found is not None
-    subprocess.run([sys.executable, "-c", found[1]], check=True)
+    exec(found[1], {})
+    load(tmp_path / "given_plain.pt")
+
+
+def test_the_command_runs_in_a_shell(tmp_path) -> None:
+    found = re.search(r"(python -c \".*\")", refusal(tmp_path / "given.pt", prefixed("module.")))
+    assert found is not None
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(found[1], shell=True, check=True, env=environment)
     load(tmp_path / "given_plain.pt")
 
 

@@ -91,3 +91,7 @@ def test_any_axis_and_infinite_values() -> None:
 def test_labels_tie_by_name_and_lose_to_background_at_zero(noise) -> None:
     logits = torch.tensor([[3.0, -1.0, 0.5, -2.0], [3.0 + noise, 2.0, 0.6, 0.0]])
     assert likeliest_label(logits).tolist() == [1, 2, 2, 0]
+
+
+def test_a_label_below_zero_does_not_tie_with_one_above() -> None:
+    assert likeliest_label(torch.tensor([[-LOGIT_TOLERANCE / 4], [LOGIT_TOLERANCE / 4]])).tolist() == [2]

@@ -77,34 +77,17 @@ def test_a_link_to_weights_is_not_weights_of_its_own(models) -> None:
     assert chosen(models, "MR", "LV") == "heart"
 
 
-def test_weights_for_all_else_where_none_serve_everything(models, capsys) -> None:
-    weights(models, "heart", modalities=["MR"], structures=["LV"], otherwise=True)
-    assert chosen(models, "MR", "liver") == "belly"
-    assert chosen(models, "CT", "lesion") == "general"
-    assert capsys.readouterr().err == ""
-    assert chosen(models, "CT", "lesion", variant="compact") == "heart"
-    (models / "general.pt").unlink()
-    assert chosen(models, "CT", "lesion") == "heart"
-    assert "serve CT with lesion: heart is taken, which has not seen this modality" in capsys.readouterr().err
-    assert chosen(models, "MR", "LV") == "heart"
-    assert capsys.readouterr().err == ""
-
-
-ELSE = "compact_open" if (SHIPPED / "compact_open.pt").is_file() else "compact_acdc"
-"""Shipped weights for what no other weights know."""
-
-
 @pytest.mark.parametrize(
     ("modality", "labels", "name"),
     [
         ("MR", ["RV", "MYO", "LV"], "compact_acdc"),
         ("MR", ["left atrium"], "compact_acdc"),
         ("MR", ["liver", "right_kidney", "left_kidney", "spleen"], "compact_chaos"),
-        ("CT", ["liver", "spleen"], ELSE),
-        ("MR", ["tumour"], ELSE),
-        ("CT", ["tumour"], ELSE),
-        ("US", ["lesion"], ELSE),
-        ("endoscopy", ["polyp"], ELSE),
+        ("CT", ["liver", "spleen"], "compact_open"),
+        ("MR", ["tumour"], "compact_open"),
+        ("CT", ["tumour"], "compact_open"),
+        ("US", ["lesion"], "compact_open"),
+        ("endoscopy", ["polyp"], "compact_open"),
     ],
 )
 def test_shipped_weights(modality, labels, name) -> None:

@@ -32,7 +32,7 @@ def test_settings_are_what_decides_a_result(tmp_path, bundle, datalist):
         "list": datalist,
         "settings": config["settings"],
     }
-    assert settings["weights"] == sha256_of(weights)
+    assert settings["weights"] == [sha256_of(weights)]
     assert settings["device"] == "cuda"
     assert settings["labels"] == list(datalist.labels.items())
     assert settings["made_with"]["source"] == resume.source_sha256()

@@ -99,9 +99,19 @@ def test_known_structures_are_refused_where_the_list_names_supports(datalist, tm
     assert len(serve(datalist, tmp_path, weights=weights, support=None)) == 3
 
 
+def test_queries_are_looked_for_among_the_trained_patients_of_their_own_data_set(datalist, tmp_path, weights) -> None:
+    elsewhere = datalist.model_copy(update={"dataset": "Elsewhere"})
+    with pytest.raises(UserError, match="case 'c0' is of patient 'c', who is in the training"):
+        serve(datalist, tmp_path, supports=elsewhere, weights=weights)
+    pairs = supports.serve_cases(elsewhere, {"liver": 1}, tmp_path / "run", "a0:2", datalist, weights=weights)
+    assert [pair["case"] for pair in pairs] == ["b0", "c0"]  # another data set's patient c
+    with pytest.raises(UserError, match="case 'c0' is of patient 'c', who is in the training"):
+        supports.serve_cases(elsewhere, {"liver": 1}, tmp_path / "run", "c0:2", datalist, weights=weights)
+
+
 def test_weights_without_a_record_know_nothing(datalist, tmp_path) -> None:
-    assert supports.trained_patients(None, "Toy") == set()
-    assert supports.trained_patients(tmp_path / "none.pt", "Toy") == set()
+    assert supports.trained_patients(None, datalist) == set()
+    assert supports.trained_patients(tmp_path / "none.pt", datalist) == set()
     assert len(serve(datalist, tmp_path, "spleen", weights=tmp_path / "none.pt")) == 2
 
 

@@ -7,7 +7,8 @@
 A mask lies on the grid of the series that it was predicted on, in any order and direction of the axes. SEG holds it
 voxel by voxel, RTSTRUCT as outlines between voxel centres, so that a reader that asks which centres lie inside gets
 the very mask back. What is written is read back and compared before the file gets its name. Neither kind of file
-has a use for a structure that is nowhere: empty ones are left out, and an empty mask is not exported.
+has a use for a structure that is nowhere: empty ones are left out, and an empty mask is not exported. With --measures
+OUT/volumes.csv, volumes and diameters become a structured report beside each file.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_ext.data.dicom.contours import contour_mask
+from monai_ext.data.dicom.reading import quiet_lengths
 from monai_ext.data.dicom.rtstruct_reader import read_structures
 from monai_ext.data.dicom.rtstruct_writer import build_rtstruct
 from monai_ext.data.dicom.seg_writer import build_seg
 from monai_ext.data.dicom.segmentation import read_segmentation, segment_mask
 from monai_ext.data.dicom.source import describe_grid, load_source, place_on_series
+from monai_ext.data.dicom.sr_writer import Measured, build_sr, read_sr
 from monai_ext.data.dicom.structures import (
     PRODUCT,
     Code,
@@ -44,6 +47,7 @@ from monai_ext.data.dicom.structures import (
 )
 from monai_ext.data.images import is_frame, read_geometry, read_label
 from monai_ext.data.manifest import Case, load_datalist
+from monai_ext.data.text import read_table
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.files import PathLike, atomic_path
 
@@ -121,6 +125,61 @@ def export_mask(
             raise RuntimeError(f"{output}: what was read back differs from the mask (Dice {dice}); nothing was written")
     voxels = {structure.name: int(structure.mask.sum()) for structure in structures}
     return Exported(Path(output), voxels, dice, tuple(notes))
+
+
+def export_measures(
+    mask: PathLike,
+    source: Source,
+    labels: Mapping[str, int],
+    measured: Mapping[str, Measured],
+    output: PathLike,
+    *,
+    algorithm: str = PRODUCT,
+    categories: Codes | None = None,
+    types: Codes | None = None,
+) -> None:
+    """Write measures of a mask's structures as a structured report, read it back and compare.
+
+    Args:
+        mask: NIfTI label map on the grid of the series, which says what slices a structure is on.
+        source: the series.
+        labels: value of each structure.
+        measured: by structure; each has voxels in the mask.
+        output: file to write; replaced where there is one.
+        algorithm: name of the method that made the mask.
+        categories: coded category of structures, by name.
+        types: coded type of structures, by name.
+
+    Raises:
+        UserError: as :func:`export_mask`.
+        RuntimeError: what was read back differs; nothing is left behind.
+    """
+    wanted = {name: value for name, value in labels.items() if name in measured}
+    structures, _ = _find_structures(Path(mask), source, wanted, categories or {}, types or {})
+    maker = Maker(algorithm, datetime.fromtimestamp(os.stat(mask).st_mtime).replace(microsecond=0))
+    with atomic_path(output) as temporary:
+        build_sr(source, structures, measured, maker).save_as(temporary, enforce_file_format=True)
+        if read_sr(temporary) != dict(measured):
+            raise RuntimeError(f"{output}: what was read back differs from the measures; nothing was written")
+
+
+def read_measures(path: Path) -> dict[str, dict[str, Measured]]:
+    """Read ``volumes.csv``: the measures of each case's structures; those without a volume in ml are left out.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such table; give the volumes.csv of a run with --measures")
+    header, *lines = read_table(path, "run again") or [[]]
+    if missing := {"case", "label", "volume_ml", "longest_mm", "perpendicular_mm"} - set(header):
+        raise UserError(f"{path}: has no column {min(missing)}; give the volumes.csv of a run with --measures")
+    found: dict[str, dict[str, Measured]] = {}
+    for row in (dict(zip(header, line, strict=True)) for line in lines):
+        if row["volume_ml"]:
+            lengths = [float(row[name]) if row[name] else None for name in ("longest_mm", "perpendicular_mm")]
+            found.setdefault(row["case"], {})[row["label"]] = Measured(float(row["volume_ml"]), *lengths)
+    return found
 
 
 def _check_output(output: Path, source: Source) -> None:
@@ -225,10 +284,13 @@ FORMATS: dict[str, tuple[Build, ReadBack, float]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = _parse(arguments)
-    if options.masks is None:
-        _export_one(options)
-    else:
-        _export_all(options)
+    if options.measures and options.masks is None:
+        raise UserError("--measures has those of all cases of a run: give --masks and --datalist with it, not --mask")
+    with quiet_lengths():
+        if options.masks is None:
+            _export_one(options)
+        else:
+            _export_all(options)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -247,6 +309,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_root", help="folder that relative paths of the list refer to (default: the list's)")
     parser.add_argument("--format", choices=tuple(FORMATS), required=True)
     parser.add_argument("--output", required=True, help="file to write; with --masks the folder, <case>.dcm in it")
+    parser.add_argument(
+        "--measures", help="volumes.csv of the run: also writes <case>_measures.dcm, a report (TID 1500)"
+    )
     parser.add_argument("--algorithm", default=PRODUCT, help=f"name of the method (default: {PRODUCT})")
     examples = {"type": "108369006:SCT:Neoplasm", "category": "49755003:SCT:Morphologically Abnormal Structure"}
     for name, example in examples.items():
@@ -292,13 +357,20 @@ def _export_all(options: argparse.Namespace) -> None:
     if not present:
         raise UserError(f"{folder}: holds no mask of a case of {options.datalist} (<case>.nii.gz); check --masks")
     written, details = 0, _details(options, labels)
+    measures = read_measures(Path(options.measures)) if options.measures else {}
     for case in present:
         with _naming(case.case):
             source = load_source(*_series_of(case, _root(options)))
             output = Path(options.output) / f"{case.case}.dcm"
             exported = export_mask(paths[case.case], source, labels, output, options.format, **details)
+            known = {name: one for name, one in measures.get(case.case, {}).items() if name in exported.voxels}
+            report = output.with_name(f"{case.case}_measures.dcm")
+            if known:
+                export_measures(paths[case.case], source, labels, known, report, **details)
         written += exported.path is not None
         _report(exported)
+        if known:
+            print(f"{report}: measures of {', '.join(known)}")
     print(f"{written} of {len(present)} masks written to {options.output}")
 
 

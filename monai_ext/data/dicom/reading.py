@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,6 +119,20 @@ def naming_damage(path: PathLike) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"{path}: damaged DICOM file ({_first_line(error)}); copy or download it again") from error
+
+
+@contextmanager
+def quiet_lengths() -> Iterator[None]:
+    """Keep pydicom from telling, slice by slice, of values that are too long for their kind; they are kept."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The value length")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _parse(path: PathLike, pixels: bool, tags: Sequence[str] | None) -> Dataset:

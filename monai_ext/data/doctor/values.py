@@ -64,7 +64,9 @@ def hu_without_ct(facts: ListFacts) -> Iterator[Problem]:
         ):
             modality = use.case.modality or facts.datalist.modality or "not stated"
             sentence = f"{use.name} has values from {values.low:g} to {values.high:g}, but its modality is {modality}"
-            yield use.problem(sentence, 'if these are Hounsfield units, write "modality": "CT"')
+            yield use.problem(
+                sentence, 'if these are Hounsfield units, say so: "modality": "CT" in the list, or --modality CT'
+            )
 
 
 def scale_assumed(facts: ListFacts) -> Iterator[Problem]:

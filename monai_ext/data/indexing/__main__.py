@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 
 from monai_ext.data.cards import load_card
+from monai_ext.data.dicom.reading import quiet_lengths
 from monai_ext.data.indexing import INDEXERS, OWN_DATA
 from monai_ext.data.indexing.index import Options
 from monai_ext.data.indexing.report import describe
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if given.root is None or given.output is None:
         raise UserError("say where the data lies and which list to write: DATASET ROOT -o list.json")
-    print(index(given.dataset, given.root, given.output, _options(given)))
+    with quiet_lengths():
+        print(index(given.dataset, given.root, given.output, _options(given)))
 
 
 def _parser() -> argparse.ArgumentParser:

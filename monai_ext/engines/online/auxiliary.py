@@ -71,7 +71,7 @@ class AuxiliarySettings:
 
 
 class AuxiliaryFusion:
-    """The auxiliary network with its optimiser, online batch and optimal alphas: what learns.
+    """What learns: the auxiliary network with its optimiser, online batch and optimal alphas.
 
     Args:
         settings: see :class:`AuxiliarySettings`.

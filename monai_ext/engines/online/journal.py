@@ -182,7 +182,8 @@ class Journal:
         if len(whole) < len(data) and not self.read_only:
             os.truncate(self._path, len(whole))
         entries: list[Entry] = []
-        for number, line in enumerate(whole.decode("utf-8", errors="replace").splitlines(), start=1):
+        lines = whole.decode("utf-8", errors="replace").split("\n")[:-1]  # a name may hold other line separators
+        for number, line in enumerate(lines, start=1):
             entries.append(self._read_line(number, line, entries[-1].chain if entries else ""))
         return entries
 

@@ -270,7 +270,7 @@ class OnlineLearner:
         )  # fmt: skip
 
     def _learned(self) -> None:
-        """Serve what has been learned, then save it: a disk that is full must not keep answers back."""
+        """Answer with what has been learned, then save it: a full disk must not delay answers."""
         self._position += 1
         self._served = (self.method.serve(), self._position)
         if self._journal is not None and self._position % self.save_every == 0:
@@ -298,7 +298,7 @@ class OnlineLearner:
     _states: States | None = None
 
     def _rebuild(self, journal: Journal, position: int, from_states: bool = True) -> None:
-        """Become what the first ``position`` entries make, from the nearest state; files are checked before."""
+        """Rebuild the method from the first ``position`` entries, from the nearest state; files are checked first."""
         found = self._find_state(journal, position) if from_states else None
         restarts = [entry.number for entry in journal.entries[:position] if entry.kind == "restart"]
         begin = found[0] if found is not None else max(restarts, default=0)

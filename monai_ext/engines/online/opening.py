@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,15 @@ def open_learners(
 
     Raises:
         UserError: for an unknown method or setting, or what a learner raises.
+
+    Example:
+        >>> learners = open_learners({"polyp": 1}, "OUT/learners", sam, sha256_of("compact_chaos.pt"), {"seed": 0})
+        >>> learners["polyp"].position  # corrections that have been learned
+        12
     """
     if not labels:
         raise UserError("there is no structure to learn: --labels is empty.")
+    _refuse_one_folder(labels)
     return {
         name: OnlineLearner(
             build_method(method, network, settings, prompt),
@@ -97,6 +103,17 @@ def auxiliary_settings(settings: Mapping[str, Any], prompt: str) -> AuxiliarySet
     if given.get("sam_channel") is None:
         given["sam_channel"] = "mask" if prompt == "box" else "none"
     return AuxiliarySettings(**given)
+
+
+def _refuse_one_folder(names: Iterable[str]) -> None:
+    """Refuse structures whose learners would share a folder, or lie outside of the learners' one."""
+    taken: dict[str, str] = {}
+    for name in names:
+        folder = _folder_name(name)
+        if folder in taken or not folder.strip("._"):
+            other = f"shares it with {taken[folder]!r}" if folder in taken else "is no name of a folder"
+            raise UserError(f"each structure is learned in a folder of its name, and {name!r} {other}: rename it.")
+        taken[folder] = name
 
 
 def _folder_name(name: str) -> str:

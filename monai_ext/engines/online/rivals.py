@@ -1,7 +1,7 @@
-"""What AuxOL is compared with in the same stream: methods that cost nothing, one that remembers, one that tunes SAM.
+"""Methods that AuxOL is compared with in the same stream: simple ones, one that remembers, one that tunes SAM.
 
-A box says much by itself, so an ellipse in it, and the mean of all masks corrected so far, show how much of what AuxOL
-has learned is more than that. The methods that need corrections give SAM's mask until the first one.
+A box alone tells much. An ellipse in it, and the mean of all masks corrected so far, show how much AuxOL has learned
+beyond that. The methods that need corrections give SAM's mask until the first one.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def inscribed_ellipse(box: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class MeanCrop(_Unlearned):
-    """The mean of all corrected masks, each resampled to a square: where in its crop the structure uses to be.
+    """The mean of all corrected masks, each resampled to a square: where in a crop the structure usually is.
 
     Args:
         side: of the square in pixels.

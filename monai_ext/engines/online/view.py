@@ -1,4 +1,4 @@
-"""What passes between a learner and its method: a view cut to its crop, an answer, a correction."""
+"""What a learner hands to its method: a view cut to its crop, and corrections; and the answers that it gets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from monai_ext.prompts.crops import Crop
 
 @dataclass(frozen=True)
 class Correction:
-    """What is learned from, and kept in the journal: nothing outside of the crop, in as few bits as come from files.
+    """What is learned from, and kept in the journal: nothing outside of the crop, as compact as images are in files.
 
     Attributes:
         key: see :class:`View`.

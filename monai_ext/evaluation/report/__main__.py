@@ -3,14 +3,18 @@
 Each ``OUT`` is the output folder of an evaluation (``metrics.csv``; where there, ``summary.json``, ``run.json``,
 ``overlays`` and ``interaction.csv``), all of the same cases; the first is compared with the others. The page holds
 everything it needs. Pictures of patients are in it unless ``--overlays none``.
+
+A folder without ``metrics.csv``, or ``--follow_up``, gives the page of a follow-up run instead: each patient over time.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from monai_ext.errors import UserError, report_user_errors
+from monai_ext.evaluation.report.follow_up import render_follow_ups
 from monai_ext.evaluation.report.page import Choices, render
 from monai_ext.evaluation.report.sources import read_evaluations
 from monai_ext.evaluation.report.wording import size
@@ -34,14 +38,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--metric", nargs="+", help="metrics that are compared (default: dice)")
     parser.add_argument("--names", nargs="+", help="what the methods are called (default: by their algorithm)")
     parser.add_argument("--title", help="of the page (default: the data set)")
+    parser.add_argument("--follow_up", action="store_true", help="each patient over time, also where there are metrics")
+    parser.add_argument("--datalist", help="of a follow-up whose data list has moved")
     options = parser.parse_args(arguments)
 
     worst, overlays = parse_overlays(options.overlays)
-    evaluations = read_evaluations(options.folders, options.names)
-    compared = tuple(options.metric) if options.metric else None
-    page = render(evaluations, Choices(worst=worst, overlays=overlays, compared=compared, title=options.title))
+    page = _follow_up(options, overlays) or _evaluations(options, worst, overlays)
     write_text(options.output, page)
     print(f"written to {options.output} ({size(len(page.encode()))})")
+
+
+def _follow_up(options: argparse.Namespace, overlays: bool) -> str | None:
+    """Return the page of a follow-up, or None where the folders are evaluations."""
+    folder = Path(options.folders[0])
+    without_metrics = (folder / "volumes.csv").is_file() and not (folder / "metrics.csv").is_file()
+    if not options.follow_up and not without_metrics:
+        return None
+    if len(options.folders) > 1:
+        raise UserError(f"{folder}: the page of a follow-up is of one run; name one folder")
+    return render_follow_ups(folder, overlays, options.title, options.datalist)
+
+
+def _evaluations(options: argparse.Namespace, worst: int, overlays: bool) -> str:
+    evaluations = read_evaluations(options.folders, options.names)
+    compared = tuple(options.metric) if options.metric else None
+    return render(evaluations, Choices(worst=worst, overlays=overlays, compared=compared, title=options.title))
 
 
 def parse_overlays(words: Sequence[str]) -> tuple[int, bool]:

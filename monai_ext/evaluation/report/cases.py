@@ -165,7 +165,7 @@ class _Album:
                 self.n_left_out += 1
                 continue
             self._bytes += len(source)
-            alt = f"Overlay of {evaluation.name} on case {case}: prediction filled, true label as a line"
+            alt = f"Overlay of {evaluation.name} on case {case}: prediction as an outline, true label as dashes"
             found.append(Picture(evaluation.name, source, alt))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -164,6 +165,15 @@ def test_a_changed_line_of_the_journal_is_refused(taught, make_method, tmp_path)
     path.write_text(path.read_text().replace("case1/0", "case9/0"))
     with pytest.raises(UserError, match="line 2 has changed"):
         OnlineLearner(make_method(), tmp_path / "state", "sam1")
+
+
+def test_names_with_separators_of_lines_are_read_back(make_object, make_method, tmp_path):
+    learner = OnlineLearner(make_method(), tmp_path / "state", "sam1")
+    view, truth = make_object(0)
+    learner.correct(learner.infer(dataclasses.replace(view, key="a\u2028b\x85c/0")), truth)
+    again = OnlineLearner(make_method(), tmp_path / "state", "sam1")
+    assert [entry.key for entry in again.log()] == ["a\u2028b\x85c/0"]
+    assert content(again) == content(learner)
 
 
 def test_half_a_line_does_not_count(taught, make_method, tmp_path):

@@ -1,7 +1,7 @@
-"""What all methods share that serve a follow-up image from a patient's reference: P²SAM and what it is compared with.
+"""The template of methods that segment an image by references, annotated images of the same or of another patient.
 
 A volume is taken slice by slice: match the reference slice, encode the target slice once, segment each structure.
-A method overrides one verb, :meth:`FollowUpInferer.segment_slice`. No label of the target reaches this module.
+A method overrides :meth:`ReferenceInferer.segment_slice`. No label of the target reaches this module.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any, TypeVar, cast
 
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer
 from torch import Tensor
 
+from monai_ext.data.case_details import CaseDetails
+from monai_ext.data.pairs import single_value
 from monai_ext.errors import UserError
+from monai_ext.inferers.case_inferer import CaseInferer
 from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.nearest import nearest_reference
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
@@ -108,8 +110,8 @@ class SliceResult:
     details: dict[str, Any]
 
 
-class FollowUpInferer(Inferer):
-    """Template of a training-free method with references.
+class ReferenceInferer(CaseInferer):
+    """Segments a case by references, slice by slice.
 
     Args:
         labels: name -> value of the structures.
@@ -121,9 +123,9 @@ class FollowUpInferer(Inferer):
     Raises:
         UserError: for an unknown rule.
 
-    After a call ``rows`` holds one dictionary for each structure and slice, for the prompt table and the overlays:
-    ``label, slice, reference, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``; rows of
-    masks that were made also have ``features``, for the review score.
+    The rows of a case's details, one for each structure and slice, are those of ``prompts.csv``: ``label, slice,
+    reference, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``; rows of masks that were
+    sought also have ``features``, for the review score.
 
     An image that a viewer's request came with (:class:`monai_ext.transforms.request.Requestd`) brings its own
     reference, labels and clicks; these go before the constructor's.
@@ -134,9 +136,6 @@ class FollowUpInferer(Inferer):
 
     checks_reference = False
     """Whether the method can segment a reference from itself, as :meth:`check_reference` asks."""
-
-    with_self_check = False
-    """Check each patient's reference before its first target; the result is the feature ``self_check``."""
 
     def __init__(
         self,
@@ -151,11 +150,14 @@ class FollowUpInferer(Inferer):
         self.own_labels, self.load_reference, self.slice_match = labels, load_reference, slice_match
         self.labels = labels  # of the current case
         self.reference_image, self.reference_label = reference_image, reference_label
-        self.rows: list[dict[str, Any]] = []
         self._checked: tuple[Any, dict[str, float]] = (None, {})
 
+    def __call__(self, inputs: Tensor, network: Any, *args: Any, **entries: Any) -> MetaTensor:
+        """Return the logits of a case, without a check of its references; see :meth:`segment_case`."""
+        return self.segment_case(inputs, network, *args, self_check=False, **entries)[0]
+
     @torch.no_grad()
-    def __call__(  # type: ignore[override]
+    def segment_case(
         self,
         inputs: Tensor,
         network: PromptableNetwork,
@@ -165,8 +167,11 @@ class FollowUpInferer(Inferer):
         oracle_slices: Any = None,
         reference: Any = None,
         reference_choice: Any = None,
-        **extra: Any,
-    ) -> MetaTensor:
+        reference_modality: Any = None,
+        *,
+        self_check: bool = True,
+        **entries: Any,
+    ) -> tuple[MetaTensor, CaseDetails]:
         """Segment one case.
 
         Args:
@@ -174,29 +179,34 @@ class FollowUpInferer(Inferer):
             network: the promptable model.
             reference_image: path or paths of this patient's references.
             reference_label: paths of their labels.
-            modality: of the case, for the references' intensity window.
+            modality: of the case, for the intensity window of references that ``reference_modality`` does not name.
             oracle_slices: for ``slice_match: oracle_centre`` only.
-            reference: names of the references, for ``rows``; None: they have none.
+            reference: names of the references, for the rows; None: they have none.
             reference_choice: ``nearest`` takes the one that :func:`nearest_reference` finds; else all serve.
-            extra: what a method takes besides.
+            reference_modality: of each reference, for its intensity window: a patient's CT may serve an MR.
+            self_check: where the method can, segment each patient's reference from itself before the first target, and
+                warn where that fails; the result is the feature ``self_check``.
+            entries: what a method takes besides, see :meth:`begin_case`.
 
         Returns:
-            Logits [1, L, H, W, D], one channel a structure in the order of ``labels``.
+            Logits [1, L, H, W, D], one channel a structure in the order of ``labels``, and the case's details.
         """
         image = _single_case(inputs)
         request = image.meta.get(REQUEST) or {}
         self.labels = request.get("labels", self.own_labels)
         clicks = self._clicks(image, request.get("clicks", ()))
+        extra = self.begin_case(image, single_value(modality), **entries)
         references = self.load_reference(
             request.get("reference_image", reference_image if reference_image is not None else self.reference_image)
             or [],
             request.get("reference_label", reference_label if reference_label is not None else self.reference_label)
             or [],
-            request.get("modality", _first(modality)),
+            request.get("modality", _texts(reference_modality) or single_value(modality)),
             self.labels,
             frame_extent(image),
         )
         _report_scales(image, references)
+        self._lay(image, references)
         oracle = _range(oracle_slices)
         asked = None if self.slice_match == "oracle_centre" else self.labels.values()  # its authors take any structure
         held = [r.held_slices(asked) for r in references]
@@ -204,12 +214,12 @@ class FollowUpInferer(Inferer):
             match_slices(image, r.image, self.slice_match, h, oracle) for r, h in zip(references, held, strict=True)
         ]
         names = _names(reference, len(references))
-        choice = request.get("reference_choice", _first(reference_choice))
+        choice = request.get("reference_choice", single_value(reference_choice))
         if choice == "nearest" and len(references) > 1:
             chosen = nearest_reference(network, image.as_tensor(), references, matches, frame_size(image))
             references, matches, names = [references[chosen]], [matches[chosen]], names[chosen : chosen + 1]
-        own_dice = self._self_check(network)
-        self.rows = []
+        own_dice = self._self_check(network) if self_check else {}
+        rows: list[dict[str, Any]] = []
         planes = image.as_tensor()
         height, width, depth = image.shape[1:]
         logits = torch.full((len(self.labels), height, width, depth), BACKGROUND)
@@ -219,19 +229,33 @@ class FollowUpInferer(Inferer):
             for channel, result in enumerate(self._results(network, target, matched, extra)):
                 if result.logits is not None:
                     logits[channel, :, :, k] = result.logits.float().cpu()
-                self._note(channel, k, matched, result, names)
-        self._describe(logits, references, matches, own_dice)
-        return MetaTensor(logits[None])
+                rows.append(self._row(channel, k, matched, result, names))
+        self._describe(rows, logits, references, matches, own_dice)
+        return MetaTensor(logits[None]), CaseDetails(rows, references=list(references))
+
+    def begin_case(self, image: MetaTensor, modality: str | None, **entries: Any) -> dict[str, Any]:
+        """Prepare for a case and return what :meth:`segment_slice` is given on each of its slices, by name.
+
+        Args:
+            image: [C, H, W, D] in the input frame.
+            modality: of the case.
+            entries: of the case, but for those that every method takes.
+        """
+        return entries
+
+    def _lay(self, image: MetaTensor, references: Sequence[Reference]) -> None:
+        """Lay references elsewhere in space before slices are matched; here they stay as their files say."""
 
     def _describe(
         self,
+        rows: Sequence[dict[str, Any]],
         logits: Tensor,
         references: Sequence[Reference],
         matches: Sequence[Sequence[int | None]],
         own_dice: dict[str, float],
     ) -> None:
         """Add to the rows of masks that were sought what is known of them without a label."""
-        for row in self.rows:
+        for row in rows:
             if row["status"] in ("ok", "no_foreground"):
                 channel, k = list(self.labels).index(row["label"]), row["slice"]
                 known = mask_features(logits[channel], self.labels[row["label"]], k, references, matches)
@@ -240,7 +264,7 @@ class FollowUpInferer(Inferer):
 
     def _self_check(self, network: PromptableNetwork) -> dict[str, float]:
         """Check the references that are loaded, once, and warn where the network cannot even repeat them."""
-        if not (self.with_self_check and self.checks_reference):
+        if not self.checks_reference:
             return {}
         if self._checked[0] is not self.load_reference.loaded:
             self._checked = self.load_reference.loaded, self.check_reference(network, self.load_reference.loaded[-1])
@@ -297,19 +321,17 @@ class FollowUpInferer(Inferer):
     ) -> list[SliceResult]:
         """Segment every structure of ``labels`` on one slice, from one or more reference slices."""
 
-    def _note(
+    def _row(
         self, channel: int, k: int, matched: Sequence[MatchedSlice], result: SliceResult, names: Sequence[str]
-    ) -> None:
-        self.rows.append(
-            {
-                "label": list(self.labels)[channel],
-                "slice": k,
-                "reference": "+".join(names),
-                "reference_slice": "+".join(str(m.index) for m in matched),
-                "status": result.status,
-                **result.details,
-            }
-        )
+    ) -> dict[str, Any]:
+        return {
+            "label": list(self.labels)[channel],
+            "slice": k,
+            "reference": "+".join(names),
+            "reference_slice": "+".join(str(m.index) for m in matched),
+            "status": result.status,
+            **result.details,
+        }
 
 
 LEAST_SELF_CHECK = 0.6
@@ -377,12 +399,13 @@ def _report_scales(image: MetaTensor, references: Sequence[Reference]) -> None:
             )
 
 
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, (list, tuple)) and value else value
+def _texts(value: Any) -> list[str]:
+    """Flatten what collation makes of several words."""
+    return [str(single_value(one)) for one in value] if isinstance(value, (list, tuple)) else []
 
 
 def _names(value: Any, count: int) -> list[str]:
-    names = [str(_first(name)) for name in value] if isinstance(value, (list, tuple)) else []
+    names = _texts(value)
     return names if len(names) == count else []
 
 

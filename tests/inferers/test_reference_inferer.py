@@ -6,13 +6,13 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.follow_up import BACKGROUND, FollowUpInferer, SliceResult, TargetSlice, segment_present
+from monai_ext.inferers.reference_inferer import BACKGROUND, ReferenceInferer, SliceResult, TargetSlice, segment_present
 
 SIZE = (40, 64)
 LABELS = {"lesion": 1, "organ": 2}
 
 
-class Echo(FollowUpInferer):
+class Echo(ReferenceInferer):
     """Answers with the slice's own index for the first structure and nothing for the others; notes its calls."""
 
     def segment_slice(self, network, target, matched, **extra):
@@ -71,9 +71,9 @@ def test_logits_go_to_their_channel_and_slice(loader, make_image):
 def test_rows_tell_of_each_structure_and_slice(loader, make_image):
     inferer = Echo(LABELS, loader)
     for _ in range(2):  # rows are of the last call alone
-        inferer(make_image(7, (*SIZE, 2), origin=10.0)[None], None, "a", "a")
-    features = [row.pop("features", None) for row in inferer.rows]
-    assert inferer.rows == [
+        _, details = inferer.segment_case(make_image(7, (*SIZE, 2), origin=10.0)[None], None, "a", "a")
+    features = [row.pop("features", None) for row in details.rows]
+    assert details.rows == [
         {"label": "lesion", "slice": 0, "reference": "", "reference_slice": "2", "status": "ok", "n_pos": 0},
         {"label": "organ", "slice": 0, "reference": "", "reference_slice": "2", "status": "reference_absent"},
         {"label": "lesion", "slice": 1, "reference": "", "reference_slice": "", "status": "outside_reference"},
