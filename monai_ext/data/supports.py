@@ -126,6 +126,7 @@ def pair_with_support(
         "reference": [chosen.name],
         "reference_image": [case.image],
         "reference_label": [str(mask)],
+        "reference_modality": [case.modality or source.modality or ""],
         "reference_choice": "pooled",
         "reference_patient": case.patient or case.case,
     }

@@ -189,8 +189,9 @@ def case_outputs(
     Args:
         labels: name -> value in the masks.
         finished: is told of each file and row; its folder is taken.
-        prompts: the inferer says what it chose: write ``prompts.csv`` and what a review needs.
-        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: no score, features alone.
+        prompts: the inferer says what it chose: write ``prompts.csv``, ``review.csv`` and what a calibration needs.
+        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: ``review.csv`` has a score that is
+            not calibrated, and no flags.
         abstain: leave masks out that the review flags.
         slice_axis: "R", "A" or "S" where slices are cut orthogonal to it.
         note: on each overlay.
