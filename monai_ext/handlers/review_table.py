@@ -111,9 +111,7 @@ class ReviewTable:
         return result
 
     def _write(self, engine: Engine) -> None:
-        if not processes.is_first():
-            return
-        if not self._features.all():
+        if not processes.is_first() or not self._features.all():
             return
         self._features.write()
         rows = worst_first(self._review.all())
