@@ -48,6 +48,11 @@ def pair_with_reference(
 
     Raises:
         UserError: a case has no patient or visit, a patient has no reference, or nothing is left to segment.
+
+    Example:
+        >>> pairs = pair_with_reference(load_datalist("LIST.json"))
+        >>> pairs[0]["case"], pairs[0]["reference"]
+        ('patient001_visit2', ['patient001_visit1'])
     """
     earlier = _earlier(reference_visit)
     wanted = [] if earlier else _parse_reference_visits(reference_visit)
@@ -82,6 +87,10 @@ def single_images(datalist: DataList) -> list[Pair]:
     Returns:
         One dictionary a case, in the order of the list, as :func:`pair_with_reference` has it without the references.
         ``patient`` is the case's name where the list names none. Label and scribble are never in it.
+
+    Example:
+        >>> single_images(load_datalist("LIST.json"))[0]["image"]
+        '/data/images/patient001_visit1.nii.gz'
     """
     return [make_pair(case, datalist, {"patient": case.patient or case.case}) for case in datalist.cases]
 
@@ -261,6 +270,11 @@ def make_pair(case: Case, datalist: DataList, references: Pair) -> Pair:
         "image": case.image,
         **references,
     }
+
+
+def single_value(value: Any) -> Any:
+    """Take an entry of a case out of what :func:`collate_case` makes of it: ``["MR"]`` -> ``"MR"``."""
+    return value[0] if isinstance(value, (list, tuple)) and value else value
 
 
 def collate_case(cases: Sequence[Pair]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """One training step and the predictions of ProSAM (§4.3, Eq. 10), for the episodic engine.
 
-SAM and the reference encoder are frozen, and their features are found on disk. K prompts are drawn and decoded at once,
-each has a loss, and the mean of these is minimised.
+SAM and the reference encoder are frozen, and their features are found on disk. K prompts are drawn and decoded, each
+has a loss, and the mean of these is minimised.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,11 +39,11 @@ class SigmaMonitor:
 
     def __init__(self, window: int = 100) -> None:
         self.window, self.warned = window, False
-        self._seen: list[float] = []
+        self._seen: deque[float] = deque(maxlen=window)
 
     def note(self, sigma: float, rms: float) -> None:
         """Take one step's effective sigma and the root mean square of its prompts; warn once."""
-        self._seen = [*self._seen[1 - self.window :], sigma / max(rms, 1e-12)]
+        self._seen.append(sigma / max(rms, 1e-12))
         mean = sum(self._seen) / len(self._seen)
         if len(self._seen) == self.window and mean < COLLAPSED and not self.warned:
             self.warned = True
@@ -84,7 +85,7 @@ class ProsamObjective:
             raise UserError("--annotations is empty: name one kind or several, such as ['mask'].")
         for kind in self.kinds:
             check_kind(kind)
-        if prompts is not None and (prompts.sampler.name == "none" or prompts.fixed_sigma == 0):
+        if prompts is not None and prompts.is_certain:
             samples = 1  # all draws would be the same
         self.network, self.samples, self.cache_dir, self.seed = network, samples, cache_dir, seed
         self.loss, self.monitor = SampledMaskLoss(), SigmaMonitor()
@@ -105,33 +106,57 @@ class ProsamObjective:
         return {"loss": loss, "sigma": sigma, "rms": rms}
 
     def predict(self, prompts: PromptDistributionNet, batch: Mapping[str, Any]) -> Tensor:
-        """Segment the queries by the mean prompt (§4.3): logits [B, S, S]."""
-        distribution, embeddings = self.distribution(prompts, batch, np.random.default_rng(self.seed))
+        """Segment the queries by the mean prompt (§4.3): logits [B, S, S].
+
+        The kinds of annotation are drawn anew for each episode, and the same ones whenever it is asked again. Points
+        and strokes are as many as in VRP-SAM's tests.
+        """
+        shown = [int(batch[key].sum()) for key in ("support_mask", "support_image", "query_image")]
+        distribution, embeddings = self.distribution(
+            prompts, batch, np.random.default_rng([self.seed, *shown]), MOST_STROKES
+        )
         return self.decode(embeddings, distribution.mean[None])[0]
 
     def distribution(
-        self, prompts: PromptDistributionNet, batch: Mapping[str, Any], rng: np.random.Generator
+        self,
+        prompts: PromptDistributionNet,
+        batch: Mapping[str, Any],
+        rng: np.random.Generator,
+        count: int | None = None,
     ) -> tuple[PromptDistribution, Embeddings]:
-        """Predict the prompts of a batch's queries; return them with SAM's embeddings of the queries."""
+        """Predict the prompts of a batch's queries; return them with SAM's embeddings of the queries.
+
+        Args:
+            prompts: the network that learns.
+            batch: see :class:`monai_ext.data.episodes.EpisodeDataset`.
+            rng: draws the annotations.
+            count: of points and strokes; None: drawn, 1 to 20 as in VRP-SAM's training.
+        """
         if self._features is None:  # built once, as hashing the frozen weights takes a while
             self._features = FrozenFeatures(self.network, prompts.reference, self.cache_dir)
         side = batch["query_image"].shape[-1]
         embedding, query = self._features(batch["query_image"], batch["query_size"])
         _, support = self._features(batch["support_image"], batch["support_size"])
-        masks = prompts.masks(self._annotate(batch["support_mask"], rng), side)
+        masks = prompts.masks(self._annotate(batch["support_mask"], rng, count), side)
         return prompts(query, support, masks), Embeddings(embedding, (side, side))
 
     def decode(self, embeddings: Embeddings, tokens: Tensor) -> Tensor:
-        """Decode K sets of prompts for each image at once: tokens [K, B, N, C] -> logits [K, B, S, S]."""
+        """Decode K sets of prompts for each image: tokens [K, B, N, C] -> logits [K, B, S, S].
+
+        On a GPU all at once; on a CPU one set after the other, which stays within its cache and is faster
+        (``benchmarks/prosam.py``).
+        """
+        if tokens.device.type == "cpu" and len(tokens) > 1:
+            return torch.cat([self.decode(embeddings, one[None]) for one in tokens])
         count, batch = tokens.shape[:2]
         repeated = Embeddings(embeddings.features.repeat(count, 1, 1, 1), embeddings.size)
         logits, _ = self.network.decode_tokens(repeated, tokens.flatten(0, 1))
         return self.network.to_image(logits, embeddings.size).reshape(count, batch, *embeddings.size)
 
-    def _annotate(self, masks: Tensor, rng: np.random.Generator) -> Tensor:
-        """Derive an annotation of a drawn kind from each mask [B, S, S]; points as in VRP-SAM's training 1 to 20."""
+    def _annotate(self, masks: Tensor, rng: np.random.Generator, count: int | None) -> Tensor:
+        """Derive an annotation of a drawn kind from each mask [B, S, S]."""
         drawn = []
         for mask in masks.bool().cpu().numpy():
             kind = self.kinds[int(rng.integers(len(self.kinds)))]
-            drawn.append(annotate(mask, kind, rng, int(rng.integers(1, MOST_STROKES + 1))))
+            drawn.append(annotate(mask, kind, rng, count or int(rng.integers(1, MOST_STROKES + 1))))
         return torch.from_numpy(np.stack(drawn)).to(masks.device)

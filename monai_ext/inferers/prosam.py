@@ -6,6 +6,7 @@ Step of the paper -> code:
 * the mean prompt, or K draws (Table 7)    -> :meth:`ProsamInferer._merge`
 * several references, prompts joined       -> :func:`monai_ext.networks.prompt_distribution.join_shots`
 * agreement of the masks of K draws        -> :func:`monai_ext.prompts.sampled_masks.mask_uncertainty`
+* test-time augmentation, to compare with  -> :meth:`ProsamInferer._masks_of_views`
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from torch import Tensor
 
 from monai_ext.data.case_details import CaseDetails
 from monai_ext.errors import UserError
-from monai_ext.inferers.encoding import in_frame
+from monai_ext.inferers.encoding import encode_slice, in_frame
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.reference_inferer import (
+    BACKGROUND,
     MatchedSlice,
     ReferenceInferer,
     SliceResult,
@@ -34,7 +36,14 @@ from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_s
 from monai_ext.networks.reference_encoder import ReferenceFeatures
 from monai_ext.prompts.annotations import annotate, check_kind
 from monai_ext.prompts.distribution import PromptDistribution, check_count
-from monai_ext.prompts.sampled_masks import MEAN_PROMPT, check_strategy, mask_uncertainty, merge_logits
+from monai_ext.prompts.sampled_masks import (
+    MEAN_PROMPT,
+    MaskUncertainty,
+    check_strategy,
+    mask_uncertainty,
+    merge_logits,
+)
+from monai_ext.transforms.views import View, draw_views
 
 SLICES = ("matched", "largest")
 """Which slice of a reference serves: the one that matches the target's, or the one with most of the structure."""
@@ -56,6 +65,8 @@ class ProsamInferer(ReferenceInferer):
             :func:`monai_ext.prompts.sampled_masks.merge_logits`.
         samples: K.
         uncertainty: draw K prompts beside the mean and compare their masks. It costs K decodings a structure and slice.
+        views: changed copies of each target slice that are segmented by the mean prompt, too: test-time augmentation,
+            to compare with. Each costs an encoding and a decoding. 0: none.
         annotation: ``mask`` takes the reference's label as it is: a mask, or a box, scribble or dots that a user has
             painted. ``box``, ``scribble`` and ``points`` are derived from it.
         reference_slice: one of :data:`SLICES`; ``largest`` looks for the structure on every slice of the target.
@@ -66,10 +77,11 @@ class ProsamInferer(ReferenceInferer):
 
     The details of a case have a map ``variance``, of the K probabilities, [L, H, W, D] in the input frame, zero where
     nothing was sought; none without ``uncertainty``. Rows have the further entries ``sigma``, ``predicted_iou``,
-    ``agreement``, ``entropy`` and ``variance_ratio``.
+    ``agreement``, ``entropy`` and ``variance_ratio``. These but ``sigma`` are features of the review score, as are
+    those of the views, ``view_agreement`` and so on.
 
     Raises:
-        UserError: for unknown options, or an impossible K.
+        UserError: for unknown options, an impossible K, or draws from prompts without a distribution (VRP-SAM).
 
     Example:
         >>> inferer = ProsamInferer({"liver": 1}, ReferenceLoader(transform, {"liver": 1}), prompts)
@@ -84,6 +96,7 @@ class ProsamInferer(ReferenceInferer):
         strategy: str = MEAN_PROMPT,
         samples: int = 10,
         uncertainty: bool = True,
+        views: int = 0,
         annotation: str = "mask",
         reference_slice: str = "matched",
         slice_match: str = "relative",
@@ -97,10 +110,17 @@ class ProsamInferer(ReferenceInferer):
         check_count(samples)
         if uncertainty and samples < 2:
             raise UserError(f"--samples is {samples}: an uncertainty needs 2 or more; or set --uncertainty false.")
+        if prompts is not None and prompts.is_certain and (uncertainty or strategy != MEAN_PROMPT):
+            raise UserError(
+                "these prompts have no distribution (VRP-SAM), so all draws are the same: set --uncertainty false and "
+                "--strategy mean_prompt."
+            )
+        if views < 0 or views == 1:
+            raise UserError(f"--views is {views}: give 0, or 2 or more, whose masks are compared.")
         if reference_slice not in SLICES:
             raise UserError(f"reference_slice {reference_slice!r} is unknown: choose one of {', '.join(SLICES)}.")
         self.prompts, self.strategy, self.samples, self.annotation = prompts, strategy, samples, annotation
-        self.uncertainty, self.reference_slice, self.seed = uncertainty, reference_slice, seed
+        self.uncertainty, self.views, self.reference_slice, self.seed = uncertainty, views, reference_slice, seed
         self._variances: dict[tuple[int, int], Tensor] = {}
         self._shots: dict[tuple[int, int, int], Shot] = {}
         self._served: list[Reference] | None = None
@@ -135,7 +155,12 @@ class ProsamInferer(ReferenceInferer):
         def segment(embeddings: Embeddings, known: tuple[int, list[Shot]]) -> SliceResult:
             if not seen:  # of the first structure that is sought on this slice
                 seen["features"] = self.prompts.features(image.to(network.device), network.image_size)
-            return self._segment(network, target, embeddings, seen["features"], *known)
+                seen["views"] = self._encode_views(network, target)
+            result = self._segment(network, target, embeddings, seen["features"], *known)
+            if seen["views"]:
+                masks = self._masks_of_views(network, seen["views"], known[1])
+                result.details["features"] |= _features(mask_uncertainty(masks), "view_")
+            return result
 
         return segment_present(network, target, shots, segment)
 
@@ -176,18 +201,34 @@ class ProsamInferer(ReferenceInferer):
         if self.uncertainty or self.strategy != MEAN_PROMPT:
             drawn = _decode(network, embeddings, self._draw(prompts, target.index, channel))[0]
         logits, quality = self._merge(network, embeddings, prompts, drawn)
-        details = {"sigma": float(self.prompts.effective_std(prompts)), "predicted_iou": quality}
+        features = {"predicted_iou": quality}
         if self.uncertainty and drawn is not None:
             found = mask_uncertainty(drawn)
             self._variances[channel, target.index] = found.variance.cpu()
-            details |= {
-                "agreement": found.agreement,
-                "entropy": found.entropy,
-                "variance_ratio": found.variance_ratio,
-            }
+            features |= _features(found)
+        details = {"sigma": float(self.prompts.effective_std(prompts)), **features, "features": features}
         if not bool((logits > 0).any()):
             return SliceResult(None, "no_foreground", details)
         return SliceResult(logits, "ok", details)
+
+    def _encode_views(self, network: PromptableNetwork, target: TargetSlice) -> list[tuple[View, Any, Any]]:
+        """Change a slice and encode the copies: each view, SAM's embeddings, and the reference encoder's features."""
+        encoded = []
+        for view in draw_views(self.views, np.random.default_rng([self.seed, target.index])):
+            image = view.apply(target.image)
+            features = self.prompts.features(in_frame(image, target.frame)[None].to(network.device), network.image_size)
+            encoded.append((view, encode_slice(network, image, target.frame), features))
+        return encoded
+
+    def _masks_of_views(
+        self, network: PromptableNetwork, views: Sequence[tuple[View, Any, Any]], shots: Sequence[Shot]
+    ) -> Tensor:
+        """Segment changed copies by the mean prompt: logits [V, H, W] in the input frame of the slice itself."""
+        masks = []
+        for view, embeddings, query in views:
+            prompts = join_shots([self.prompts(query, support, cells) for support, cells in shots])
+            masks.append(view.undo(_decode(network, embeddings, prompts.mean)[0][0], BACKGROUND))
+        return torch.stack(masks)
 
     def _merge(
         self, network: PromptableNetwork, embeddings: Embeddings, prompts: PromptDistribution, drawn: Tensor | None
@@ -216,6 +257,11 @@ def _decode(network: PromptableNetwork, embeddings: Embeddings, tokens: Tensor) 
         logits.append(network.to_image(low, embeddings.size)[:, 0])
         quality.append(iou[:, 0])
     return torch.cat(logits), torch.cat(quality)
+
+
+def _features(found: MaskUncertainty, prefix: str = "") -> dict[str, float]:
+    numbers = {"agreement": found.agreement, "entropy": found.entropy, "variance_ratio": found.variance_ratio}
+    return {prefix + name: value for name, value in numbers.items()}
 
 
 def _largest(reference: Reference, value: int) -> int:

@@ -32,12 +32,21 @@ class Reference:
     image: MetaTensor
     label: Tensor
     _embeddings: dict[int, Embeddings] = field(default_factory=dict, repr=False)
+    _own_affine: Tensor | None = field(default=None, repr=False)
 
     def embed(self, network: PromptableNetwork, index: int) -> Embeddings:
         """Encode slice ``index``, once: for one network, whose weights stay as they are."""
         if index not in self._embeddings:
             self._embeddings[index] = encode_slice(network, self.image.as_tensor()[..., index], self.frame)
         return self._embeddings[index]
+
+    def move(self, shift: np.ndarray) -> None:
+        """Lay it elsewhere in space, by ``[3]`` RAS mm from where its file says that it lies."""
+        if self._own_affine is None:
+            self._own_affine = torch.as_tensor(self.image.affine).clone()
+        affine = self._own_affine.clone()
+        affine[:3, 3] += torch.as_tensor(shift, dtype=affine.dtype)
+        self.image.affine = affine
 
     def held_slices(self, values: Collection[int] | None = None) -> list[int]:
         """Return the slices that hold any structure, or any of these values, ascending."""
@@ -72,6 +81,10 @@ class ReferenceLoader:
         labels: name -> value of the structures asked for.
 
     ``loaded`` holds the references of the last call: another list object means other references.
+
+    Example:
+        >>> load = ReferenceLoader(case_preprocessing(512, masks="label"), {"LV": 3})
+        >>> references = load("visit_1.nii.gz", "visit_1_label.nii.gz", "MR")
     """
 
     def __init__(self, transform: Callable[[dict[str, Any]], dict[str, Any]], labels: dict[str, int]) -> None:

@@ -164,6 +164,11 @@ class PromptDistributionNet(nn.Module):
             return PromptDistribution(mean)
         return PromptDistribution(mean, self.to_log_std(tokens).exp().clamp(min=self.sigma_min))
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether all draws are the mean: VRP-SAM, or a fixed sigma of 0."""
+        return self.sampler.name == "none" or self.fixed_sigma == 0
+
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that learn."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -24,11 +24,13 @@ from monai_ext.session.prompts import (
     check_prompts,
     check_sampler,
     find_prompts,
+    load_compared,
     load_prompts,
     pair_references,
     prompts_trained_as,
     sam_of_prompts,
     seen_by,
+    short_sha256,
 )
 from monai_ext.session.resume import case_settings, keep_training
 from monai_ext.session.weights import (
@@ -61,6 +63,7 @@ __all__ = [
     "find_weights",
     "finish",
     "keep_training",
+    "load_compared",
     "load_prompts",
     "look_at_headers",
     "make_folder",
@@ -78,6 +81,7 @@ __all__ = [
     "scope_note",
     "seen_by",
     "select_labels",
+    "short_sha256",
     "start",
     "try_out",
 ]

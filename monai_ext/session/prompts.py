@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,35 @@ def load_prompts(
     return prompts.to(device).eval()
 
 
+def load_compared(
+    compared: Mapping[str, str] | None,
+    prompt_file: str | os.PathLike,
+    bundle_root: str | os.PathLike,
+    weights: str | os.PathLike,
+    network: PromptableSam,
+    device: Any,
+) -> dict[str, PromptDistributionNet]:
+    """Load several learned prompts of one SAM, by name.
+
+    Args:
+        compared: name -> file or name of prompts, see :func:`find_prompts`; None: ``prompt_file`` alone.
+        prompt_file: learned prompts.
+        bundle_root: the bundle's folder.
+        weights: of the SAM.
+        network: the SAM.
+        device: where to.
+
+    Raises:
+        UserError: it is no such mapping, or what :func:`find_prompts` and :func:`load_prompts` refuse.
+    """
+    if compared is None:
+        return {Path(prompt_file).stem: load_prompts(prompt_file, network, device)}
+    if not isinstance(compared, Mapping) or not compared:
+        raise UserError(f"--compared is {compared}: give names and files, \"{{'ProSAM': 'a.pt', 'VRP-SAM': 'b.pt'}}\".")
+    files = {str(name): find_prompts(str(path), bundle_root, weights) for name, path in compared.items()}
+    return {name: load_prompts(path, network, device) for name, path in files.items()}
+
+
 NETWORK_OPTIONS = (
     *("trunk", "trunk_size", "sampler", "nu", "joint", "two_linear", "prompt_count", "hidden", "sigma_min"),
     *("fixed_sigma", "mask_downsample"),
@@ -188,6 +217,11 @@ def check_sampler(sampler: str, nu: int, samples: int) -> None:
     check_count(samples)
 
 
+def short_sha256(path: str | os.PathLike) -> str:
+    """Return the first digits of a file's checksum, for a summary."""
+    return sha256_of(path)[:12]
+
+
 def pair_references(
     cases: DataList,
     datalist_file: str | os.PathLike,
@@ -199,6 +233,7 @@ def pair_references(
     prompt_file: str | os.PathLike,
     allow_trained: bool = False,
     slice_axis: str | None = None,
+    labels: Collection[str] = (),
 ) -> list[Pair]:
     """Give each target its references: earlier visits, those that the data list names, or one support for all.
 
@@ -214,18 +249,23 @@ def pair_references(
         allow_trained: let these pass.
         slice_axis: axis that counts the support's slices, as the network cuts them; see
             :func:`monai_ext.data.supports.pair_with_support`.
+        labels: names of the structures asked for; of a support, its organ alone.
 
     Raises:
-        UserError: a support without an organ or the reverse, an organ of the training, or what the two refuse.
+        UserError: a support without an organ or the reverse, a structure or patient of the training, or what the two
+            refuse.
     """
-    if support is None:
-        if organ is not None:
-            raise UserError("--organ says what a support shows: give --support with it, or --labels in its place.")
-        return pair_with_reference(cases, reference_visit)
-    if organ is None:
+    if support is None and organ is not None:
+        raise UserError("--organ says what a support shows: give --support with it, or --labels in its place.")
+    if support is not None and organ is None:
         raise UserError("--support needs --organ, the name of the structure that it shows.")
     if not allow_trained:
-        refuse_known(prompt_file, [organ], "allow_trained")
+        refuse_known(prompt_file, list(labels) if organ is None else [organ], "allow_trained")
+    if support is None or organ is None:
+        pairs = pair_with_reference(cases, reference_visit)
+        if not allow_trained:
+            _refuse_trained(prompt_file, pairs, trained_patients(prompt_file, cases))
+        return pairs
     folder = Path(output_dir) / "supports"
     whole = load_datalist(datalist_file, data_root)
     trained = trained_patients(prompt_file, whole)
@@ -239,3 +279,13 @@ def pair_references(
         allow_trained=allow_trained,
         slice_axis=slice_axis,
     )
+
+
+def _refuse_trained(prompt_file: str | os.PathLike, pairs: Sequence[Pair], trained: Collection[str]) -> None:
+    for pair in pairs:
+        patient = str(pair.get("patient") or pair["case"])
+        if patient in trained:
+            raise UserError(
+                f"case {pair['case']!r} is of patient {patient!r}, whom {prompt_file} learned from: leave the patient "
+                "out, or set --allow_trained true."
+            )

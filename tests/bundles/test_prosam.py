@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from PIL import Image
 
+from monai_ext.data.indexing.writing import index
 from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.errors import find_user_error
 
@@ -105,6 +107,9 @@ def test_the_table_tells_how_sure_it_was(segmented):
     assert sought
     assert all(0 <= float(row["agreement"]) <= 1 and float(row["sigma"]) > 0 for row in sought)
     assert (segmented / "metrics.csv").is_file()
+    with open(segmented / "review_features.csv", newline="") as file:
+        named = {row["feature"] for row in csv.DictReader(file)}
+    assert {"agreement", "entropy", "variance_ratio", "predicted_iou", "certainty"} <= named
 
 
 @pytest.mark.parametrize(
@@ -150,3 +155,129 @@ def test_noise_for_the_targets_labels_changes_no_mask(segmented, run_bundle, pha
         for path in (segmented / folder).iterdir():
             one, other = (np.asarray(nib.load(p).dataobj) for p in (path, tmp_path / "out" / folder / path.name))
             np.testing.assert_array_equal(one, other)
+
+
+EPISODES = {"episodes": 4, "min_pixels": 4, "samples": 2}
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory, run_bundle, phantoms, classes, trained) -> Path:
+    folder = tmp_path_factory.mktemp("episodes")
+    options = {**EPISODES, "prompt_checkpoint": str(trained), "allow_trained": True, "classes": classes[:1]}
+    run_bundle("prosam", "episodes", datalist=str(phantoms), output_dir=str(folder), views=2, **options)
+    return folder
+
+
+def test_a_run_on_frozen_episodes(tested, classes):
+    with open(tested / "episodes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == classes[:1] * 4
+    assert all(row["query_case"] != row["support_case"] for row in rows)
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("agreement", "view_agreement", "dice"))
+    assert json.loads((tested / "summary.json").read_text())["episodes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("bundle", "overlay"),
+    [("p2sam", "persam"), ("p2sam", "panet"), ("p2sam", "matcher"), ("prosam", "episodes_p2sam")],
+)
+def test_compared_methods_run_on_the_same_episodes(
+    tested, load_bundle, phantoms, classes, trained, bundle, overlay, tmp_path
+):
+    options = {**EPISODES, "prompt_checkpoint": str(trained), "allow_trained": True, "classes": classes[:1]}
+    options |= {"episode_list": str(tested / "episodes.json"), "matcher_centres": 3, "matcher_sizes": [2, 2]}
+    options = options if overlay == "matcher" else {k: v for k, v in options.items() if not k.startswith("matcher")}
+    workflow = load_bundle(
+        "prosam",
+        "episodes",
+        f"../../{bundle}/configs/{overlay}",
+        datalist=str(phantoms),
+        output_dir=str(tmp_path),
+        **options,
+    )
+    workflow.run()
+    with open(tmp_path / "episodes.csv", newline="") as one, open(tested / "episodes.csv", newline="") as other:
+        places = [[tuple(row.values())[:8] for row in csv.DictReader(file)] for file in (one, other)]
+    assert places[0] == places[1]
+    assert json.loads((tmp_path / "summary.json").read_text())["algorithm"] == overlay.removeprefix("episodes_")
+
+
+@pytest.mark.parametrize(
+    ("study", "options"),
+    [
+        ("noise", {"absolute_noise": [0.0, 1.0], "relative_noise": [1.0]}),
+        ("annotations", {"kinds": ["mask", "box"]}),
+        ("strategies", {}),
+        ("centres", {}),
+        ("descent", {"starts": 2, "descent_steps": 2}),
+    ],
+)
+def test_a_study_is_one_command_with_a_figure(
+    tested, load_bundle, phantoms, classes, trained, tmp_path, study, options
+):
+    given = {**EPISODES, "prompt_checkpoint": str(trained), "allow_trained": True, "classes": classes[:1], **options}
+    given |= {"episode_list": str(tested / "episodes.json"), "compared": {"a": str(trained), "b": str(trained)}}
+    configs = ("episodes", "study", f"study_{study}")
+    workflow = load_bundle("prosam", *configs, datalist=str(phantoms), output_dir=str(tmp_path), **given)
+    workflow.run()
+    assert (tmp_path / "study.png").stat().st_size > 5000
+    with open(tmp_path / "study.csv", newline="") as file:
+        assert {row["episode"] for row in csv.DictReader(file)} == set("0123")
+
+
+def test_one_picture_serves_others(run_bundle, trained, tmp_path):
+    cases = []
+    for number in range(3):
+        mask = np.zeros((48, 40), np.uint8)
+        mask[10:24, 8 + 4 * number : 20 + 4 * number] = 255
+        for what, array in (("image", mask // 2 + 40), ("label", mask)):
+            Image.fromarray(array).save(tmp_path / f"{number}_{what}.png")
+        files = {what: f"{number}_{what}.png" for what in ("image", "label")}
+        cases.append({"case": f"frame{number}", **files})
+    told = {"dataset": "Pictures", "modality": "endoscopy", "labels": {"polyp": 255}, "cases": cases}
+    (tmp_path / "list.json").write_text(json.dumps(told))
+    given = {"datalist": str(tmp_path / "list.json"), "output_dir": str(tmp_path / "out"), "samples": 2}
+    run_bundle("prosam", "inference", "polyps", support="frame0", prompt_checkpoint=str(trained), **given)
+    for folder in ("masks", "uncertainty"):
+        assert [path.name for path in sorted((tmp_path / "out" / folder).iterdir())] == ["frame1.png", "frame2.png"]
+    with Image.open(tmp_path / "out" / "uncertainty" / "frame1.png") as image:
+        assert image.size == (40, 48)
+
+
+@pytest.fixture
+def pascal(tmp_path) -> Path:
+    """A made-up Pascal: two training and two validation images with all twenty classes."""
+    rng = np.random.default_rng(0)
+    home = tmp_path / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (home / folder).mkdir(parents=True)
+    for name in ("a1", "a2", "b1", "b2"):
+        label = np.zeros((48, 60), np.uint8)
+        for k, value in enumerate(rng.permutation(20) + 1):
+            label[12 * (k // 5) + 1 : 12 * (k // 5) + 11, 12 * (k % 5) + 1 : 12 * (k % 5) + 11] = value
+        Image.fromarray(label).save(home / "SegmentationClassAug" / f"{name}.png")
+        Image.fromarray(np.stack([label * 12, 255 - label * 12, label], axis=-1)).save(
+            home / "JPEGImages" / f"{name}.jpg"
+        )
+    (home / "ImageSets" / "Segmentation" / "val.txt").write_text("b1\nb2\n")
+    index("pascal_5i", home, tmp_path / "pascal.json")
+    return tmp_path / "pascal.json"
+
+
+def test_natural_images_are_trained_and_tested_by_folds_of_classes(load_bundle, pascal, tmp_path):
+    options = {"datalist": str(pascal), "class_fold": 1, "output_dir": str(tmp_path / "training"), "split": "train"}
+    workflow = load_bundle(
+        "prosam", "train", "pascal_5i", workflow_type="train", **{**TRAIN, "min_pixels": 1}, **options
+    )
+    workflow.run()
+    prompts = tmp_path / "training" / "prompts.pt"
+    novel = ["bus", "car", "cat", "chair", "cow"]
+    known = json.loads(prompts.with_suffix(".json").read_text())["trained_as"]["classes"]
+    assert len(known) == 15
+    assert not set(known) & set(novel)
+    options |= {"split": "val", "output_dir": str(tmp_path / "out"), "episodes": 5, "samples": 2}
+    load_bundle("prosam", "episodes", "pascal_5i", prompt_checkpoint=str(prompts), **options).run()
+    with open(tmp_path / "out" / "episodes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == novel
+    assert {row["query_case"] for row in rows} <= {"voc_b1", "voc_b2"}

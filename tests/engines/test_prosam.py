@@ -7,9 +7,11 @@ import logging
 import pytest
 import torch
 
+from monai_ext.engines import prosam
 from monai_ext.engines.prosam import ProsamObjective, SigmaMonitor
 from monai_ext.errors import UserError
 from monai_ext.losses.sampled_masks import SampledMaskLoss
+from monai_ext.networks.backbone import Embeddings
 from monai_ext.networks.prompt_distribution import PromptDistributionNet
 from monai_ext.networks.reference_encoder import EncoderReference
 from monai_ext.networks.sam import build_compact
@@ -124,6 +126,22 @@ def test_predictions_draw_nothing_and_know_no_query_mask(sam, make_net, batch):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_predictions_of_episodes_have_different_kinds_of_annotation(sam, make_net, batch, monkeypatch):
+    drawn = []
+    draw = prosam.annotate
+    monkeypatch.setattr(prosam, "annotate", lambda *a: drawn.append((a[1], a[3])) or draw(*a))
+    net = make_net().eval()
+    objective = ProsamObjective(sam, net, annotations=["mask", "box", "points"])
+    for shift in range(6):
+        moved = {**batch, "query_image": batch["query_image"] + shift}
+        objective.predict(net, moved)
+        again = drawn[-2:]
+        objective.predict(net, moved)
+        assert drawn[-2:] == again
+    assert {kind for kind, _ in drawn} == {"mask", "box", "points"}
+    assert {count for _, count in drawn} == {20}
+
+
 def test_vrp_sam_decodes_once(sam, make_net, batch, monkeypatch):
     decoded = []
     decode = sam.decode_tokens
@@ -131,7 +149,26 @@ def test_vrp_sam_decodes_once(sam, make_net, batch, monkeypatch):
     for sampler in ("none", "t"):
         net = make_net(sampler)
         ProsamObjective(sam, net, samples=5)(net, batch, generator())
-    assert decoded == [(2, 6, 32), (10, 6, 32)]
+    assert decoded == [(2, 6, 32)] + 5 * [(2, 6, 32)], "on a CPU one set of prompts after the other"
+
+
+def test_decoding_one_by_one_has_the_loss_and_gradient_of_all_at_once(sam, make_net, batch):
+    found = []
+    for whole in (False, True):
+        net = make_net(dropout=0.0)
+        objective = ProsamObjective(sam, net, samples=3)
+        if whole:
+            objective.decode = lambda embeddings, tokens: at_once(sam, embeddings, tokens)
+        objective(net, batch, generator(4))["loss"].backward()
+        found.append([p.grad for p in net.trained_parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def at_once(sam, embeddings, tokens):
+    repeated = Embeddings(embeddings.features.repeat(len(tokens), 1, 1, 1), embeddings.size)
+    low, _ = sam.decode_tokens(repeated, tokens.flatten(0, 1))
+    return sam.to_image(low, embeddings.size).reshape(*tokens.shape[:2], *embeddings.size)
 
 
 def test_an_empty_annotation_is_never_passed_on(sam, make_net, batch):

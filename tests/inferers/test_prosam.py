@@ -13,6 +13,7 @@ from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_s
 from monai_ext.networks.reference_encoder import EncoderReference
 from monai_ext.prompts.distribution import Sampler
 from monai_ext.prompts.sampled_masks import MERGES, mask_uncertainty, merge_logits
+from monai_ext.transforms.views import View
 
 SIZE = (40, 64)
 LABELS = {"lesion": 1, "organ": 2}
@@ -136,10 +137,38 @@ def test_the_same_seed_gives_the_same_uncertainty(network, make_inferer, target)
     assert not torch.equal(maps[0], maps[2])
 
 
-def test_vrp_sam_has_no_spread(network, make_inferer, target):
-    inferer = make_inferer("none", samples=2)
-    _, details = inferer.segment_case(target, network, "a", "a")
-    assert float(details.maps["variance"].max()) < 1e-8
+def test_vrp_sam_has_nothing_to_draw_from(network, make_inferer, target):
+    for options in ({}, {"uncertainty": False, "strategy": "majority"}):
+        with pytest.raises(UserError, match="no distribution"):
+            make_inferer("none", **options)
+    inferer = make_inferer("none", uncertainty=False)
+    assert not inferer.segment_case(target, network, "a", "a")[1].maps
+
+
+def test_features_of_the_review_score_are_those_of_the_table(network, make_inferer, target):
+    _, details = make_inferer(samples=3, views=2).segment_case(target, network, "a", "a")
+    (row,) = [r for r in details.rows if r["slice"] == 1 and r["label"] == "organ"]
+    spread = {"agreement", "entropy", "variance_ratio"}
+    assert {"certainty", "predicted_iou", *spread, *(f"view_{name}" for name in spread)} <= set(row["features"])
+    assert all(row["features"][name] == row[name] for name in (*spread, "predicted_iou"))
+    assert all("features" not in r for r in details.rows if r["slice"] == 2), "nothing was sought there"
+
+
+def test_views_change_neither_masks_nor_draws(network, make_inferer, target):
+    (plain, without), (same, details) = (
+        make_inferer(samples=2, views=views).segment_case(target, network, "a", "a") for views in (0, 3)
+    )
+    assert torch.equal(plain, same)
+    assert torch.equal(without.maps["variance"], details.maps["variance"])
+
+
+def test_views_that_change_nothing_agree(network, make_inferer, target, monkeypatch):
+    still = [View(0.0, 1.0, (0.0, 0.0), 1.0)] * 2
+    monkeypatch.setattr("monai_ext.inferers.prosam.draw_views", lambda count, rng: still)
+    _, details = make_inferer(uncertainty=False, views=2).segment_case(target, network, "a", "a")
+    found = [row["features"] for row in details.rows if "features" in row]
+    assert found
+    assert all(one["view_agreement"] == pytest.approx(1) and one["view_variance_ratio"] < 1e-6 for one in found)
 
 
 def test_one_slice_can_serve_all(network, make_inferer, target):
@@ -174,6 +203,7 @@ def test_references_are_encoded_once(network, make_inferer, target, make_image, 
         ({"annotation": "text"}, "annotation 'text'"),
         ({"samples": 0}, "K is 0"),
         ({"samples": 1}, "an uncertainty needs 2 or more"),
+        ({"views": 1}, "--views is 1"),
         ({"reference_slice": "best"}, "reference_slice 'best'"),
         ({"slice_match": "x"}, "slice_match 'x'"),
     ],

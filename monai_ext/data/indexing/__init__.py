@@ -21,6 +21,7 @@ from monai_ext.data.indexing.four_d_lung import index_four_d_lung
 from monai_ext.data.indexing.index import Index, Options
 from monai_ext.data.indexing.ms_cmrseg import index_ms_cmrseg
 from monai_ext.data.indexing.mscmr import index_mscmr
+from monai_ext.data.indexing.natural import index_coco_20i, index_pascal_5i
 from monai_ext.data.indexing.nsclc_radiomics import index_nsclc_radiomics
 from monai_ext.data.indexing.pictures import (
     index_busi,
@@ -41,6 +42,7 @@ INDEXERS: dict[str, Indexer] = {
     "busi": index_busi,
     "chaos_t1": index_chaos,
     "chaos_t2": index_chaos,
+    "coco_20i": index_coco_20i,
     "colondb": index_pairs,
     "cvc_300": index_pairs,
     "cvc_clinicdb": index_cvc_clinicdb,
@@ -50,6 +52,7 @@ INDEXERS: dict[str, Indexer] = {
     "ms_cmrseg": index_ms_cmrseg,
     "mscmr": index_mscmr,
     "nsclc_radiomics": index_nsclc_radiomics,
+    "pascal_5i": index_pascal_5i,
     "perseg": index_perseg,
     "retouch": index_retouch,
     "synapse": index_synapse,
