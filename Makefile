@@ -1,5 +1,6 @@
 # make demo, make test: both create .venv where there is none and install the package into it.
 # Another Python than python3: make demo PYTHON=python3.12. Options for pytest: make test ARGS="tests/prompts -x".
+# The versions that the tests ran with: make install PIP_ARGS="-c constraints.txt".
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -21,7 +22,7 @@ help:
 	@echo "make test       run the tests"
 	@echo "make test-fast  the tests but those that run whole bundles"
 	@echo "make test-processors  the tests that can differ, as on older processors"
-	@echo "make label-demo a MONAI Label server on the phantom patient, its mask compared, into $(LABEL_DEMO)"
+	@echo "make label-demo a MONAI Label server on the phantom patient, its mask compared, up until Ctrl-C (CHECK=--check ends it), into $(LABEL_DEMO)"
 	@echo "make label-auxol-demo a MONAI Label server that learns from submitted labels, into $(LABEL_DEMO)_auxol"
 	@echo "make test-label the tests of MONAI Label, with real servers"
 	@echo "make lint       ruff: rules and formatting"
@@ -41,7 +42,7 @@ $(BIN)/python:
 # torch and torchvision come as pip finds them: with CUDA on Linux, and they run on the CPU too.
 $(STAMP): setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP)
@@ -86,7 +87,7 @@ $(LABEL_STAMP): setup.cfg pyproject.toml | $(LABEL_VENV)/bin/python
 	@touch $@
 
 label-demo: $(LABEL_STAMP)
-	$(LABEL_VENV)/bin/python -m monai_ext.label --demo --output_dir $(LABEL_DEMO)
+	$(LABEL_VENV)/bin/python -m monai_ext.label --demo $(CHECK) --output_dir $(LABEL_DEMO)
 
 label-auxol-demo: $(LABEL_STAMP)
 	$(LABEL_VENV)/bin/python -m monai_ext.label --online --demo --bundle bundles/auxol --output_dir $(LABEL_DEMO)_auxol

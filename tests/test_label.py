@@ -16,7 +16,7 @@ from monai_ext.data.studies import Studies
 from monai_ext.errors import UserError
 from monai_ext.label import server
 from monai_ext.label.__main__ import main
-from monai_ext.label.demo import compare
+from monai_ext.label.demo import _stay, compare
 from monai_ext.label.layout import prepare
 from monai_ext.label.server import running, server_command
 
@@ -180,3 +180,21 @@ def test_mistakes_on_the_command_line(arguments, sentence, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
     with pytest.raises(UserError, match=sentence):
         main(arguments)
+
+
+class Server:
+    """A process that ends with an exception or by itself."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+    def wait(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def test_the_demo_stays_up_until_it_is_interrupted(capsys):
+    _stay("http://127.0.0.1:8000", Server(KeyboardInterrupt()))
+    assert "stop the server with Ctrl-C\nstopped" in capsys.readouterr().out
+    with pytest.raises(UserError, match="has ended by itself"):
+        _stay("http://127.0.0.1:8000", Server(None))

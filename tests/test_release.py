@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import importlib.util
 import json
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 
@@ -74,3 +77,13 @@ def test_no_licence_of_the_wheels_weights_limits_their_use():
     assignments = [node for node in ast.parse((ROOT / "setup.py").read_text()).body if isinstance(node, ast.Assign)]
     free = next(ast.literal_eval(node.value) for node in assignments if node.targets[0].id == "FREE")
     assert not any("NC" in licence for licence in free)
+
+
+def test_the_constraints_fit_what_setup_asks_for():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    wanted = config["options"]["install_requires"] + config["options.extras_require"]["dicom"]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    fixed = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    for requirement in map(Requirement, wanted.split("\n")[1:]):
+        assert requirement.specifier.contains(fixed[canonicalize_name(requirement.name)]), requirement

@@ -68,6 +68,10 @@ def choose_task(
     Raises:
         UserError: for an unknown name, setting or kind, a novel class among the base classes, no base class, or fewer
             than two of them with ``two_class``.
+
+    Example:
+        >>> choose_task(["liver", "spleen", "kidney"], novel=["kidney"], setting=2).base
+        ('liver', 'spleen')
     """
     if setting not in (1, 2):
         raise UserError(f"--setting {setting} is unknown: choose 1 (novel organs in the background) or 2 (removed).")
@@ -156,6 +160,11 @@ class EpisodePool:
 
     Raises:
         UserError: no two patients of one data set show a class, or no slice holds a superpixel.
+
+    Example:
+        >>> pool = EpisodePool(cases, ["liver", "spleen"], excluded=["kidney"])
+        >>> pool.slices, pool.removed
+        (412, 168)
     """
 
     def __init__(

@@ -172,6 +172,11 @@ def load_datalist(
 
     Raises:
         UserError: the list is not usable; the sentence names the case and the key.
+
+    Example:
+        >>> datalist = load_datalist("ACDC.json", split="train")
+        >>> datalist.labels
+        {'RV': 1, 'MYO': 2, 'LV': 3}
     """
     path = Path(path).expanduser()
     datalist = _validate(read_json(path), path)

@@ -42,19 +42,25 @@ def pair_with_reference(
     Returns:
         One dictionary a target, in the order of the list: ``case``, ``patient``, ``visit``, ``dataset``,
         ``modality``, ``image``, ``reference`` (names), ``reference_image`` and ``reference_label`` (files),
+        ``reference_modality`` (of each; of files that the case brings the case's own),
         ``reference_choice`` (``pooled``, or ``nearest``: the inferer takes one of them), and the case's further
         keys. What is not known is ``""``, dates are ISO text. The target's own label and scribble are never in it.
 
     Raises:
         UserError: a case has no patient or visit, a patient has no reference, or nothing is left to segment.
+
+    Example:
+        >>> pairs = pair_with_reference(load_datalist("LIST.json"))
+        >>> pairs[0]["case"], pairs[0]["reference"]
+        ('patient001_visit2', ['patient001_visit1'])
     """
     earlier = _earlier(reference_visit)
     wanted = [] if earlier else _parse_reference_visits(reference_visit)
     choice = "nearest" if earlier == "nearest" else "pooled"
-    served = {case.case: _own_references(case) for case in datalist.cases if case.reference_image}
+    served = {case.case: _own_references(case, datalist) for case in datalist.cases if case.reference_image}
     for patient, cases in _patients(datalist.cases).items():
         if earlier:
-            served.update(_served_by_all_earlier(patient, cases))
+            served.update(_served_by_all_earlier(patient, cases, datalist))
             continue
         references = _references(patient, cases, wanted)
         last = max(map(_time, references), default=math.inf)
@@ -62,7 +68,7 @@ def pair_with_reference(
         if not targets:
             logger.info("patient %s has no visit after its reference and is left out", patient)
         for case in targets:
-            served[case.case] = _named_references(references)
+            served[case.case] = _named_references(references, datalist)
     if not served:
         raise UserError(
             f"{datalist.dataset}: no patient has an image of a visit later than its reference; "
@@ -81,6 +87,10 @@ def single_images(datalist: DataList) -> list[Pair]:
     Returns:
         One dictionary a case, in the order of the list, as :func:`pair_with_reference` has it without the references.
         ``patient`` is the case's name where the list names none. Label and scribble are never in it.
+
+    Example:
+        >>> single_images(load_datalist("LIST.json"))[0]["image"]
+        '/data/images/patient001_visit1.nii.gz'
     """
     return [make_pair(case, datalist, {"patient": case.patient or case.case}) for case in datalist.cases]
 
@@ -137,7 +147,7 @@ def _earlier(value: VisitLike | Sequence[VisitLike] | None) -> str | None:
     return one if isinstance(one, str) and one in EARLIER else None
 
 
-def _served_by_all_earlier(patient: str, cases: Sequence[Case]) -> dict[str, Pair]:
+def _served_by_all_earlier(patient: str, cases: Sequence[Case], datalist: DataList) -> dict[str, Pair]:
     """Map each case to the annotated cases of all visits before its own, in the order of time."""
     annotated = sorted((case for case in cases if case.label is not None), key=_time)
     if not annotated and len(cases) > 1:
@@ -145,7 +155,7 @@ def _served_by_all_earlier(patient: str, cases: Sequence[Case]) -> dict[str, Pai
     earlier = {case.case: [other for other in annotated if _time(other) < _time(case)] for case in cases}
     if not any(earlier.values()):
         logger.info("patient %s has no visit after its reference and is left out", patient)
-    return {name: _named_references(references) for name, references in earlier.items() if references}
+    return {name: _named_references(references, datalist) for name, references in earlier.items() if references}
 
 
 def _parse_reference_visits(value: VisitLike | Sequence[VisitLike] | None) -> list[Visit]:
@@ -220,17 +230,19 @@ def _annotated(patient: str, cases: Sequence[Case], visit: Visit) -> list[Case]:
     return annotated
 
 
-def _named_references(cases: Sequence[Case]) -> Pair:
+def _named_references(cases: Sequence[Case], datalist: DataList) -> Pair:
     return {
         "reference": [case.case for case in cases],
         "reference_image": [case.image for case in cases],
         "reference_label": [case.label for case in cases],
+        "reference_modality": [case.modality or datalist.modality or "" for case in cases],
     }
 
 
-def _own_references(case: Case) -> Pair:
+def _own_references(case: Case, datalist: DataList) -> Pair:
     images = case.reference_image or []
     return {
+        "reference_modality": [case.modality or datalist.modality or ""] * len(images),
         "reference": [_stem(file) for file in images],
         "reference_image": list(images),
         "reference_label": list(case.reference_label or []),
@@ -258,6 +270,11 @@ def make_pair(case: Case, datalist: DataList, references: Pair) -> Pair:
         "image": case.image,
         **references,
     }
+
+
+def single_value(value: Any) -> Any:
+    """Take an entry of a case out of what :func:`collate_case` makes of it: ``["MR"]`` -> ``"MR"``."""
+    return value[0] if isinstance(value, (list, tuple)) and value else value
 
 
 def collate_case(cases: Sequence[Pair]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from monai_ext import processes
 from monai_ext.data.episode_lists import check_episodes, draw_episodes, read_episodes, write_episodes
 from monai_ext.data.episodes import Episode, EpisodePool, FewShotTask
 from monai_ext.data.manifest import Case, DataList, load_datalist
-from monai_ext.data.provenance import TrainingData, WeightRecord
+from monai_ext.data.provenance import TrainingData, WeightRecord, read_record, refuse_dense_labels
 from monai_ext.data.slice_store import StoredCase, store_slices
 from monai_ext.data.superpixels import Superpixels, store_superpixels
 from monai_ext.engines.training import run_command
@@ -207,22 +207,22 @@ def validation_episodes(
     cases: Sequence[StoredCase],
     task: FewShotTask,
     min_pixels: int,
-    superpixels: Superpixels,
+    superpixels: Superpixels | None,
     count: int,
     seed: int,
     path: str | os.PathLike,
     given: str | os.PathLike | None = None,
     trained: Sequence[Mapping[str, Any]] = (),
 ) -> list[Episode]:
-    """Return the frozen episodes of a validation, half of base classes and half of superpixels, and write them.
+    """Return the frozen episodes of a validation and write them: half of base classes and half of superpixels.
 
-    Novel classes are never asked for: they must not choose anything.
+    Novel classes are never asked for: no choice may be made by them.
 
     Args:
         cases: stored ones of the validation patients; none: there is no validation.
         task: its base classes are asked for, as far as two validation patients show them.
         min_pixels: see :class:`EpisodePool`.
-        superpixels: how they are cut.
+        superpixels: how they are cut; None: all episodes are of base classes.
         count: number of episodes.
         seed: of the draws.
         path: where the list is written.
@@ -230,23 +230,39 @@ def validation_episodes(
         trained: cases of the training, whose patients must not be in it.
 
     Raises:
-        UserError: the list does not fit, or asks for a novel class.
+        UserError: the list does not fit or asks for another class; or, without superpixels, no base class is shown by
+            two patients.
     """
+    cut = None if superpixels is None else superpixels.name
     if given is not None:
         episodes = read_episodes(given)
         for number, episode in enumerate(episodes):
-            if episode.name in task.novel:
-                raise UserError(f"{given}: episode {number} asks for {episode.name}, a novel class; leave it out.")
-        check_episodes(episodes, cases, [(c["dataset"], c["patient"]) for c in trained], superpixels.name)
+            if not episode.is_superpixel and episode.name not in task.base:
+                raise UserError(f"{given}: episode {number} asks for {episode.name!r}, which is no base class.")
+        check_episodes(episodes, cases, [(c["dataset"], c["patient"]) for c in trained], cut)
     elif cases:
         classes = [name for name in task.base if _shown_by_two(cases, name, min_pixels)]
-        pool = EpisodePool(cases, classes, (), min_pixels, superpixels.name)
-        known = count - count // 2 if classes else 0
-        episodes = draw_episodes(pool, known, seed, classes, count - known)
+        if cut is None:
+            episodes = draw_episodes(EpisodePool(cases, classes or task.base, (), min_pixels), count, seed)
+        else:
+            known = count - count // 2 if classes else 0
+            pool = EpisodePool(cases, classes, (), min_pixels, cut)
+            episodes = draw_episodes(pool, known, seed, classes, count - known)
     else:
         return []
     processes.from_first(lambda: write_episodes(path, episodes, seed=seed))
     return episodes
+
+
+def check_sam(weights: str | os.PathLike, lists: Sequence[DataList], allow_dense: bool = False) -> None:
+    """Refuse a SAM that saw dense labels of a data set that is learned from: novel classes would not be new to it.
+
+    Raises:
+        UserError: it did, and ``allow_dense`` is not set.
+    """
+    record = read_record(weights)
+    for one in lists:
+        refuse_dense_labels(record, one.dataset, allow_dense)
 
 
 def report_episodes(episodes: Sequence[Episode]) -> None:

@@ -200,7 +200,8 @@ class SegmentorTraining:
 
     def run(self, dataset: ScribbleDataset, folder: Path) -> DualBranchUNet:
         """Train, or go on with what ``folder`` holds; return the network."""
-        network = deepcopy(self.network).to(self.device, memory_format=torch.channels_last)  # for fast convolutions
+        network = deepcopy(self.network).to(self.device)
+        network = network.to(memory_format=torch.channels_last)  # in which oneDNN's kernels are fastest
         selection = None
         if self.validation is not None:
             predict = self.iteration.predict

@@ -2,22 +2,24 @@
 
     python -m monai_ext.evaluation.calibrate_review VALIDATION_RUN --datalist LIST.json --output review.json
     python -m monai_ext.evaluation.calibrate_review TEST_RUN --datalist LIST.json --calibration review.json
+    python -m monai_ext.evaluation.calibrate_review RUN --datalist LIST.json
 
 Reads ``review_features.csv`` and ``masks/`` of the run and the labels of the list. What is measured, over slices and
 structures: Spearman's rank correlation of score and Dice, and the AUROC for a Dice below 0.7, each with a 95 % interval
-over patients (cluster bootstrap), only where both classes hold a tenth of the slices.
+over patients (cluster bootstrap), only where both classes hold a tenth of the slices. The third command measures the
+score that is not calibrated. Of a calibration it is also told how it does on patients left out of it, one by one.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy.stats import rankdata
 
 from monai_ext.data.images import read_geometry, read_label
 from monai_ext.data.manifest import DataList, load_datalist
@@ -27,6 +29,8 @@ from monai_ext.evaluation.bootstrap import resampled
 from monai_ext.evaluation.review import (
     FEATURES,
     GOOD_DICE,
+    Scorer,
+    Uncalibrated,
     auroc,
     calibrate,
     calibration_text,
@@ -99,13 +103,30 @@ def measure(
     names, numbers = np.unique([one.patient for one in slices], return_inverse=True)
     values = np.asarray(scores, float)
     measures: Mapping[str, Callable[[np.ndarray], float]] = {
-        "spearman": lambda rows: float(stats.spearmanr(values[rows], dice[rows]).statistic),
+        "spearman": lambda rows: _spearman(values[rows], dice[rows]),
         "auroc": lambda rows: auroc(values[rows].tolist(), (dice[rows] >= GOOD_DICE).tolist()),
     }
     everything = np.arange(len(slices))
     drawn = [weights for block in resampled(len(names), DRAWS, seed) for weights in block.astype(int)]
     cohorts = [np.repeat(everything, weights[numbers]) for weights in drawn]
     return {name: (of(everything), *_interval([of(rows) for rows in cohorts])) for name, of in measures.items()}
+
+
+def held_out_scores(slices: Sequence[SliceOfRun]) -> list[float] | None:
+    """Score the slices of each patient by a calibration on the others.
+
+    Returns:
+        A score of each slice; None where the others of a patient cannot be calibrated on.
+    """
+    scores = {}
+    for patient in {one.patient for one in slices}:
+        others = [one for one in slices if one.patient != patient]
+        try:
+            fitted = calibrate([one.features for one in others], [one.dice for one in others], "the others")
+        except UserError:
+            return None
+        scores.update({n: fitted.score(one.features) for n, one in enumerate(slices) if one.patient == patient})
+    return [scores[n] for n in range(len(slices))]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,28 +138,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_root", help="folder that relative paths of the list refer to")
     parser.add_argument("--output", type=Path, help="calibrate: where the calibration is written")
     parser.add_argument("--calibration", type=Path, help="measure: the calibration")
+    parser.add_argument("--without", nargs="+", default=[], help="names of features that are left out")
     options = parser.parse_args(arguments)
-    if (options.output is None) == (options.calibration is None):
-        raise UserError("give --output to calibrate, or --calibration to measure.")
+    if options.output is not None and options.calibration is not None:
+        raise UserError("give --output to calibrate or --calibration to measure, not both.")
     cases = load_datalist(options.datalist, options.data_root)
-    slices = read_run(options.run, cases)
+    slices = [_without(one, options.without) for one in read_run(options.run, cases)]
+    scorer = _scorer(slices, cases.dataset, options.output, options.calibration)
+    scores = [scorer.score(one.features) for one in slices]
+    known = [(one, score) for one, score in zip(slices, scores, strict=True) if score is not None]
+    print(f"{len(slices)} slices and structures, {sum(one.dice < GOOD_DICE for one in slices)} below {GOOD_DICE}")
+    if scorer.threshold is not None:
+        low = [one for one, score in known if score < scorer.threshold]
+        print(f"flagged: {len(low)}, of which below {GOOD_DICE}: {sum(one.dice < GOOD_DICE for one in low)}")
+    _print_measures("", measure([one for one, _ in known], [score for _, score in known]))
     if options.output is not None:
-        patients = sorted({one.patient for one in slices})
-        on = f"{len(slices)} slices and structures of {cases.dataset}: {', '.join(patients)}"
-        calibration = calibrate([one.features for one in slices], [one.dice for one in slices], on)
-        write_text(options.output, calibration_text(calibration))
-    else:
-        calibration = read_calibration(options.calibration)
-    scores = [calibration.score(one.features) for one in slices]
-    bad = [one.dice < GOOD_DICE for one in slices]
-    print(f"{len(slices)} slices and structures, {sum(bad)} with a Dice below {GOOD_DICE}")
-    low = [score < calibration.threshold for score in scores]
-    print(f"flagged: {sum(low)}, of which below {GOOD_DICE}: {sum(a and b for a, b in zip(low, bad, strict=True))}")
-    found = measure(slices, scores)
+        held_out = held_out_scores(slices)
+        _print_measures("patients left out: ", None if held_out is None else measure(slices, held_out))
+
+
+def _without(one: SliceOfRun, names: Collection[str]) -> SliceOfRun:
+    return replace(one, features={name: value for name, value in one.features.items() if name not in names})
+
+
+def _scorer(slices: Sequence[SliceOfRun], dataset: str, output: Path | None, calibration: Path | None) -> Scorer:
+    """Return what turns features into scores: made now and written, read, or not calibrated."""
+    if calibration is not None:
+        return read_calibration(calibration)
+    if output is None:
+        return Uncalibrated()
+    patients = sorted({one.patient for one in slices})
+    on = f"{len(slices)} slices and structures of {dataset}: {', '.join(patients)}"
+    fitted = calibrate([one.features for one in slices], [one.dice for one in slices], on)
+    write_text(output, calibration_text(fitted))
+    return fitted
+
+
+def _print_measures(of: str, found: Mapping[str, tuple[float, float, float]] | None) -> None:
     if found is None:
-        print(f"one class holds less than {LEAST_SHARE:.0%} of them: no correlation, no AUROC")
+        print(f"{of}one class holds less than {LEAST_SHARE:.0%} of them: no correlation, no AUROC")
     for name, (value, least, most) in (found or {}).items():
-        print(f"{name} {value:.3f} [{least:.3f}, {most:.3f}]")
+        print(f"{of}{name} {value:.3f} [{least:.3f}, {most:.3f}]")
 
 
 def _read_features(path: Path) -> tuple[dict[Key, dict[str, float | None]], dict[str, str]]:
@@ -169,9 +209,16 @@ def _volumes(run: Path, case: str, label: Path | str | None) -> tuple[np.ndarray
     return mask, truth
 
 
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation; NaN where one of both is constant."""
+    ranks = [rankdata(one) - (len(one) + 1) / 2 for one in (a, b)]
+    norm = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+    return float((ranks[0] * ranks[1]).sum()) / norm if norm > 0 else math.nan
+
+
 def _interval(values: Sequence[float]) -> tuple[float, float]:
     finite = [value for value in values if not math.isnan(value)]
-    least, most = np.percentile(finite, [2.5, 97.5])
+    least, most = np.percentile(finite or [math.nan], [2.5, 97.5])
     return float(least), float(most)
 
 

@@ -3,6 +3,7 @@
 A method hands over named features of each structure and slice (distances, spread, change of area, ...). Logistic
 regression on validation cases, whose labels are known, turns them into the chance that the slice's Dice is at least
 :data:`GOOD_DICE`. Nothing here knows which method made the features: other methods bring others, and calibrate anew.
+Without a calibration masks can still be put in an order, by the features that are shares (:class:`Uncalibrated`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from scipy.stats import rankdata
 
 from monai_ext.data.text import read_json
 from monai_ext.errors import UserError
@@ -23,13 +25,62 @@ Features = Mapping[str, float | None]
 
 REVIEW = "review.csv"
 FEATURES = "review_features.csv"
-REVIEW_COLUMNS = ("case", "patient", "visit", "label", "slice", "score", "flag", "reason")
+REVIEW_COLUMNS = ("case", "patient", "visit", "label", "slice", "score", "flag", "reason", "method")
 FEATURE_COLUMNS = ("case", "patient", "visit", "label", "slice", "feature", "value")
 
 GOOD_DICE = 0.7
 METHOD = "logistic regression"
 FLAGGED_SHARE = 0.8
 """Share of the validation slices below :data:`GOOD_DICE` that the threshold flags."""
+
+
+SHARES = {"certainty": 1, "self_check": 1, "cycle": 1, "jump": -1, "shift": -1, "spread": -1}
+"""Features in [0, 1] that are good when high (1) or low (-1), whatever made them."""
+
+
+class Scorer(Protocol):
+    """Turns features into a score.
+
+    Attributes:
+        method: how the score was made.
+        threshold: scores below it are flagged; None: nothing can be flagged.
+    """
+
+    @property
+    def method(self) -> str:
+        """How the score was made."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Scores below it are flagged; None: nothing can be flagged."""
+
+    def score(self, features: Features) -> float | None:
+        """Return a score in [0, 1], None where nothing is known."""
+
+    def reason(self, features: Features) -> str:
+        """Name the feature that lowers the score most, with its value; "" where none does."""
+
+
+@dataclass(frozen=True)
+class Uncalibrated:
+    """An order of masks where no calibration is given: the mean of the :data:`SHARES`, low ones taken from 1.
+
+    The score is no chance of anything, and nothing is flagged.
+    """
+
+    method: str = "uncalibrated"
+    threshold: None = None
+
+    def score(self, features: Features) -> float | None:
+        """Return the mean in [0, 1] of the shares that are known; None where none is."""
+        known = _shares(features)
+        return sum(known.values()) / len(known) if known else None
+
+    def reason(self, features: Features) -> str:
+        """Name the worst of the shares, with its value."""
+        known = _shares(features)
+        worst = min(known, key=lambda name: known[name], default=None)
+        return "" if worst is None else f"{worst} {features[worst]:.3g}"
 
 
 @dataclass(frozen=True)
@@ -150,8 +201,9 @@ def calibration_text(calibration: Calibration) -> str:
 def auroc(scores: Sequence[float], good: Sequence[bool]) -> float:
     """Chance that a good mask has the higher score than a bad one, ties counting half; NaN where a class is empty."""
     values, kind = np.asarray(scores, float), np.asarray(good, bool)
-    higher = values[kind][:, None] - values[~kind][None, :]
-    return float(((higher > 0) + 0.5 * (higher == 0)).mean()) if higher.size else math.nan
+    goods, pairs = int(kind.sum()), int(kind.sum()) * int((~kind).sum())
+    won = rankdata(values)[kind].sum() - goods * (goods + 1) / 2
+    return float(won / pairs) if pairs else math.nan
 
 
 def worst_first(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
@@ -160,37 +212,52 @@ def worst_first(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     return sorted((list(row) for row in rows), key=lambda row: float(row[column]))
 
 
-def review_rows(
-    names: Sequence[str], slices: Sequence[tuple[str, int, Features]], calibration: Calibration
-) -> list[list[str]]:
+def review_rows(names: Sequence[str], slices: Sequence[tuple[str, int, Features]], scorer: Scorer) -> list[list[str]]:
     """Return a case's rows of ``review.csv``: of its slices, of each structure and of the case.
 
     A structure's score is the mean of its slices', the case's the lowest of its structures. ``slice`` is empty for
-    a structure, ``label`` too for the case.
+    a structure, ``label`` too for the case; ``flag`` where the scorer has no threshold. Masks of which nothing is
+    known have no row.
 
     Args:
         names: of the case: ``case, patient, visit``.
         slices: label, slice and features of each mask that was made.
-        calibration: turns features into scores.
+        scorer: turns features into scores.
     """
-    rows, scores = [], dict[str, list[float]]()
+    rows, scores = [], dict[str, dict[int, float]]()
     for label, k, features in slices:
-        score = calibration.score(features)
-        scores.setdefault(label, []).append(score)
-        rows.append(_row(names, label, str(k), score, calibration, calibration.reason(features)))
-    means = {label: sum(own) / len(own) for label, own in scores.items()}
+        score = scorer.score(features)
+        if score is not None:
+            scores.setdefault(label, {})[k] = score
+            rows.append(_row(names, label, str(k), score, scorer, scorer.reason(features)))
+    means = {label: sum(own.values()) / len(own) for label, own in scores.items()}
     for label, mean in means.items():
-        low = sum(score < calibration.threshold for score in scores[label])
-        rows.append(_row(names, label, "", mean, calibration, f"{low} of {len(scores[label])} slices flagged"))
+        rows.append(_row(names, label, "", mean, scorer, _reason_of_structure(scores[label], scorer)))
     if means:
         lowest = min(means, key=lambda label: means[label])
-        rows.append(_row(names, "", "", means[lowest], calibration, f"lowest: {lowest}"))
+        rows.append(_row(names, "", "", means[lowest], scorer, f"lowest: {lowest}"))
     return rows
 
 
-def _row(names: Sequence[str], label: str, k: str, score: float, calibration: Calibration, reason: str) -> list[str]:
-    flag = str(int(score < calibration.threshold))
-    return [*names, label, k, f"{score:.4f}", flag, reason]
+def _reason_of_structure(scores: Mapping[int, float], scorer: Scorer) -> str:
+    if scorer.threshold is None:
+        return f"lowest: slice {min(scores, key=lambda k: scores[k])}"
+    return f"{sum(score < scorer.threshold for score in scores.values())} of {len(scores)} slices flagged"
+
+
+def _row(names: Sequence[str], label: str, k: str, score: float, scorer: Scorer, reason: str) -> list[str]:
+    flag = "" if scorer.threshold is None else str(int(score < scorer.threshold))
+    return [*names, label, k, f"{score:.4f}", flag, reason, scorer.method]
+
+
+def _shares(features: Features) -> dict[str, float]:
+    """Return the :data:`SHARES` that are known, so that 1 is good."""
+    known = {name: features.get(name) for name in SHARES}
+    return {
+        name: value if SHARES[name] > 0 else 1 - value
+        for name, value in known.items()
+        if value is not None and math.isfinite(value)
+    }
 
 
 def _number(value: float | None) -> float:

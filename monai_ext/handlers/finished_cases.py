@@ -71,6 +71,11 @@ class FinishedCases:
 
     Raises:
         UserError: for an impossible shard, or a file that cannot be read.
+
+    Example:
+        >>> finished = FinishedCases("OUT", pairs, settings, seed=0)
+        >>> handlers = [MaskWriter("OUT", {"LV": 3}, finished), finished]
+        >>> evaluator = CaseEvaluator(device, finished.own(), preprocessing, sam, inferer, handlers=handlers)
     """
 
     def __init__(

@@ -13,13 +13,11 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from torch import Tensor
 
-from monai_ext import processes
 from monai_ext.data.case_details import DETAILS
 from monai_ext.errors import UserError
 from monai_ext.evaluation.case_metrics import VoxelCounts, voxel_counts
-from monai_ext.evaluation.case_record import table_rows
 from monai_ext.evaluation.curves import COLUMNS, StepRow
-from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.case_rows import CaseRows
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated, label_masks
 
@@ -61,34 +59,21 @@ class InteractionTable:
         run: int = 0,
         finished: FinishedCases | None = None,
     ) -> None:
-        self.output_dir, self.labels = Path(output_dir), dict(labels)
+        self.labels = dict(labels)
         self.dataset, self.algorithm, self.run = dataset, algorithm, run
         self.postprocessing = postprocessing
-        self.ignore, self.finished = ignore, finished
-        self.rows: list[tuple[Any, ...]] = []
+        self.ignore = ignore
+        self._rows = CaseRows(output_dir, TABLE, COLUMNS, finished)
 
     def attach(self, engine: Engine) -> None:
         """Attach to a MONAI evaluator, before the handlers that record the run."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, lambda: self._rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _start(self, engine: Engine) -> None:
-        self.rows = []
+        engine.add_event_handler(Events.COMPLETED, lambda: self._rows.write())
 
     def _measure(self, engine: Engine) -> None:
         for item, output in decollated(engine):
-            cells = [astuple(row) for row in self._measure_steps(item, output[DETAILS].steps)]
-            if self.finished is None:
-                self.rows += cells
-            else:
-                self.finished.record(item["case"]).add_rows(TABLE, COLUMNS, cells)
-
-    def _write(self, engine: Engine) -> None:
-        if not processes.is_first():
-            return
-        rows = self.rows if self.finished is None else table_rows(self.finished.records(), TABLE)
-        write_table(self.output_dir / TABLE, COLUMNS, rows)
+            self._rows.add(item["case"], map(astuple, self._measure_steps(item, output[DETAILS].steps)))
 
     def _measure_steps(self, item: Mapping[str, Any], steps: Sequence[Tensor]) -> Iterator[StepRow]:
         case = str(item["case"])

@@ -8,10 +8,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from monai_ext import processes
 from monai_ext.data.case_details import DETAILS
-from monai_ext.evaluation.case_record import table_rows
-from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.case_rows import CaseRows
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 
@@ -37,31 +35,17 @@ class PromptTable:
     """
 
     def __init__(self, output_dir: str | Path, finished: FinishedCases | None = None) -> None:
-        self.output_dir, self.finished = Path(output_dir), finished
-        self._cells: list[list[str]] = []
+        self._rows = CaseRows(output_dir, TABLE, COLUMNS, finished)
 
     def attach(self, engine: Engine) -> None:
         """Attach to a :class:`~monai_ext.engines.case_evaluator.CaseEvaluator`."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, lambda: self._rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _start(self, engine: Engine) -> None:
-        self._cells = []
+        engine.add_event_handler(Events.COMPLETED, lambda: self._rows.write())
 
     def _collect(self, engine: Engine) -> None:
         for case, output in decollated(engine):
-            cells = [_cells({"case": case["case"], **row}) for row in output[DETAILS].rows]
-            if self.finished is None:
-                self._cells += cells
-            else:
-                self.finished.record(case["case"]).add_rows(TABLE, COLUMNS, cells)
-
-    def _write(self, engine: Engine) -> None:
-        if not processes.is_first():
-            return
-        rows = self._cells if self.finished is None else table_rows(self.finished.records(), TABLE)
-        write_table(self.output_dir / TABLE, COLUMNS, rows)
+            self._rows.add(case["case"], [_cells({"case": case["case"], **row}) for row in output[DETAILS].rows])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

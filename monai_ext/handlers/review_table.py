@@ -13,18 +13,20 @@ from ignite.engine import Engine, Events
 from monai_ext import processes
 from monai_ext.data.case_details import DETAILS
 from monai_ext.data.images import read_geometry
-from monai_ext.evaluation.case_record import table_rows
 from monai_ext.evaluation.review import (
     FEATURE_COLUMNS,
     FEATURES,
     REVIEW,
     REVIEW_COLUMNS,
     Calibration,
+    Scorer,
+    Uncalibrated,
     read_calibration,
     review_rows,
     worst_first,
 )
 from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.case_rows import CaseRows, cell_text
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 from monai_ext.transforms.sam_input import to_display
@@ -35,14 +37,15 @@ class ReviewTable:
 
     The rows of a case's details hold ``label``, ``slice`` and, of masks that were sought, ``features``.
     ``review_features.csv`` has all features that the method hands over, long form, for
-    :mod:`monai_ext.evaluation.calibrate_review`; with a calibration, ``review.csv`` has ``case, patient, visit, label,
-    slice, score, flag, reason``, lowest score first, and a line on the console names the worst case. The details' rows
-    get ``score`` and ``flagged``, for pictures.
+    :mod:`monai_ext.evaluation.calibrate_review`; ``review.csv`` has ``case, patient, visit, label, slice, score, flag,
+    reason, method``, lowest score first, and a line on the console names the worst case. Both are written only where
+    the method hands over features. With a calibration the details' rows get ``score`` and ``flagged``, for pictures.
 
     Args:
         output_dir: folder of the tables.
         labels: name -> value in the masks.
-        calibration: turns features into scores, or its file; None: only the features are written.
+        calibration: turns features into scores, or its file; None: the score is not calibrated and nothing is flagged
+            (:class:`~monai_ext.evaluation.review.Uncalibrated`).
         abstain: the masks of flagged slices are emptied, before handlers that are attached later see them.
         slice_axis: "R", "A" or "S" where slices are cut orthogonal to it; None: as the image was cut.
         finished: keeps the rows of finished cases; None: they are kept in memory until the end.
@@ -58,9 +61,12 @@ class ReviewTable:
         finished: FinishedCases | None = None,
     ) -> None:
         self.output_dir, self.labels = Path(output_dir), dict(labels)
-        self.calibration = read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration
-        self.abstain, self.slice_axis, self.finished = abstain, slice_axis, finished
-        self._rows: dict[str, list[list[Any]]] = {}
+        self.scorer: Scorer = (
+            read_calibration(calibration) if isinstance(calibration, (str, Path)) else calibration or Uncalibrated()
+        )
+        self.abstain, self.slice_axis = abstain, slice_axis
+        self._features = CaseRows(output_dir, FEATURES, FEATURE_COLUMNS, finished)
+        self._review = CaseRows(output_dir, REVIEW, REVIEW_COLUMNS, finished)
 
     def attach(self, engine: Engine) -> None:
         """Attach after postprocessing and before handlers that write masks."""
@@ -69,25 +75,26 @@ class ReviewTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
-        self._rows = {FEATURES: [], REVIEW: []}
+        self._features.clear()
+        self._review.clear()
 
     def _score(self, engine: Engine) -> None:
         for case, output in decollated(engine):
-            names = [_text(case.get(key)) for key in ("case", "patient", "visit")]
+            names = [cell_text(case.get(key)) for key in ("case", "patient", "visit")]
             slices = [(r["label"], int(r["slice"]), r["features"]) for r in output[DETAILS].rows if "features" in r]
             features = [
-                [*names, label, str(k), name, _text(value)]
+                [*names, label, str(k), name, cell_text(value)]
                 for label, k, known in slices
                 for name, value in sorted(known.items())
             ]
-            self._keep(names[0], FEATURES, FEATURE_COLUMNS, features)
-            if self.calibration is not None:
-                rows = review_rows(names, slices, self.calibration)
-                self._keep(names[0], REVIEW, REVIEW_COLUMNS, rows)
+            self._features.add(names[0], features)
+            rows = review_rows(names, slices, self.scorer)
+            self._review.add(names[0], rows)
+            if self.scorer.threshold is not None:
                 _note_scores(output[DETAILS].rows, rows)
-                if self.abstain:
-                    flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
-                    output["pred"] = self._without(output["pred"], flagged, case)
+            if self.abstain:
+                flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
+                output["pred"] = self._without(output["pred"], flagged, case)
 
     def _without(self, pred: torch.Tensor, flagged: list[tuple[str, int]], case: Mapping[str, Any]) -> torch.Tensor:
         """Return the masks without flagged slices: [1, *spatial] integer or [L, *spatial], on the file's grid."""
@@ -103,32 +110,24 @@ class ReviewTable:
         result[...] = torch.from_numpy(np.ascontiguousarray(kept)).to(pred.device)
         return result
 
-    def _keep(self, case: str, table: str, columns: tuple[str, ...], rows: list[list[Any]]) -> None:
-        if self.finished is None:
-            self._rows[table] += rows
-        else:
-            self.finished.record(case).add_rows(table, columns, rows)
-
     def _write(self, engine: Engine) -> None:
-        if not processes.is_first():
+        if not processes.is_first() or not self._features.all():
             return
-        write_table(self.output_dir / FEATURES, FEATURE_COLUMNS, self._all(FEATURES))
-        if self.calibration is None:
-            return
-        rows = worst_first(self._all(REVIEW))
+        self._features.write()
+        rows = worst_first(self._review.all())
         write_table(self.output_dir / REVIEW, REVIEW_COLUMNS, rows)
         cases = [row for row in rows if row[3] == ""]
         if cases:
-            flagged = sum(row[6] == "1" for row in rows if row[4] != "")
-            slices = sum(row[4] != "" for row in rows)
-            print(
-                f"review: {flagged} of {slices} masks of a slice are flagged, worst case {cases[0][0]} "
-                f"(score {float(cases[0][5]):.2f}, {cases[0][7]}); see {self.output_dir / REVIEW}",
-                flush=True,
-            )
+            print(f"review: {self._counted(rows)}, {self._worst(cases[0])}; see {self.output_dir / REVIEW}", flush=True)
 
-    def _all(self, table: str) -> list[list[Any]]:
-        return self._rows[table] if self.finished is None else list(table_rows(self.finished.records(), table))
+    def _counted(self, rows: list[list[Any]]) -> str:
+        if self.scorer.threshold is None:
+            return "not calibrated (--review)"
+        slices = [row for row in rows if row[4] != ""]
+        return f"{sum(row[6] == '1' for row in slices)} of {len(slices)} masks of a slice are flagged"
+
+    def _worst(self, row: list[Any]) -> str:
+        return f"worst case {row[0]} (score {float(row[5]):.2f}, {row[7]})"
 
 
 def _note_scores(details: list[dict[str, Any]], rows: list[list[str]]) -> None:
@@ -137,10 +136,3 @@ def _note_scores(details: list[dict[str, Any]], rows: list[list[str]]) -> None:
     for row in details:
         if "features" in row:
             row["score"], row["flagged"] = scores[row["label"], str(int(row["slice"]))]
-
-
-def _text(value: Any) -> str:
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return "" if value is None else str(value)

@@ -11,11 +11,9 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 
-from monai_ext import processes
 from monai_ext.data.case_details import DETAILS
 from monai_ext.data.images import write_fractions
-from monai_ext.evaluation.case_record import table_rows
-from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.case_rows import CaseRows
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 
@@ -45,18 +43,18 @@ class UncertaintyWriter:
 
     def __init__(self, output_dir: str | Path, preprocessing: Compose, finished: FinishedCases) -> None:
         self.output_dir, self.finished = Path(output_dir), finished
+        self._rows = CaseRows(output_dir, TABLE, COLUMNS, finished)
         self.back = Invertd("uncertainty", preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator, before a :class:`FinishedCases`."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write_map)
-        engine.add_event_handler(Events.COMPLETED, self._write_table)
+        engine.add_event_handler(Events.COMPLETED, lambda: self._rows.write())
 
     def _write_map(self, engine: Engine) -> None:
         for case, output in decollated(engine):
             details = output[DETAILS]
-            record = self.finished.record(case["case"])
-            record.add_rows(TABLE, COLUMNS, list(_cells(case["case"], details.rows)))
+            self._rows.add(case["case"], _cells(case["case"], details.rows))
             if VARIANCE not in details.maps:
                 continue
             image = case["image"]
@@ -66,11 +64,7 @@ class UncertaintyWriter:
             suffix = ".png" if values.ndim == 2 else ".nii.gz"
             path = self.output_dir / FOLDER / f"{case['case']}{suffix}"
             write_fractions(path, values, like=image.meta["filename_or_obj"])
-            record.add_file(self.output_dir, path)
-
-    def _write_table(self, engine: Engine) -> None:
-        if processes.is_first():
-            write_table(self.output_dir / TABLE, COLUMNS, table_rows(self.finished.records(), TABLE))
+            self.finished.record(case["case"]).add_file(self.output_dir, path)
 
 
 def _cells(case: str, rows: list[dict[str, Any]]) -> Iterator[list[str]]:

@@ -10,10 +10,8 @@ import numpy as np
 from ignite.engine import Engine, Events
 from scipy import ndimage
 
-from monai_ext import processes
 from monai_ext.data.images import Geometry, read_geometry, read_label
-from monai_ext.evaluation.case_record import table_rows
-from monai_ext.evaluation.table import write_table
+from monai_ext.handlers.case_rows import CaseRows, cell_text
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated, label_masks
 from monai_ext.metrics.diameters import longest_diameters
@@ -51,19 +49,15 @@ class VolumeTable:
         slice_axis: str | None = None,
         finished: FinishedCases | None = None,
     ) -> None:
-        self.output_dir, self.labels, self.slice_axis = Path(output_dir), dict(labels), slice_axis
-        self.finished = finished
-        self._rows: list[list[str]] = []
+        self.labels, self.slice_axis = dict(labels), slice_axis
+        self._rows = CaseRows(output_dir, TABLE, COLUMNS, finished)
         self._references: tuple[str, dict[str, float]] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Attach after postprocessing, before a handler that ends the case."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, lambda: self._rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _start(self, engine: Engine) -> None:
-        self._rows = []
+        engine.add_event_handler(Events.COMPLETED, lambda: self._rows.write())
 
     def _measure(self, engine: Engine) -> None:
         for case, output in decollated(engine):
@@ -71,10 +65,7 @@ class VolumeTable:
             masks = label_masks(output["pred"].cpu().numpy(), self.labels)
             before = self._reference_sizes(case)
             rows = [self._row(case, label, mask, geometry, before.get(label)) for label, mask in masks.items()]
-            if self.finished is None:
-                self._rows += rows
-            else:
-                self.finished.record(case["case"]).add_rows(TABLE, COLUMNS, rows)
+            self._rows.add(case["case"], rows)
 
     def _row(
         self, case: Mapping[str, Any], label: str, mask: np.ndarray, geometry: Geometry, before: float | None
@@ -90,7 +81,7 @@ class VolumeTable:
         parts = ndimage.label(mask, np.ones((3,) * mask.ndim, dtype=int))[1]
         slices = int(upright.any(axis=(0, 1)).sum())
         volume = "" if geometry.spacing is None else f"{size:.3f}"
-        names = [_name(case.get(key)) for key in ("case", "patient", "visit")]
+        names = [cell_text(case.get(key)) for key in ("case", "patient", "visit")]
         return [*names, label, volume, change, *lengths, str(parts), str(slices)]
 
     def _reference_sizes(self, case: Mapping[str, Any]) -> dict[str, float]:
@@ -104,11 +95,6 @@ class VolumeTable:
             self._references = paths[-1], {name: _size(mask == v, geometry) for name, v in self.labels.items()}
         return self._references[1]
 
-    def _write(self, engine: Engine) -> None:
-        if processes.is_first():
-            rows = self._rows if self.finished is None else table_rows(self.finished.records(), TABLE)
-            write_table(self.output_dir / TABLE, COLUMNS, rows)
-
 
 def _size(mask: np.ndarray, geometry: Geometry) -> float:
     """Volume in ml; of a frame its number of pixels."""
@@ -120,10 +106,3 @@ def _paths(value: Any) -> Sequence[str]:
     if value is None:
         return []
     return [str(value)] if isinstance(value, (str, Path)) else [path for part in value for path in _paths(part)]
-
-
-def _name(value: Any) -> str:
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return "" if value is None else str(value)

@@ -50,6 +50,10 @@ class FinetunePriorInferer(ReferenceInferer):
 
     Raises:
         UserError: for an unknown part of the network or impossible numbers.
+
+    Example:
+        >>> inferer = FinetunePriorInferer({"LV": 3}, ReferenceLoader(transform, {"LV": 3}), steps=50)
+        >>> logits = inferer(image[None], sam, "visit_1.nii.gz", "visit_1_label.nii.gz")  # [1, 1, H, W, D]
     """
 
     checks_reference = True

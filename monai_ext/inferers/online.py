@@ -20,12 +20,14 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from monai_ext.data.case_details import CaseDetails
+from monai_ext.data.pairs import single_value
 from monai_ext.errors import UserError
 from monai_ext.inferers.case_inferer import CaseInferer
 from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.reference import plain
 from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.inferers.simulated_user import Expert
+from monai_ext.inferers.slice_features import dice
 from monai_ext.inferers.view import Learner, View, Waiting
 from monai_ext.networks.backbone import PromptableNetwork
 from monai_ext.prompts.crops import Crop, box_crop, mask_crop, paste, widen
@@ -89,6 +91,10 @@ class OnlineInferer(CaseInferer):
 
     The details of a case have a row for each prompt (see :data:`COLUMNS`) and a map ``sam``: SAM's own logits
     [L, H, W, D]. ``images`` counts the slices with prompts.
+
+    Example:
+        >>> inferer = OnlineInferer({"polyp": 1}, learners)  # of open_learners
+        >>> logits = inferer(image[None], sam, case="frame_1", box=[40, 52, 118, 131])  # [1, 1, H, W, 1]
     """
 
     COLUMNS = (
@@ -160,7 +166,7 @@ class OnlineInferer(CaseInferer):
         Returns:
             Logits [1, L, H, W, D]: the answers from before anything was learned of the slice; and the case's details.
         """
-        image, name = cast(MetaTensor, inputs[0]), str(_first(case) or "")
+        image, name = cast(MetaTensor, inputs[0]), str(single_value(case) or "")
         self._restart(group)
         truth = None if user_label is None else plain(user_label)[0, 0]
         given = self._given(image, box, points)
@@ -192,7 +198,7 @@ class OnlineInferer(CaseInferer):
     def _restart(self, group: Any) -> None:
         if self.restart_by is None:
             return
-        now = str(_first(group))
+        now = str(single_value(group))
         if self.group is not None and now != self.group:
             for learner in self.learners.values():
                 learner.restart()
@@ -350,19 +356,9 @@ def _whole(sam: Tensor) -> Crop:
     return Crop(0, 0, sam.shape[1], sam.shape[0])
 
 
-def dice(one: Tensor, other: Tensor) -> float:
-    """Dice of two masks; 1 where both are empty."""
-    total = int(one.sum()) + int(other.sum())
-    return 1.0 if not total else 2.0 * int((one & other).sum()) / total
-
-
 def _described(prompt: Prompt) -> dict[str, Any]:
     points = torch.cat([prompt.points, prompt.labels[:, None].float()], dim=1).tolist()
     return {"points": points} if prompt.box is None else {"box": prompt.box.tolist(), "points": points}
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, (list, tuple)) and value else value
 
 
 def _indices(value: Any, image: MetaTensor, name: str, count: int | None = None) -> list[list[float]]:

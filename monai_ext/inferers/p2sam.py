@@ -19,18 +19,22 @@ feature, in the first decoder pass; in mode ``official`` the later passes choose
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from monai_ext.data.case_details import CaseDetails
+from monai_ext.data.pairs import single_value
 from monai_ext.errors import UserError
 from monai_ext.inferers.cascade import guided_cascade, original_box
+from monai_ext.inferers.cycle import cycle_dice
 from monai_ext.inferers.place import Place
 from monai_ext.inferers.previous import PreviousFrame, find_mask
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
@@ -46,6 +50,7 @@ from monai_ext.inferers.slice_features import spread
 from monai_ext.inferers.slice_match import match_slices
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.boxes import cells_in_box, pixels_in_box
+from monai_ext.prompts.chain import choose_chain
 from monai_ext.prompts.masks import (
     background_cells,
     official_candidate_tokens,
@@ -68,6 +73,7 @@ from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.ranges import RANGES, Counts, parse_counts
 from monai_ext.prompts.retrieval import DISTANCES, Cost, Distance, Retrieval, retrieve_masks
 from monai_ext.prompts.ties import LOGIT_TOLERANCE, first_maximum, first_minimum
+from monai_ext.prompts.translation import fit_translation
 
 MODES = ("paper", "official")
 NEGATIVES = ("background", "lowest")
@@ -75,6 +81,9 @@ ATTENTION = ("none", "guided")
 REFERENCE_SLICES = ("matched", "all")
 BOX_USES = ("points", "box", "both", "region")
 PLACE = ("points", "negatives", "candidates", "cut")
+"""Pieces of ``place: prior``."""
+PIECES = (*PLACE, "neighbours")
+SHIFT_FITS = ("phase", "translation", "none")
 BEST_USE = "region"
 BOX_MARGIN = 0.25
 """Share of a previous box's sides by which it grows, on each side, to seek points in: objects move slowly."""
@@ -107,6 +116,28 @@ class Candidate:
     n_neg: int
     prompt: Prompt
     bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A slice of a structure whose candidate is chosen together with those of its neighbours.
+
+    Attributes:
+        costs: ``[K]`` of the candidates.
+        masks: ``[K, h, w]`` bool, the candidates at half the resolution.
+        choose: number of a candidate -> the result with it.
+    """
+
+    costs: Tensor
+    masks: Tensor
+    choose: Callable[[int], SliceResult]
+
+
+@dataclass
+class ChosenResult(SliceResult):
+    """A result that may be chosen anew."""
+
+    link: Link | None = None
 
 
 class P2SamInferer(ReferenceInferer):
@@ -149,11 +180,25 @@ class P2SamInferer(ReferenceInferer):
             ``points``: similarities of positive points are weighted by the prior; ``negatives``: background parts come
             from the neighbourhood of the structure, and their points are sought there, not in the air;
             ``candidates``: the distance is multiplied by 1 + :func:`~monai_ext.prompts.place.implausibility`; ``cut``:
-            candidate masks end where the prior does.
+            candidate masks end where the prior does. ``neighbours``, which is no part of ``prior``: candidates of all
+            slices are chosen together, so that neighbouring masks agree (:mod:`monai_ext.prompts.chain`).
+        shift_fit: how the prior is moved to where the patient lies in the target, from the images alone: ``phase``: by
+            a shift in plane (:func:`monai_ext.prompts.place.fit_shift`); ``translation``: the reference is moved in
+            space before its slices are matched (:func:`monai_ext.prompts.translation.fit_translation`); ``none``.
+        cycle_check: segment each reference slice back from the mask that it led to; its Dice is the feature ``cycle``
+            of the review score. Takes about as long as the segmentation.
 
     Raises:
-        UserError: for an unknown name among these, an impossible range, or ``place`` or
-            ``previous_box`` with ``mode: official`` or ``slice_match: oracle_centre``, which know no such thing.
+        UserError: for an unknown name among these, an impossible range, ``place`` or ``previous_box`` with ``mode:
+            official`` or ``slice_match: oracle_centre``, which know no such thing, or ``shift_fit: translation``
+            without ``slice_match: position``.
+
+    Example:
+        >>> inferer = P2SamInferer({"LV": 3}, ReferenceLoader(transform, {"LV": 3}))
+        >>> logits = inferer(image[None], sam, "visit_1.nii.gz", "visit_1_label.nii.gz")  # [1, 1, H, W, D]
+        >>> logits, details = inferer.segment_case(image[None], sam, "visit_1.nii.gz", "visit_1_label.nii.gz")
+        >>> details.rows[0]["distance"]
+        0.31
     """
 
     takes_clicks = True
@@ -178,6 +223,8 @@ class P2SamInferer(ReferenceInferer):
         attention: str = "none",
         reference_slices: str = "matched",
         place: str | Sequence[str] = "none",
+        shift_fit: str = "phase",
+        cycle_check: bool = False,
     ) -> None:
         super().__init__(labels, load_reference, slice_match, reference_image, reference_label)
         if mode not in MODES:
@@ -202,7 +249,15 @@ class P2SamInferer(ReferenceInferer):
         self.place = _place_pieces(place)
         if self.place and (mode == "official" or slice_match not in COMPARABLE):
             raise UserError("place needs --mode paper and --slice_match position or relative.")
+        if shift_fit not in SHIFT_FITS:
+            raise UserError(f"shift_fit {shift_fit!r} is unknown: choose one of {', '.join(SHIFT_FITS)}.")
+        if shift_fit == "translation" and slice_match != "position":
+            raise UserError("shift_fit translation needs --slice_match position.")
+        self.shift_fit = shift_fit
         self._place: Place | None = None
+        self._links: dict[tuple[int, int], Link] = {}
+        self.cycle_check = cycle_check
+        self._served: dict[int, MatchedSlice] = {}
         self.distance = distance
         self.previous_box = _box_use(previous_box)
         self.run_dir = None if run_dir is None else Path(run_dir)
@@ -229,14 +284,49 @@ class P2SamInferer(ReferenceInferer):
             entries: see :class:`ReferenceInferer`.
         """
         self._before, self._place, self._image = None, None, image
-        name = _one(previous)
+        self._links, self._served = {}, {}
+        name = single_value(previous)
         if self.previous_box and name:
             if self.run_dir is None:
                 raise ValueError("previous_box needs run_dir, the folder of the masks")
             mask = find_mask(self.run_dir, name)
-            frame = self.load_reference.load(_one(previous_image), str(mask), modality)
+            frame = self.load_reference.load(single_value(previous_image), str(mask), modality)
             self._before = self._frame(frame)
         return super().begin_case(image, modality, **entries)
+
+    def segment_case(
+        self, inputs: Tensor, network: PromptableNetwork, *args: Any, **entries: Any
+    ) -> tuple[MetaTensor, CaseDetails]:
+        """Segment one case and, for ``cycle_check``, its reference back; see :class:`ReferenceInferer`."""
+        logits, details = super().segment_case(inputs, network, *args, **entries)
+        if self.cycle_check:
+            self._check_cycle(network, logits.as_tensor()[0], details.rows)
+        return logits, details
+
+    @torch.no_grad()
+    def _check_cycle(self, network: PromptableNetwork, logits: Tensor, rows: Sequence[dict[str, Any]]) -> None:
+        """Add the feature ``cycle`` to the rows, see :func:`monai_ext.inferers.cycle.cycle_dice`."""
+        use, pieces, kept, served = self.previous_box, self.place, dict(self._parts), dict(self._served)
+        self.previous_box, self.place = "", ()
+        try:
+            values = list(self.labels.values())
+            found = cycle_dice(self.segment_slice, network, self._image, logits, values, served)
+        finally:
+            self.previous_box, self.place, self._parts = use, pieces, kept
+        for row in rows:
+            if "features" in row:
+                row["features"]["cycle"] = found.get((list(self.labels).index(row["label"]), row["slice"]))
+
+    def _lay(self, image: MetaTensor, references: Sequence[Reference]) -> None:
+        """Move references to where the patient lies in the image, for ``shift_fit: translation``."""
+        if self.shift_fit != "translation" or not self.place or image.meta.get("slice_axis") == "":
+            return
+        target = image.as_tensor().mean(dim=0).cpu().numpy()
+        for reference in references:
+            reference.move(np.zeros(3))
+            planes = reference.image.as_tensor().mean(dim=0).cpu().numpy()
+            affines = (np.asarray(one.affine, float) for one in (image, reference.image))
+            reference.move(fit_translation(target, next(affines), planes, next(affines)))
 
     def _frame(self, frame: Reference) -> PreviousFrame:
         matches = match_slices(self._image, frame.image, self.slice_match)
@@ -251,7 +341,8 @@ class P2SamInferer(ReferenceInferer):
         if self._place is None or self._place.reference is not reference:
             matches = match_slices(self._image, reference.image, self.slice_match)
             by_position = self.slice_match == "position" and self._image.meta.get("slice_axis") != ""
-            self._place = Place(reference, matches, self._image, by_position)
+            shift = None if self.shift_fit == "phase" else (0, 0)
+            self._place = Place(reference, matches, self._image, by_position, shift)
         return self._place.mask(target.index, value)
 
     def segment_slice(
@@ -260,6 +351,8 @@ class P2SamInferer(ReferenceInferer):
         """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         parts = [self._reference_parts(network, matched, value) for value in self.labels.values()]
         absent = "reference_absent" if matched else "outside_reference"
+        if matched:
+            self._served[target.index] = matched[-1]
         if not any(parts) and not target.clicks:
             return [SliceResult(None, absent, {}) for _ in parts]
         embeddings = target.encode(network)
@@ -283,6 +376,9 @@ class P2SamInferer(ReferenceInferer):
                 )
             elif bool((clicked.labels > 0).any()):
                 results[number] = self._by_clicks(network, embeddings, clicked)
+        for number, result in enumerate(results):
+            if isinstance(result, ChosenResult) and result.link is not None:
+                self._links[number, target.index] = result.link
         return results
 
     def _network_of(self, network: PromptableNetwork, value: int) -> PromptableNetwork:
@@ -325,24 +421,17 @@ class P2SamInferer(ReferenceInferer):
             reached = within(expected, network.stride, CUT).to(masks.device)
             masks = masks.masked_fill(~reached, BACKGROUND)
         cells = self._candidate_cells(network, logits[:, 0], masks)
-        found = self._retrieve(network, parts, embeddings, masks, cells, expected)
+        found, costs = self._retrieve(network, parts, embeddings, masks, cells, expected)
         if found.index is None:
             return SliceResult(None, "no_foreground", {"recovered": parts.recovered})
-        chosen = candidates[found.index]
-        details = {
-            "recovered": parts.recovered,
-            "n_pos": chosen.n_pos,
-            "n_neg": chosen.n_neg,
-            "distance": found.distance,
-            "margin": found.margin,
-            "points": torch.cat([chosen.prompt.points, chosen.prompt.labels[:, None]], dim=1).tolist(),
-            "features": {
-                "distance": found.distance,
-                "margin": found.margin,
-                "spread": spread(masks > 0, found.index),
-            },
-        }
-        return SliceResult(masks[found.index], "ok", details)
+        link = None
+        if "neighbours" in self.place and not len(clicked.points):
+
+            def choose(index: int) -> SliceResult:
+                return _result(candidates, masks, Retrieval(index, found.distances, found.margin), parts.recovered)
+
+            link = Link(costs, (masks > 0)[:, ::2, ::2].cpu(), choose)
+        return replace(_result(candidates, masks, found, parts.recovered), link=link)
 
     def _retrieve(
         self,
@@ -352,18 +441,43 @@ class P2SamInferer(ReferenceInferer):
         masks: Tensor,
         cells: Tensor,
         expected: Tensor | None,
-    ) -> Retrieval:
-        """Choose a candidate: by distance (Eq. 3), for place "candidates" times 1 + its implausibility."""
+    ) -> tuple[Retrieval, Tensor]:
+        """Choose a candidate: by distance (Eq. 3), for place "candidates" times 1 + its implausibility.
+
+        Returns:
+            The choice and what it was made by, ``[K]`` float64.
+        """
         cost: Cost = "cosine" if self.mode == "paper" else "sqeuclidean"
         judged = expected is not None and "candidates" in self.place
+        prune = not judged and "neighbours" not in self.place
         found = retrieve_masks(
-            parts.tokens, embeddings.features[0], cells, cost, not judged, distance=self.distance, seed=self.seed
+            parts.tokens, embeddings.features[0], cells, cost, prune, distance=self.distance, seed=self.seed
         )
+        costs = torch.tensor([float("inf") if d is None else d for d in found.distances], dtype=torch.float64)
         if expected is None or not judged or found.index is None:
-            return found
-        doubt = implausibility(masks > 0, expected, place_prior(expected, network.stride))
-        distances = torch.tensor([float("inf") if d is None else d for d in found.distances], dtype=torch.float64)
-        return Retrieval(int(first_minimum(distances * (1 + doubt))), found.distances, found.margin)
+            return found, costs
+        costs = costs * (1 + implausibility(masks > 0, expected, place_prior(expected, network.stride)))
+        return Retrieval(int(first_minimum(costs)), found.distances, found.margin), costs
+
+    def _describe(
+        self,
+        rows: Sequence[dict[str, Any]],
+        logits: Tensor,
+        references: Sequence[Reference],
+        matches: Sequence[Sequence[int | None]],
+        own_dice: dict[str, float],
+    ) -> None:
+        """Choose the candidates of neighbouring slices together, where that is asked for; then describe the masks."""
+        for channel, name in enumerate(self.labels):
+            own = {row["slice"]: row for row in rows if row["label"] == name}
+            for slices in _runs(k for number, k in self._links if number == channel):
+                links = [self._links[channel, k] for k in slices]
+                chosen = choose_chain([link.costs for link in links], [link.masks for link in links])
+                for k, link, index in zip(slices, links, chosen, strict=True):
+                    result = link.choose(index)
+                    logits[channel, :, :, k] = BACKGROUND if result.logits is None else result.logits.float().cpu()
+                    own[k].update(status=result.status, **result.details)
+        super()._describe(rows, logits, references, matches, own_dice)
 
     def check_reference(self, network: PromptableNetwork, reference: Reference) -> dict[str, float]:
         """Segment a reference from itself, without a previous box or a place; see :class:`ReferenceInferer`."""
@@ -371,7 +485,7 @@ class P2SamInferer(ReferenceInferer):
         try:
             return super().check_reference(network, reference)
         finally:
-            self.previous_box, self.place = use, pieces
+            self.previous_box, self.place, self._served = use, pieces, {}
 
     def _reference_parts(
         self, network: PromptableNetwork, matched: Sequence[MatchedSlice], value: int
@@ -549,6 +663,37 @@ class P2SamInferer(ReferenceInferer):
         return torch.stack([paper_tokens(m, network.stride, grid)[0] if bool(m.any()) else empty for m in masks > 0])
 
 
+def _result(candidates: Sequence[Candidate], masks: Tensor, found: Retrieval, recovered: bool) -> ChosenResult:
+    """Return what is said of the candidate that was chosen; there must be one."""
+    index = cast(int, found.index)
+    chosen = candidates[index]
+    details = {
+        "recovered": recovered,
+        "n_pos": chosen.n_pos,
+        "n_neg": chosen.n_neg,
+        "distance": found.distance,
+        "margin": found.margin,
+        "points": torch.cat([chosen.prompt.points, chosen.prompt.labels[:, None]], dim=1).tolist(),
+        "features": {"distance": found.distance, "margin": found.margin, "spread": spread(masks > 0, index)},
+    }
+    return ChosenResult(masks[index], "ok", details)
+
+
+def _runs(slices: Iterable[int]) -> list[list[int]]:
+    """Divide slices into runs of neighbours, ascending.
+
+    >>> _runs([5, 1, 2])
+    [[1, 2], [5]]
+    """
+    runs: list[list[int]] = []
+    for k in sorted(slices):
+        if runs and runs[-1][-1] == k - 1:
+            runs[-1].append(k)
+        else:
+            runs.append([k])
+    return runs
+
+
 def _all_slices(references: Sequence[Reference], value: int) -> list[MatchedSlice]:
     """Return every slice of the references that holds a structure."""
     return [
@@ -568,18 +713,13 @@ def _box_use(value: bool | str) -> str:
 
 
 def _place_pieces(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the pieces of :data:`PLACE` that are used, in their order."""
+    """Return the pieces of :data:`PIECES` that are used, in their order."""
     names = [value] if isinstance(value, str) else list(value)
     if names in (["none"], ["prior"]):
         return PLACE if names == ["prior"] else ()
-    if not names or not set(names) <= set(PLACE):
-        raise UserError(f"place {value!r} is unknown: choose none, prior, or a list of {', '.join(PLACE)}.")
-    return tuple(name for name in PLACE if name in names)
-
-
-def _one(value: Any) -> Any:
-    """Take a value out of what collation makes of it."""
-    return value[0] if isinstance(value, (list, tuple)) and value else value
+    if not names or not set(names) <= set(PIECES):
+        raise UserError(f"place {value!r} is unknown: choose none, prior, or a list of {', '.join(PIECES)}.")
+    return tuple(name for name in PIECES if name in names)
 
 
 def _prompt(positive: Tensor, negative: Tensor, box: Tensor | None = None) -> Prompt:

@@ -66,6 +66,10 @@ class PersamInferer(ReferenceInferer):
 
     Raises:
         UserError: for an unknown mode.
+
+    Example:
+        >>> inferer = PersamInferer({"LV": 3}, ReferenceLoader(transform, {"LV": 3}), multimask=False)
+        >>> logits = inferer(image[None], sam, "visit_1.nii.gz", "visit_1_label.nii.gz")  # [1, 1, H, W, D]
     """
 
     def __init__(

@@ -43,6 +43,10 @@ class PromptedSamInferer(Inferer):
 
     Raises:
         UserError: for a name that is not among the labels, or an unknown option.
+
+    Example:
+        >>> inferer = PromptedSamInferer({"RV": 1, "LV": 2}, points=10)
+        >>> found = inferer(slices, sam, scribbles, "patient001", EmbeddingCache("cache", sam))
     """
 
     def __init__(

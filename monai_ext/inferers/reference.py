@@ -32,12 +32,21 @@ class Reference:
     image: MetaTensor
     label: Tensor
     _embeddings: dict[int, Embeddings] = field(default_factory=dict, repr=False)
+    _own_affine: Tensor | None = field(default=None, repr=False)
 
     def embed(self, network: PromptableNetwork, index: int) -> Embeddings:
         """Encode slice ``index``, once: for one network, whose weights stay as they are."""
         if index not in self._embeddings:
             self._embeddings[index] = encode_slice(network, self.image.as_tensor()[..., index], self.frame)
         return self._embeddings[index]
+
+    def move(self, shift: np.ndarray) -> None:
+        """Lay it elsewhere in space, by ``[3]`` RAS mm from where its file says that it lies."""
+        if self._own_affine is None:
+            self._own_affine = torch.as_tensor(self.image.affine).clone()
+        affine = self._own_affine.clone()
+        affine[:3, 3] += torch.as_tensor(shift, dtype=affine.dtype)
+        self.image.affine = affine
 
     def held_slices(self, values: Collection[int] | None = None) -> list[int]:
         """Return the slices that hold any structure, or any of these values, ascending."""
@@ -72,6 +81,10 @@ class ReferenceLoader:
         labels: name -> value of the structures asked for.
 
     ``loaded`` holds the references of the last call: another list object means other references.
+
+    Example:
+        >>> load = ReferenceLoader(case_preprocessing(512, masks="label"), {"LV": 3})
+        >>> references = load("visit_1.nii.gz", "visit_1_label.nii.gz", "MR")
     """
 
     def __init__(self, transform: Callable[[dict[str, Any]], dict[str, Any]], labels: dict[str, int]) -> None:
@@ -84,7 +97,7 @@ class ReferenceLoader:
         self,
         images: Paths,
         labels: Paths,
-        modality: str | None = None,
+        modality: str | Sequence[str] | None = None,
         names: dict[str, int] | None = None,
         extent: Extent | None = None,
     ) -> list[Reference]:
@@ -93,7 +106,7 @@ class ReferenceLoader:
         Args:
             images: one path or several.
             labels: as many paths.
-            modality: of the patient's images, for their intensity window.
+            modality: of the patient's images, for their intensity window, or one for each.
             names: name -> value of the structures asked for, where they are not those of the constructor.
             extent: mm that the target's input frame covers: a smaller reference gets its scale, see
                 :class:`monai_ext.transforms.frame_extent.FrameExtentd`. None: the target has no mm.
@@ -108,10 +121,14 @@ class ReferenceLoader:
             raise UserError(
                 f"{len(paths[0])} reference images but {len(paths[1])} reference labels: give each its own."
             )
-        key = (*paths, modality, [_written(path) for group in paths for path in group])
+        several = modality is not None and not isinstance(modality, str)
+        modalities = list(modality or ()) if several else [modality] * len(paths[0])
+        if len(modalities) != len(paths[0]):
+            raise ValueError(f"{len(modalities)} modalities for {len(paths[0])} references")
+        key = (*paths, modalities, [_written(path) for group in paths for path in group])
         if key != self._key or not all(reference.has_scale(extent) for reference in self.loaded):
             self._key = None
-            wanted = [(i, m, modality, _written(i), _written(m)) for i, m in zip(*paths, strict=True)]
+            wanted = [(i, m, kind, _written(i), _written(m)) for i, m, kind in zip(*paths, modalities, strict=True)]
             kept = {one: reference for one, reference in self._held.items() if reference.has_scale(extent)}
             held = {one: kept.get(one) or self.load(*one[:3], extent) for one in wanted}
             self._held, self.loaded = held, [held[one] for one in wanted]

@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from monai_ext.data.case_details import CaseDetails
+from monai_ext.data.pairs import single_value
 from monai_ext.errors import UserError
 from monai_ext.inferers.case_inferer import CaseInferer
 from monai_ext.inferers.encoding import encode_slice
@@ -166,6 +167,7 @@ class ReferenceInferer(CaseInferer):
         oracle_slices: Any = None,
         reference: Any = None,
         reference_choice: Any = None,
+        reference_modality: Any = None,
         *,
         self_check: bool = True,
         **entries: Any,
@@ -177,10 +179,11 @@ class ReferenceInferer(CaseInferer):
             network: the promptable model.
             reference_image: path or paths of this patient's references.
             reference_label: paths of their labels.
-            modality: of the case, for the references' intensity window.
+            modality: of the case, for the intensity window of references that ``reference_modality`` does not name.
             oracle_slices: for ``slice_match: oracle_centre`` only.
             reference: names of the references, for the rows; None: they have none.
             reference_choice: ``nearest`` takes the one that :func:`nearest_reference` finds; else all serve.
+            reference_modality: of each reference, for its intensity window: a patient's CT may serve an MR.
             self_check: where the method can, segment each patient's reference from itself before the first target, and
                 warn where that fails; the result is the feature ``self_check``.
             entries: what a method takes besides, see :meth:`begin_case`.
@@ -192,17 +195,18 @@ class ReferenceInferer(CaseInferer):
         request = image.meta.get(REQUEST) or {}
         self.labels = request.get("labels", self.own_labels)
         clicks = self._clicks(image, request.get("clicks", ()))
-        extra = self.begin_case(image, _first(modality), **entries)
+        extra = self.begin_case(image, single_value(modality), **entries)
         references = self.load_reference(
             request.get("reference_image", reference_image if reference_image is not None else self.reference_image)
             or [],
             request.get("reference_label", reference_label if reference_label is not None else self.reference_label)
             or [],
-            request.get("modality", _first(modality)),
+            request.get("modality", _texts(reference_modality) or single_value(modality)),
             self.labels,
             frame_extent(image),
         )
         _report_scales(image, references)
+        self._lay(image, references)
         oracle = _range(oracle_slices)
         asked = None if self.slice_match == "oracle_centre" else self.labels.values()  # its authors take any structure
         held = [r.held_slices(asked) for r in references]
@@ -210,7 +214,7 @@ class ReferenceInferer(CaseInferer):
             match_slices(image, r.image, self.slice_match, h, oracle) for r, h in zip(references, held, strict=True)
         ]
         names = _names(reference, len(references))
-        choice = request.get("reference_choice", _first(reference_choice))
+        choice = request.get("reference_choice", single_value(reference_choice))
         if choice == "nearest" and len(references) > 1:
             chosen = nearest_reference(network, image.as_tensor(), references, matches, frame_size(image))
             references, matches, names = [references[chosen]], [matches[chosen]], names[chosen : chosen + 1]
@@ -238,6 +242,9 @@ class ReferenceInferer(CaseInferer):
             entries: of the case, but for those that every method takes.
         """
         return entries
+
+    def _lay(self, image: MetaTensor, references: Sequence[Reference]) -> None:
+        """Lay references elsewhere in space before slices are matched; here they stay as their files say."""
 
     def _describe(
         self,
@@ -392,12 +399,13 @@ def _report_scales(image: MetaTensor, references: Sequence[Reference]) -> None:
             )
 
 
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, (list, tuple)) and value else value
+def _texts(value: Any) -> list[str]:
+    """Flatten what collation makes of several words."""
+    return [str(single_value(one)) for one in value] if isinstance(value, (list, tuple)) else []
 
 
 def _names(value: Any, count: int) -> list[str]:
-    names = [str(_first(name)) for name in value] if isinstance(value, (list, tuple)) else []
+    names = _texts(value)
     return names if len(names) == count else []
 
 

@@ -32,6 +32,9 @@ class SegmentorInferer(Inferer):
 
     Raises:
         UserError: for an impossible option.
+
+    Example:
+        >>> logits = SegmentorInferer(image_size=256)(image[None], build_segmentor(4))  # [1, 3, H, W, D]
     """
 
     def __init__(self, image_size: int = 256, batch: int = 8, branch: str = "out") -> None:

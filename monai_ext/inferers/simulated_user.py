@@ -36,6 +36,12 @@ class TruthPrompts:
 
     Raises:
         UserError: for an unknown kind.
+
+    Example:
+        >>> mask = torch.zeros(64, 64, dtype=torch.bool)
+        >>> mask[10:20, 30:50] = True
+        >>> TruthPrompts("box")(mask, 0)[0].box
+        tensor([30., 10., 49., 19.])
     """
 
     kind: str = "box"
@@ -99,6 +105,11 @@ class Expert:
 
     Raises:
         UserError: for an impossible value.
+
+    Example:
+        >>> expert = Expert(feedback=0.5, threshold=0.8)
+        >>> expert.looks_at(0), expert.looks_at(1), expert.corrects(fused=0.7, sam=0.9)
+        (True, False, True)
     """
 
     feedback: float = 1.0

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.inferers.finetune_prior import FinetunePriorInferer
-from monai_ext.inferers.p2sam import P2SamInferer, ReferenceParts
+from monai_ext.inferers.p2sam import ChosenResult, P2SamInferer, ReferenceParts
 from monai_ext.inferers.reference import Reference, ReferenceLoader
 from monai_ext.inferers.reference_inferer import BACKGROUND, MatchedSlice, SliceResult, TargetSlice
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
@@ -114,8 +114,14 @@ class TunedP2SamInferer(P2SamInferer):
         if self.merge == "points" or result.logits is None or len(clicked.points):
             return result
         plain = network.to_image(network.decode_without_prompt(embeddings)[0], embeddings.size)[0, 0]
-        merged = (result.logits + plain) / 2
+        reached = torch.ones_like(plain, dtype=torch.bool)
         if expected is not None and "cut" in self.place:
-            reached = within(expected, network.stride, CUT).to(merged.device)
-            merged = merged.masked_fill(~reached, BACKGROUND)
-        return replace(result, logits=merged, status="ok" if bool(torch.any(merged > 0)) else "no_foreground")
+            reached = within(expected, network.stride, CUT).to(plain.device)
+
+        def merge(one: SliceResult) -> SliceResult:
+            merged = ((cast(Tensor, one.logits) + plain) / 2).masked_fill(~reached, BACKGROUND)
+            return replace(one, logits=merged, status="ok" if bool(torch.any(merged > 0)) else "no_foreground")
+
+        if isinstance(result, ChosenResult) and (link := result.link) is not None:
+            result = replace(result, link=replace(link, choose=lambda index: merge(link.choose(index))))
+        return merge(result)

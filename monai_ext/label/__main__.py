@@ -1,8 +1,8 @@
 """MONAI Label on a data list: ``python -m monai_ext.label LIST.json --output_dir DIR`` prepares it.
 
-The command prints how to start the server; ``--demo`` starts it on a phantom patient, asks for one mask and compares it
-with ``python -m monai.bundle run``. ``--online`` prepares an app that learns from each submitted label, for the bundle
-of an online method.
+The command prints how to start the server; ``--demo`` starts it on a phantom patient, asks for one mask, compares it
+with ``python -m monai.bundle run`` and stays up for a viewer; ``--check`` ends it there. ``--online`` prepares an app
+that learns from each submitted label, for the bundle of an online method.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bundle", type=Path, default=Path("bundles/p2sam"))
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--demo", action="store_true", help="serve a phantom patient and check its mask")
+    parser.add_argument("--check", action="store_true", help="with --demo: end after the comparison")
     parser.add_argument("--online", action="store_true", help="an app that learns from each submitted label")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="with --online: of inference.yaml"
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.demo and given.online:
         online_demo(given.output_dir.absolute(), given.bundle.absolute(), options)
     elif given.demo:
-        demo(given.output_dir.absolute(), given.bundle.absolute())
+        demo(given.output_dir.absolute(), given.bundle.absolute(), stay=not given.check)
     elif given.datalist is None:
         raise UserError("no data list: name one, or --demo for a phantom patient.")
     else:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from monai_ext.engines.online.journal import read_tensors, write_tensors
 from monai_ext.engines.online.learner import Pending
 from monai_ext.engines.online.view import CroppedView
-from monai_ext.inferers.online import dice
+from monai_ext.inferers.slice_features import dice
 from monai_ext.prompts.crops import Crop
 
 MOST_STUDIES = 500

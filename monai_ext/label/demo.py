@@ -18,15 +18,20 @@ from monai_ext.data.manifest import Case, load_datalist
 from monai_ext.data.phantoms import write_phantom_patient, write_phantom_stream
 from monai_ext.errors import UserError
 from monai_ext.label.layout import prepare, prepare_online
-from monai_ext.label.server import infer, model_info, running, submit
+from monai_ext.label.server import infer, model_info, running, running_process, submit
 
 DEMO_WEIGHTS = "compact_chaos"  # has learned from phantoms, which the default weights are poor on
 AFFINE_ERROR = 1e-4
 """mm: MONAI Label writes NIfTI through ITK, which keeps single precision."""
 
 
-def demo(folder: Path, bundle: Path) -> None:
+def demo(folder: Path, bundle: Path, stay: bool = False) -> None:
     """Serve the phantom patient's second visit and compare with the same visit run by ``python -m monai.bundle run``.
+
+    Args:
+        folder: to write to.
+        bundle: that is served.
+        stay: leave the server running for a viewer until it is interrupted.
 
     Raises:
         UserError: the masks or their affines differ.
@@ -35,19 +40,39 @@ def demo(folder: Path, bundle: Path) -> None:
     app = prepare(datalist, folder, bundle)
     study = load_datalist(datalist).cases[1].case
     served = folder / f"{study}_served.nii.gz"
-    with running(app, folder / "studies", folder / "server.log", bundle.name) as url:
+    with running_process(app, folder / "studies", folder / "server.log", bundle.name) as (url, process):
         print(f"MONAI Label is at {url}; asking for {study}")
-        served.write_bytes(
-            infer(url, study, {"device": "cpu", "model_filename": f"{DEMO_WEIGHTS}.pt"}, bundle=bundle.name)
-        )
+        asked = {"device": "cpu", "model_filename": f"{DEMO_WEIGHTS}.pt"}
+        served.write_bytes(infer(url, study, asked, bundle=bundle.name))
+        expected = _run(datalist, folder / "run", bundle) / "masks" / f"{study}.nii.gz"
+        difference = compare(served, expected)
+        print(f"{served}: identical to {expected}, affines within {difference:.0e} mm", flush=True)
+        if stay:
+            _stay(url, process)
+
+
+def _run(datalist: Path, output_dir: Path, bundle: Path) -> Path:
     command = [sys.executable, "-m", "monai.bundle", "run"]
     command += ["--config_file", f"['{bundle / 'configs' / 'inference.yaml'}']", "--bundle_root", str(bundle)]
-    command += ["--datalist", str(datalist), "--output_dir", str(folder / "run"), "--device", "cpu"]
+    command += ["--datalist", str(datalist), "--output_dir", str(output_dir), "--device", "cpu"]
     command += ["--checkpoint", DEMO_WEIGHTS]
     subprocess.run(command, check=True)
-    expected = folder / "run" / "masks" / f"{study}.nii.gz"
-    difference = compare(served, expected)
-    print(f"{served}: identical to {expected}, affines within {difference:.0e} mm")
+    return output_dir
+
+
+def _stay(url: str, process: subprocess.Popen) -> None:
+    """Wait until the user interrupts, or the server ends by itself.
+
+    Raises:
+        UserError: the server has ended.
+    """
+    print(f"name {url} in 3D Slicer or OHIF; stop the server with Ctrl-C", flush=True)
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        print("stopped")
+        return
+    raise UserError(f"the server at {url} has ended by itself: its log is server.log in the output folder.")
 
 
 def online_demo(folder: Path, bundle: Path, options: Mapping[str, Any]) -> None:

@@ -27,6 +27,9 @@ class PromptableLoss(nn.Module):
         dice: weight of the Dice loss (MONAI's, on sigmoid probabilities).
         focal: weight of the focal loss (alpha 0.25, gamma 2, mean over pixels).
         iou: weight of the IoU head's squared error.
+
+    Example:
+        >>> loss = PromptableLoss()(logits, predicted_iou, masks, truth)
     """
 
     def __init__(self, dice: float = 1.0, focal: float = 20.0, iou: float = 1.0) -> None:

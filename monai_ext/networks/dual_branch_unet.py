@@ -303,6 +303,11 @@ def build_segmentor(
 
     Raises:
         UserError: for an unknown architecture, a missing file, or weights of another architecture.
+
+    Example:
+        >>> network = build_segmentor(4, checkpoint="bundles/sam_sp/models/model.pt")
+        >>> network(images).shape  # images [B, 1, 256, 256] in [0, 1]
+        torch.Size([2, 4, 256, 256])
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"architecture {architecture!r} is unknown: choose one of {', '.join(ARCHITECTURES)}.")

@@ -82,6 +82,9 @@ def adapt(network: PromptableSam, way: str = "full", rank: int = 1, alpha: float
 
     Raises:
         UserError: for another way, a rank below 1, or LoRA without a ViT.
+
+    Example:
+        >>> sam = adapt(build_sam("vit_b", "sam_vit_b_01ec64.pth"), "lora", rank=1)
     """
     blocks: Any = getattr(network.image_encoder, "blocks", None)
     _check(way, rank, is_vit=blocks is not None)

@@ -446,6 +446,11 @@ def build_sam(
 
     Raises:
         UserError: for an unknown variant, a missing file, or weights of another variant.
+
+    Example:
+        >>> sam = build_sam("compact", "bundles/p2sam/models/compact_chaos.pt")
+        >>> embeddings = sam.encode(images)  # [B, 1 or 3, H, W] in [0, 255]
+        >>> logits, iou = sam.decode(embeddings, [Prompt.from_points(torch.tensor([[120.0, 96.0]]))])
     """
     if variant not in VARIANTS:
         raise UserError(f"sam_variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")

@@ -30,43 +30,22 @@ def foreground_features(features: Tensor, mask: Tensor) -> Tensor:
     return features[:, mask].T
 
 
-def part_features(tokens: Tensor, n_parts: int, seed: int = 0, n_init: int = 10) -> Tensor:
-    """Cluster raw tokens into parts and average each: {P_R^c}, c = 1..n.
+def part_sets(tokens: Tensor, counts: Sequence[int], seed: int = 0, n_init: int = 10) -> dict[int, Tensor]:
+    """Cluster raw tokens into each of several numbers of parts and average each part: {P_R^c}, c = 1..n.
 
-    The mean is not normalised; the cosine of Eq. 2 does not see the difference. ``n_init`` is written out
-    because scikit-learn's own default fell from 10 (what the authors ran) to 1.
+    The mean is not normalised; the cosine of Eq. 2 does not see the difference. ``n_init`` is written out because
+    scikit-learn's own default fell from 10 (what the authors ran) to 1.
 
     Args:
         tokens: ``[n, C]``.
-        n_parts: number of parts; 1 gives the plain mean.
+        counts: numbers of parts to try; 1 gives the plain mean.
         seed: of k-means++.
         n_init: restarts, of which the one with the least inertia is kept.
 
     Returns:
-        ``[n_parts, C]`` float32 in the order of the clusters, on the tokens' device.
-
-    Raises:
-        ValueError: if there are fewer distinct tokens than parts.
-    """
-    parts = _cluster_means(tokens, n_parts, seed, n_init)
-    if parts is None:
-        raise ValueError(f"{len(tokens)} tokens cannot be divided into {n_parts} parts")
-    return parts
-
-
-def part_sets(tokens: Tensor, counts: Sequence[int], seed: int = 0, n_init: int = 10) -> dict[int, Tensor]:
-    """Divide the tokens into each of several numbers of parts.
-
-    Args:
-        tokens: ``[n, C]``.
-        counts: numbers of parts to try.
-        seed: as in :func:`part_features`.
-        n_init: as in :func:`part_features`.
-
-    Returns:
-        Number of parts -> ``[number, C]``. Counts above the number of distinct tokens are left out, as in the
-        authors' code; with no tokens at all nothing is left. Tokens that differ by rounding
-        (:data:`~monai_ext.prompts.ties.TOLERANCE` of their mean length) are not distinct.
+        Number of parts -> ``[number, C]`` float32 in the order of the clusters, on the tokens' device. Counts above the
+        number of distinct tokens are left out, as in the authors' code; with no tokens at all nothing is left. Tokens
+        that differ by rounding (:data:`~monai_ext.prompts.ties.TOLERANCE` of their mean length) are not distinct.
     """
     sets = {count: _cluster_means(tokens, count, seed, n_init) for count in counts}
     return {count: parts for count, parts in sets.items() if parts is not None}
@@ -90,7 +69,7 @@ def _cluster_means(tokens: Tensor, n_parts: int, seed: int, n_init: int) -> Tens
 
 
 def cluster(tokens: np.ndarray, n_parts: int, seed: int = 0, n_init: int = 10) -> np.ndarray:
-    """Number the cluster of each token by k-means++: ``[n, C]`` -> ``[n]``; see :func:`part_features`."""
+    """Number the cluster of each token by k-means++: ``[n, C]`` -> ``[n]``; see :func:`part_sets`."""
     kmeans = KMeans(n_parts, init="k-means++", n_init=n_init, random_state=seed)
     # scikit-learn warns where tokens repeat and clusters stay empty: the caller sees that from the labels
     with _thread_pools().limit(limits=1), warnings.catch_warnings():

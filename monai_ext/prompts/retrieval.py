@@ -33,7 +33,7 @@ _MAX_ITERATIONS = 10_000_000
 
 @dataclass(frozen=True)
 class Retrieval:
-    """What :func:`retrieve` found.
+    """What :func:`retrieve_masks` found.
 
     Attributes:
         index: the chosen candidate, or None where all are empty (``no_foreground``).
@@ -110,46 +110,6 @@ def lower_bound(cost: np.ndarray) -> float:
     return float(max(cost.min(axis=1).mean(), cost.min(axis=0).mean()))
 
 
-def retrieve(
-    reference_tokens: Tensor,
-    candidates: Sequence[Tensor | None],
-    cost: Cost = "cosine",
-    prune: bool = True,
-    keys: Sequence[Hashable] | None = None,
-) -> Retrieval:
-    """Choose the candidate nearest to the reference (Eq. 3); of equally near ones the first.
-
-    Equally near are distances within :data:`~monai_ext.prompts.ties.TOLERANCE` of the smallest, for ``sqeuclidean``
-    times the mean squared length of the reference's tokens.
-
-    Pruning goes through the candidates by their lower bound and stops where it passes the second-smallest
-    distance so far (not the smallest, so that the margin is exact too): same choice, same margin, less work.
-
-    Args:
-        reference_tokens: ``[n, C]`` foreground features F_R^f of the reference.
-        candidates: ``[m, C]`` foreground features F_T^f(n) each; None or no rows: an empty mask, never
-            chosen.
-        cost: as in :func:`cost_matrix`.
-        prune: False computes every distance.
-        keys: one a candidate; equal keys promise equal tokens, which are computed once. None: the tokens
-            themselves are compared.
-
-    Raises:
-        ValueError: if the reference has no tokens.
-    """
-    _require_tokens(reference_tokens)
-    empty = [tokens is None or len(tokens) == 0 for tokens in candidates]
-    if keys is None:
-        keys = [None if tokens is None else _contents(tokens) for tokens in candidates]
-    owners = _first_with_same_key(keys, empty)
-    costs = {
-        owner: cost_matrix(reference_tokens, tokens, cost)
-        for owner in dict.fromkeys(owners.values())
-        if (tokens := candidates[owner]) is not None
-    }
-    return _nearest(costs, owners, len(candidates), prune, _tolerance(reference_tokens, cost))
-
-
 def retrieve_masks(
     reference_tokens: Tensor,
     features: Tensor,
@@ -159,16 +119,21 @@ def retrieve_masks(
     distance: Distance = "wasserstein",
     seed: int = 0,
 ) -> Retrieval:
-    """Do what :func:`retrieve` does for candidates that are masks on one target's feature grid.
+    """Choose the candidate mask nearest to the reference (Eq. 3); of equally near ones the first.
 
-    They overlap, so the cost of each cell below any of them is computed once.
+    Equally near are distances within :data:`~monai_ext.prompts.ties.TOLERANCE` of the smallest, for ``sqeuclidean``
+    times the mean squared length of the reference's tokens.
+
+    Masks on one feature grid overlap, so the cost of each cell below any of them is computed once. Pruning goes through
+    the candidates by their lower bound and stops where it passes the second-smallest distance so far (not the smallest,
+    so that the margin is exact too): same choice, same margin, less work.
 
     Args:
         reference_tokens: ``[n, C]`` foreground features F_R^f of the reference.
         features: ``[C, g, g]`` features F_T of the target.
         masks: ``[K, g, g]`` bool, foreground cells of each candidate; may be empty.
         cost: as in :func:`cost_matrix`; of the pairs of parts for ``hungarian``, not used by ``jensen_shannon``.
-        prune: as in :func:`retrieve`, for ``wasserstein`` alone.
+        prune: False computes every distance; for ``wasserstein`` alone.
         distance: Table 7's ``wasserstein`` (Eq. 5), ``hungarian`` (:func:`monai_ext.prompts.distances.common_parts`
             and :func:`~monai_ext.prompts.distances.assignment_cost`) or ``jensen_shannon``
             (:func:`monai_ext.prompts.distances.jensen_shannon`).
@@ -198,10 +163,6 @@ def _require_tokens(reference_tokens: Tensor) -> None:
 def _tolerance(reference_tokens: Tensor, cost: Cost) -> float:
     """Distances that differ by no more count as equal: in the unit of the cost."""
     return TOLERANCE * (float(reference_tokens.square().sum(dim=1).mean()) if cost == "sqeuclidean" else 1.0)
-
-
-def _contents(tokens: Tensor) -> bytes:
-    return tokens.detach().cpu().float().numpy().tobytes()
 
 
 def _first_with_same_key(keys: Sequence[Hashable], empty: Sequence[bool]) -> dict[int, int]:

@@ -17,6 +17,7 @@ from monai_ext.data.studies import Studies, result_options
 from monai_ext.errors import UserError
 from monai_ext.handlers.case_table import CaseTable
 from monai_ext.handlers.finished_cases import FinishedCases
+from monai_ext.handlers.kept_masks import KeptMasks
 from monai_ext.handlers.mask_writer import MaskWriter
 from monai_ext.handlers.overlay import OverlayWriter
 from monai_ext.handlers.progress import CaseProgress
@@ -188,8 +189,9 @@ def case_outputs(
     Args:
         labels: name -> value in the masks.
         finished: is told of each file and row; its folder is taken.
-        prompts: the inferer says what it chose: write ``prompts.csv`` and what a review needs.
-        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: no score, features alone.
+        prompts: the inferer says what it chose: write ``prompts.csv``, ``review.csv`` and what a calibration needs.
+        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: ``review.csv`` has a score that is
+            not calibrated, and no flags.
         abstain: leave masks out that the review flags.
         slice_axis: "R", "A" or "S" where slices are cut orthogonal to it.
         note: on each overlay.
@@ -203,6 +205,7 @@ def case_outputs(
     review_table = [ReviewTable(output_dir, labels, review, abstain, slice_axis, finished)] if prompts else []
     return [
         *review_table,  # first: it may leave masks out
+        KeptMasks(labels),
         *([PromptTable(output_dir, finished)] if prompts else []),
         MaskWriter(output_dir, labels, finished),
         OverlayWriter(output_dir, labels, finished=finished, note=note),

@@ -88,6 +88,10 @@ def select_labels(
 
     Raises:
         UserError: for a name that the data list does not have.
+
+    Example:
+        >>> select_labels(datalist, ["LV"])
+        {'LV': 3}
     """
     names = default if names is None else names
     if names is None:

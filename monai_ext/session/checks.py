@@ -91,6 +91,10 @@ def one_of(choices: Sequence[str], **options: str | None) -> None:
 
     Raises:
         UserError: names the first option.
+
+    Example:
+        >>> one_of(("float32", "bfloat16"), precision="float16")
+        monai_ext.errors.UserError: precision 'float16' is unknown: choose one of float32, bfloat16.
     """
     for name, value in options.items():
         if value is not None and value not in choices:

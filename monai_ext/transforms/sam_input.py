@@ -420,6 +420,11 @@ class SamInputd(MapTransform, InvertibleTransform):
 
     Raises:
         UserError: an unknown option; an image with a broken affine (names the file).
+
+    Example:
+        >>> to_frame = SamInputd(["image", "label"], image_size=512, mode=["bilinear", "nearest"])
+        >>> to_frame({"image": image, "label": label})["image"].shape  # of [1, 320, 260, 24] voxels
+        torch.Size([1, 512, 416, 24])
     """
 
     def __init__(

@@ -7,10 +7,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from monai_ext.cli.bundle_verbs import VERBS
 from monai_ext.cli.main import MODULES, main
+from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
 from monai_ext.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -33,10 +35,15 @@ MISTAKES = {
     "pair and folder": ([*PAIR[:1], "images", *PAIR[1:]], "not both"),
     "file of the pair": ([*PAIR[:6], "c.nii", *PAIR[7:]], "--target c.nii: there is no such file"),
     "labels": ([*PAIR, "--labels", "tumour"], "'tumour' is not NAME=VALUE"),
+    "mask to keep": ([*PAIR, "--keep", "liver"], "'liver' is not NAME=MASK"),
+    "mask to keep that is not there": ([*PAIR, "--keep", "liver=no.nii"], "--keep liver: there is no no.nii"),
     "config": ([*PAIR, "--with", "evalute"], "has no config 'evalute', did you mean evaluate?"),
     "bundle": ([*PAIR, "--bundle", "empty"], "there is no configs/inference.yaml in it"),
     "kind of DICOM": ([*PAIR, "--dicom", "rt"], "invalid choice: 'rt'"),
     "data list": (["segment", "lst.json", "-o", "out"], "there is no such data list"),
+    "data list of few-shot": (["few-shot", "lst.json", "--support", "a:1", "-o", "out"], "there is no such data list"),
+    "option of reference": (["reference", "l.json", "--oragn", "x", "-o", "out"], "did you mean --organ?"),
+    "config of online": (["online", "l.json", "--with", "strem", "-o", "out"], "did you mean stream?"),
     "option of the doctor": (["doctor", "list.json", "--fsat"], "unknown option --fsat, did you mean --fast?"),
     "value of labels": (["index", "folder", "images", "-o", "l.json", "--labels", "t=x"], "'t=x' is not NAME=VALUE"),
 }
@@ -55,6 +62,36 @@ def test_a_mistake_is_one_sentence(words, sentence, tmp_path, monkeypatch):
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+IN_DICOM = {
+    "no later visit": (["--roi", "tumour=GTV.*"], "no patient has an image of a visit later than its reference"),
+    "no such contour": (["--roi", "tumour=GTVp$"], "GTVp"),
+    "roi without a name": (["--roi", "GTV.*"], "NAME=REGEX"),
+    "regular expression": (["--roi", "tumour=GTV("], "GTV("),
+    "modality": (["--roi", "tumour=GTV.*", "--modality", "MR"], "holds images of CT, none of MR"),
+    "labels for dicom": (["--labels", "tumour=GTV"], "'tumour=GTV' is not NAME=VALUE"),
+}
+
+
+@pytest.fixture(scope="module")
+def one_visit(tmp_path_factory) -> Path:
+    """A folder with a contoured CT and nothing else."""
+    folder = tmp_path_factory.mktemp("dicom")
+    files = write_ct_series(folder / "ct", np.mgrid[:16, :16, :4][0], np.diag([-2.0, -2.0, 4.0, 1.0]))
+    heights = np.array([0.0, 4.0, 8.0])
+    square = [[[x, y, z] for x, y in ((4, 4), (4, 20), (20, 20), (20, 4))] for z in heights]
+    write_rtstruct(folder / "rs.dcm", files, {"GTV_1": square})
+    return folder
+
+
+@pytest.mark.parametrize(("words", "sentence"), IN_DICOM.values(), ids=IN_DICOM)
+def test_a_mistake_with_dicom_is_one_sentence(words, sentence, one_visit, tmp_path):
+    with pytest.raises(UserError) as caught:
+        main(["follow-up", str(one_visit), *words, "-o", str(tmp_path / "out")])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "--follow_up" not in str(caught.value)
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *MODULES])

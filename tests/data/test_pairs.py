@@ -49,6 +49,13 @@ def test_patients_do_not_serve_each_other() -> None:
     assert served(*cases) == {"Q1": ["Q0"], "P1": ["P0"]}
 
 
+def test_a_reference_keeps_its_own_modality() -> None:
+    first, later = case("a", 0), case("b", 1)
+    first.modality, later.modality = "CT", "MR"
+    (pair,) = pair_with_reference(datalist(first, later))
+    assert (pair["modality"], pair["reference_modality"]) == ("MR", ["CT"])
+
+
 def test_patient_with_one_case_is_left_out() -> None:
     assert served(case("a", 0), case("b", 1), case("alone", None, patient="Q")) == {"b": ["a"]}
 
@@ -88,6 +95,7 @@ def test_pair_holds_what_a_run_needs_and_nothing_of_the_targets_label() -> None:
             "reference": ["a"],
             "reference_image": ["a.nii.gz"],
             "reference_label": ["a_label.nii.gz"],
+            "reference_modality": ["MR"],
             "reference_choice": "pooled",
             "phase": "ES",
         }

@@ -158,7 +158,7 @@ def test_a_given_list_is_checked(stored, tmp_path) -> None:
     frozen(stored, tmp_path, task)
     (tmp_path / "frozen.json").rename(given)
     assert frozen(stored, tmp_path, task, given=given) == read_episodes(given)
-    with pytest.raises(UserError, match="asks for liver, a novel class"):
+    with pytest.raises(UserError, match="asks for 'liver', which is no base class"):
         frozen(stored, tmp_path, FewShotTask(("spleen",), ("liver",)), given=given)
     trained = [{"dataset": "Toy", "patient": patient} for patient in "abc"]
     with pytest.raises(UserError, match="who is in the training"):

@@ -8,6 +8,7 @@ import pytest
 from monai_ext.errors import UserError
 from monai_ext.evaluation.review import (
     Calibration,
+    Uncalibrated,
     auroc,
     calibrate,
     calibration_text,
@@ -79,3 +80,21 @@ def test_rows_of_slices_structures_and_the_case():
     assert {(row[3], row[4]) for row in rows if row[6] == "1"} == {("LV", "4")}
     assert [row[7] for row in rows if row[4] == ""] == ["1 of 2 slices flagged", "0 of 1 slices flagged", "lowest: LV"]
     assert [row[5] for row in worst_first(rows)] == sorted((row[5] for row in rows), key=float)
+
+
+def test_without_a_calibration_the_shares_count_alike():
+    features = {"certainty": 0.9, "jump": 0.3, "spread": None, "distance": 7.0}
+    assert Uncalibrated().score(features) == pytest.approx((0.9 + 0.7) / 2)
+    assert Uncalibrated().reason(features) == "jump 0.3"
+    assert Uncalibrated().score({"distance": 7.0, "spread": math.nan}) is None
+
+
+def test_rows_without_a_calibration_are_not_flagged():
+    slices = [("LV", 3, {"jump": 0.1}), ("LV", 4, {"jump": 0.4}), ("RV", 3, {"distance": 0.2})]
+    rows = review_rows(["c", "p", "1"], slices, Uncalibrated())
+    assert [row[3:] for row in rows] == [
+        ["LV", "3", "0.9000", "", "jump 0.1", "uncalibrated"],
+        ["LV", "4", "0.6000", "", "jump 0.4", "uncalibrated"],
+        ["LV", "", "0.7500", "", "lowest: slice 4", "uncalibrated"],
+        ["", "", "0.7500", "", "lowest: LV", "uncalibrated"],
+    ]

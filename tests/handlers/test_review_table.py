@@ -58,19 +58,29 @@ def test_worst_first_and_a_line_on_the_console(tmp_path, capsys):
     assert (rows[0]["label"], rows[0]["slice"], rows[0]["flag"], rows[0]["reason"]) == ("LV", "0", "1", "distance 0.9")
     assert [float(row["score"]) for row in rows] == sorted(float(row["score"]) for row in rows)
     assert {(row["case"], row["patient"], row["visit"]) for row in rows} == {("a", "p", "1")}
+    assert {row["method"] for row in rows} == {"by hand"}
     assert "1 of 3 masks of a slice are flagged, worst case a" in capsys.readouterr().out
 
 
-def test_features_are_written_without_a_calibration(tmp_path):
-    run(tmp_path, ROWS, full())
-    rows = read(tmp_path / "review_features.csv")
-    assert [(r["label"], r["slice"], r["feature"], r["value"]) for r in rows] == [
+def test_without_a_calibration_there_is_an_order_and_no_flag(tmp_path, capsys):
+    rows = [{**row, "features": {**row["features"], "jump": row["slice"] / 4}} for row in ROWS[:3]]
+    run(tmp_path, rows, full())
+    features = read(tmp_path / "review_features.csv")
+    assert [(r["label"], r["slice"], r["feature"], r["value"]) for r in features if r["feature"] != "jump"] == [
         ("LV", "0", "distance", "0.9"),
         ("LV", "1", "distance", "0.1"),
         ("LV", "1", "margin", ""),
         ("RV", "0", "distance", "0.3"),
     ]
-    assert not (tmp_path / "review.csv").exists()
+    found = read(tmp_path / "review.csv")
+    assert {(row["flag"], row["method"]) for row in found} == {("", "uncalibrated")}
+    assert (found[0]["label"], found[0]["slice"], found[0]["score"]) == ("LV", "1", "0.7500")
+    assert "review: not calibrated (--review), worst case a (score 0.88, lowest: LV)" in capsys.readouterr().out
+
+
+def test_a_method_without_features_has_no_review(tmp_path):
+    run(tmp_path, ROWS[3:], full())
+    assert not list(tmp_path.glob("review*.csv"))
 
 
 def test_abstaining_empties_the_flagged_slice_of_that_structure_alone(tmp_path):

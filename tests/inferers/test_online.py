@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.online import OnlineInferer, dice
+from monai_ext.inferers.online import OnlineInferer
 from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.inferers.simulated_user import Expert, TruthPrompts
 
@@ -194,9 +194,3 @@ def test_no_prompt_and_no_label_is_a_mistake(case, tiny_network):
         OnlineInferer({"disc": 1}, {"disc": Recorder()})(image, tiny_network(), case=["a"])
     with pytest.raises(UserError, match="needs the case's label"):
         build({"disc": Recorder(), "ring": Recorder()})(image, tiny_network(), case=["a"])
-
-
-def test_dice_of_two_empty_masks_is_one():
-    empty = torch.zeros(3, 3, dtype=torch.bool)
-    assert dice(empty, empty) == 1.0
-    assert dice(empty, ~empty) == 0.0

@@ -54,6 +54,13 @@ def test_the_same_patient_is_loaded_once(loader):
     assert loader.transform.loaded == [("a", "MR")]
 
 
+def test_each_reference_has_its_own_modality(loader):
+    first = loader(["b", "c"], ["b", "c"], ["CT", "MR"])
+    assert loader.transform.loaded == [("b", "CT"), ("c", "MR")]
+    assert loader(["b", "c"], ["b", "c"], ["CT", "MR"]) is first
+    assert loader(["b", "c"], ["b", "c"], ["MR", "MR"]) is not first
+
+
 def test_another_patient_or_window_is_loaded_anew(loader):
     first = loader("a", "a", "MR")
     assert loader("a", "a", "CT") is not first

@@ -9,7 +9,7 @@ import torch
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info
 
-from monai_ext.prompts.parts import foreground_features, part_features, part_sets
+from monai_ext.prompts.parts import foreground_features, part_sets
 
 
 def blobs(sizes: list[int], seed: int = 0) -> list[torch.Tensor]:
@@ -29,13 +29,13 @@ def test_foreground_features_are_those_below_the_mask() -> None:
 def test_one_part_is_the_mean() -> None:
     tokens = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
     expected = [sum(tokens[i, c].item() for i in range(7)) / 7 for c in range(3)]
-    assert part_features(tokens, 1)[0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert part_sets(tokens, [1])[1][0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_each_part_is_the_mean_of_its_members() -> None:
     groups = blobs([9, 4, 6])
     shuffled = torch.cat(groups)[torch.randperm(19, generator=torch.Generator().manual_seed(1))]
-    parts = part_features(shuffled, 3)
+    parts = part_sets(shuffled, [3])[3]
     expected = torch.stack([group.mean(dim=0) for group in groups])
     order = parts[:, :3].argmax(dim=1)
     assert sorted(order.tolist()) == [0, 1, 2]
@@ -46,12 +46,12 @@ def test_parts_are_those_of_ten_restarts_on_raw_features() -> None:
     tokens = torch.randn(60, 6, generator=torch.Generator().manual_seed(3))
     fitted = KMeans(4, init="k-means++", n_init=10, random_state=5).fit(tokens.numpy())
     expected = torch.from_numpy(fitted.cluster_centers_)
-    torch.testing.assert_close(part_features(tokens, 4, seed=5), expected)
+    torch.testing.assert_close(part_sets(tokens, [4], seed=5)[4], expected)
 
 
 def test_same_seed_gives_the_same_parts() -> None:
     tokens = torch.randn(200, 6, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(part_features(tokens, 5, seed=1), part_features(tokens, 5, seed=1))
+    assert torch.equal(part_sets(tokens, [5], seed=1)[5], part_sets(tokens, [5], seed=1)[5])
 
 
 def test_counts_above_the_number_of_tokens_are_left_out() -> None:
@@ -84,21 +84,15 @@ def test_tokens_that_differ_by_rounding_are_not_distinct(length) -> None:
     assert sorted(part_sets(apart, [1, 2, 3, 4, 5])) == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(("tokens", "n_parts"), [(torch.randn(2, 4), 3), (torch.ones(9, 4), 2)])
-def test_too_few_distinct_tokens_are_refused(tokens, n_parts) -> None:
-    with pytest.raises(ValueError, match=rf"{len(tokens)} tokens cannot be divided into {n_parts} parts"):
-        part_features(tokens, n_parts)
-
-
 def test_zero_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        part_features(torch.randn(5, 4), 0)
+        part_sets(torch.randn(5, 4), [0])
 
 
 def test_threads_are_given_back() -> None:
-    part_features(torch.randn(20, 4), 2)
+    part_sets(torch.randn(20, 4), [2])
     before = [pool["num_threads"] for pool in threadpool_info()]
-    part_features(torch.randn(20, 4), 2)
+    part_sets(torch.randn(20, 4), [2])
     assert [pool["num_threads"] for pool in threadpool_info()] == before
 
 
@@ -111,5 +105,5 @@ def test_clustering_runs_on_one_thread(monkeypatch) -> None:
         return fit(self, tokens)
 
     monkeypatch.setattr(KMeans, "fit", spy)
-    part_features(torch.randn(20, 4), 2)
+    part_sets(torch.randn(20, 4), [2])
     assert set(threads) == {1}

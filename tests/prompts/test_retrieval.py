@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment, linprog
 
 from monai_ext.prompts import retrieval
-from monai_ext.prompts.retrieval import cost_matrix, lower_bound, retrieve, retrieve_masks, wasserstein
+from monai_ext.prompts.retrieval import Retrieval, cost_matrix, lower_bound, retrieve_masks, wasserstein
 from monai_ext.prompts.ties import TOLERANCE
 
 COSTS = ("cosine", "sqeuclidean")
@@ -22,6 +22,16 @@ def tokens(n: int, seed: int, channels: int = 6, shift: float = 0.0) -> torch.Te
     noise = torch.randn(n, channels, generator=torch.Generator().manual_seed(seed))
     noise[:, 0] += shift
     return noise
+
+
+def retrieve(
+    reference: torch.Tensor, candidates: list[torch.Tensor | None], cost: str = "cosine", prune: bool = True
+) -> Retrieval:
+    """Retrieve among candidates whose tokens [m, C] lie side by side on one grid."""
+    held = [reference[:0] if c is None else c.reshape(-1, reference.shape[1]) for c in candidates]
+    number = torch.repeat_interleave(torch.arange(len(held)), torch.tensor([len(c) for c in held]))
+    masks = number == torch.arange(len(held))[:, None]
+    return retrieve_masks(reference, torch.cat(held).T[:, None], masks[:, None], cost, prune)
 
 
 def slow_cost(a: torch.Tensor, b: torch.Tensor, cost: str) -> np.ndarray:
@@ -92,8 +102,6 @@ def test_empty_sets_unknown_costs_and_nan_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN or infinity"):
         wasserstein(tokens(3, 0), torch.full((2, 6), float("nan")))
     with pytest.raises(ValueError, match="reference has no foreground"):
-        retrieve(torch.empty(0, 6), [tokens(3, 1)])
-    with pytest.raises(ValueError, match="reference has no foreground"):
         retrieve_masks(torch.empty(0, 6), torch.zeros(6, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool))
 
 
@@ -130,7 +138,7 @@ def test_nothing_is_chosen_where_all_candidates_are_empty() -> None:
 
 
 def test_only_candidate_has_no_margin() -> None:
-    found = retrieve(tokens(3, 0), [None, tokens(4, 1), tokens(4, 1)])
+    found = retrieve(tokens(3, 0), [None, tokens(4, 1)])
     assert found.index == 1
     assert found.margin is None
 
@@ -164,13 +172,13 @@ def test_what_is_nearer_by_more_than_the_tolerance_is_chosen() -> None:
     assert found.index == 1
 
 
-@pytest.mark.parametrize("keys", [None, ["a", "b", "b", "a"]])
-def test_identical_candidates_are_computed_once_and_are_no_rivals(monkeypatch, keys) -> None:
+def test_identical_candidates_are_computed_once_and_are_no_rivals(monkeypatch) -> None:
     solved = []
     solve = retrieval._transport
     monkeypatch.setattr(retrieval, "_transport", lambda cost: solved.append(cost) or solve(cost))
-    near, far = tokens(6, 1), tokens(7, 2, shift=3)
-    found = retrieve(tokens(5, 0), [far, near, near.clone(), far.clone()], prune=False, keys=keys)
+    near, far = [True] * 6 + [False] * 7, [False] * 6 + [True] * 7
+    features = torch.cat([tokens(6, 1), tokens(7, 2, shift=3)]).T[:, None]
+    found = retrieve_masks(tokens(5, 0), features, torch.tensor([far, near, near, far])[:, None], prune=False)
     assert len(solved) == 2
     assert found.index == 1
     assert found.distances[1] == found.distances[2]
@@ -220,9 +228,8 @@ def test_pruning_changes_neither_choice_nor_margin(case, cost) -> None:
 
 @given(case=retrieval_cases(), cost=st.sampled_from(COSTS))
 @settings(max_examples=40, deadline=None)
-def test_masks_on_one_grid_are_retrieved_like_their_tokens(case, cost) -> None:
+def test_distances_of_masks_are_those_of_their_tokens(case, cost) -> None:
     reference, features, masks = case
-    candidates = [features[:, mask].T for mask in masks]
-    listed = retrieve(reference, candidates, cost, prune=False, keys=[mask.numpy().tobytes() for mask in masks])
-    gridded = retrieve_masks(reference, features, masks, cost, prune=False)
-    assert gridded.distances == pytest.approx(listed.distances, rel=1e-9, abs=1e-12)
+    expected = [wasserstein(reference, features[:, mask].T, cost) if mask.any() else math.inf for mask in masks]
+    found = retrieve_masks(reference, features, masks, cost, prune=False)
+    assert found.distances == pytest.approx(expected, rel=1e-9, abs=1e-12)

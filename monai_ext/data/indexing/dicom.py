@@ -88,7 +88,8 @@ def _of_one_modality(
     listed = ", ".join(sorted({series.modality or "no modality" for series in images}))
     of_them = [series for series in images if series.modality in wanted]
     if len(wanted) > 1 or not of_them:
-        raise UserError(f"{root}: holds images of {listed}; choose one of them with --modality")
+        none = f", none of {options.modality.upper()}" if options.modality else ""
+        raise UserError(f"{root}: holds images of {listed}{none}; choose one of them with --modality")
     (modality,) = wanted
     index.datalist["modality"] = modality
     pattern, kept = options.image_pattern, []

@@ -43,6 +43,11 @@ def open_learners(
 
     Raises:
         UserError: for an unknown method or setting, or what a learner raises.
+
+    Example:
+        >>> learners = open_learners({"polyp": 1}, "OUT/learners", sam, sha256_of("compact_chaos.pt"), {"seed": 0})
+        >>> learners["polyp"].position  # corrections that have been learned
+        12
     """
     if not labels:
         raise UserError("there is no structure to learn: --labels is empty.")

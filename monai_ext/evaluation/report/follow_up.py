@@ -30,6 +30,7 @@ from monai_ext.evaluation.report.visits import (
 )
 from monai_ext.evaluation.slice_picture import (
     LUNG_WINDOW,
+    colour_of,
     is_dark_around,
     show_fill,
     show_image,
@@ -125,6 +126,7 @@ def render_follow_ups(
         title=title or found.dataset,
         size=f"{wording.count(cases, 'later image')} of {wording.count(len(sections), 'patient')}",
         labels=list(found.labels),
+        colours=[colour_of(number) for number in range(len(found.labels))],
         sections=sections,
         flagged=flagged,
         reviewed=reviewed,
