@@ -86,6 +86,7 @@ def _add_sources(parser: Parser) -> None:
     add("--patient_pattern", metavar="REGEX", help="finds (?P<patient>...) and (?P<visit>...) in file names")
     add("--image_pattern", metavar="REGEX", help="takes only images with this in their name (DICOM: description)")
     add("--input", choices=("dicom", "bids", "folder"), help="what FOLDER holds (default: looked at)")
+    add("--keep", nargs="+", metavar="NAME=MASK", help="masks that are never painted over, or folders with CASE.nii.gz")
     add("--dicom", choices=("rtstruct", "seg", "none"), help="also write DICOM (default: rtstruct for DICOM input)")
 
 
@@ -113,7 +114,8 @@ def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], f
     out = Path(given.output_dir).expanduser()
     datalist, index, content = _source(given, out)
     doctor = Step("monai_ext.data.doctor.__main__", (str(datalist), "--follow_up", "yes"))
-    segment = bundle_step(bundle, files, ["--datalist", str(datalist), "--output_dir", str(out), *further])
+    options = ["--datalist", str(datalist), "--output_dir", str(out), *_keep(given.keep or []), *further]
+    segment = bundle_step(bundle, files, options)
     export = _export(given, index, datalist, out)
     page = Step("monai_ext.evaluation.report.__main__", (str(out), "--follow_up", "--output", str(out / PAGE)))
     if given.show:
@@ -135,6 +137,25 @@ def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], f
     from monai_ext.cli.summary import summarise
 
     summarise(out)
+
+
+def _keep(pairs: Sequence[str]) -> list[str]:
+    """Turn NAME=MASK into the option of the bundle.
+
+    Raises:
+        UserError: one is not NAME=MASK, or the mask is not there.
+    """
+    from monai_ext.errors import UserError
+
+    masks = {}
+    for pair in pairs:
+        name, separator, mask = pair.partition("=")
+        if not (name and separator and mask):
+            raise UserError(f"--keep: {pair!r} is not NAME=MASK, such as liver=mask.nii.gz.")
+        if not Path(mask).expanduser().exists():
+            raise UserError(f"--keep {name}: there is no {mask}; name a mask, or a folder with CASE.nii.gz.")
+        masks[name] = str(Path(mask).expanduser().absolute())
+    return ["--keep", str(masks)] if masks else []
 
 
 def _source(given: argparse.Namespace, out: Path) -> tuple[Path, Step | None, dict[str, Any]]:

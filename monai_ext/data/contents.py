@@ -12,6 +12,9 @@ from monai_ext.data.manifest import FILE_KEYS
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 
+FILES = (*FILE_KEYS, "kept_mask")
+"""Entries of a case that name files whose contents decide its result."""
+
 
 def content_key(content: Any) -> str:
     """Return the sha256 of anything that JSON can hold; what it cannot counts as its text."""
@@ -23,12 +26,12 @@ def case_contents(case: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a case with its files replaced by their suffix and sha256, so that paths do not count.
 
     Args:
-        case: entries of :data:`~monai_ext.data.manifest.FILE_KEYS` name a file or several, the others are kept.
+        case: entries of :data:`FILES` name a file or several, the others are kept.
 
     Raises:
         UserError: for a file that cannot be read.
     """
-    return {key: _contents(value) if key in FILE_KEYS else value for key, value in case.items()}
+    return {key: _contents(value) if key in FILES else value for key, value in case.items()}
 
 
 def _contents(files: Any) -> Any:

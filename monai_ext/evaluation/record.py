@@ -46,7 +46,7 @@ PACKAGES = (
     "segment-anything",
     "pytorch-ignite",
 )
-FILE_KEYS = ("image", "label", "scribble", "reference_image", "reference_label", "prediction")
+FILE_KEYS = ("image", "label", "scribble", "reference_image", "reference_label", "prediction", "kept_mask")
 REPOSITORY = Path(__file__).resolve().parents[2]
 OWN_OPTIONS = PLACES
 """Options in which the shards of one evaluation may differ; of files the contents are compared, not the paths."""

@@ -17,6 +17,7 @@ from monai_ext.data.studies import Studies, result_options
 from monai_ext.errors import UserError
 from monai_ext.handlers.case_table import CaseTable
 from monai_ext.handlers.finished_cases import FinishedCases
+from monai_ext.handlers.kept_masks import KeptMasks
 from monai_ext.handlers.mask_writer import MaskWriter
 from monai_ext.handlers.overlay import OverlayWriter
 from monai_ext.handlers.progress import CaseProgress
@@ -204,6 +205,7 @@ def case_outputs(
     review_table = [ReviewTable(output_dir, labels, review, abstain, slice_axis, finished)] if prompts else []
     return [
         *review_table,  # first: it may leave masks out
+        KeptMasks(labels),
         *([PromptTable(output_dir, finished)] if prompts else []),
         MaskWriter(output_dir, labels, finished),
         OverlayWriter(output_dir, labels, finished=finished, note=note),

@@ -549,3 +549,14 @@ def test_command_line_ends_with_the_mistake(patient, write_list, tmp_path):
     done = command(tmp_path, ("inference",), datalist=write_list(patient), output_dir="out", checkpoint="random.pt")
     assert last_line(done).startswith("error: ")
     assert "do not overlap in space" in last_line(done)
+
+
+def test_what_is_kept_is_not_painted_over(patient, write_list, tmp_path, run_bundle):
+    kept = np.zeros((24, 20, 3), np.uint8)
+    kept[8:16, 5:13] = 1
+    nib.save(nib.Nifti1Image(kept, np.diag([-2.0, -2.0, 6.0, 1.0])), tmp_path / "kept.nii.gz")
+    out, keep = tmp_path / "out", {"ring": str(tmp_path / "kept.nii.gz")}
+    run_bundle("p2sam", "inference", datalist=write_list(patient), output_dir=str(out), keep=keep, **FAST)
+    (mask,) = read_masks(out).values()
+    assert (mask[kept != 0] == 2).all()
+    assert "kept.nii.gz" in (out / "run.json").read_text()

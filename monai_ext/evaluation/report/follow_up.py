@@ -111,7 +111,6 @@ def render_follow_ups(
     album = _Album(overlays)
     sections = [_section(patient, found, album) for patient in found.patients]
     flagged = sum(line.flagged for section in sections for line in section.lines)
-    reviewed = any(line.score != NONE for section in sections for line in section.lines)
     cases = sum(len(patient.later) for patient in found.patients)
     record = found.record
     environment = Environment(
@@ -129,7 +128,8 @@ def render_follow_ups(
         colours=[colour_of(number) for number in range(len(found.labels))],
         sections=sections,
         flagged=flagged,
-        reviewed=reviewed,
+        reviewed=found.calibrated is not None,
+        calibrated=found.calibrated,
         n_left_out=album.n_left_out,
         note=record.get("note") or "",
         facts=list(_facts(record)),

@@ -135,12 +135,14 @@ class FollowUps:
         labels: name -> value.
         patients: in the order of the list.
         record: ``run.json``.
+        calibrated: whether the review's scores are calibrated; None: nothing was reviewed.
     """
 
     dataset: str
     labels: dict[str, int]
     patients: tuple[Patient, ...]
     record: dict[str, Any]
+    calibrated: bool | None = None
 
 
 def read_follow_ups(folder: Path, datalist: str | Path | None = None) -> FollowUps:
@@ -190,7 +192,8 @@ def read_follow_ups(folder: Path, datalist: str | Path | None = None) -> FollowU
         where = str(pair["visit"]), Path(pair["image"]), mask, str(pair["modality"] or "")
         later.append(Visit(name, *where, False, measures, slice_axis, served, scores))
     found = [Patient(name, tuple(known.values()), _in_time(later)) for name, (known, later) in patients.items()]
-    return FollowUps(cases.dataset, labels, tuple(found), record)
+    calibrated = any(row["flag"] for row in reviewed) if reviewed else None
+    return FollowUps(cases.dataset, labels, tuple(found), record, calibrated)
 
 
 def part_changes(before: Visit, after: Visit, value: int) -> tuple[list[PartChange], list[float], list[float]] | None:

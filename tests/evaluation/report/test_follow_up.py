@@ -19,7 +19,7 @@ from monai_ext.evaluation.table import write_table
 AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])
 SHAPE = (30, 26, 6)
 VOLUMES = ("case", "patient", "visit", "label", "volume_ml", "change_percent", "longest_mm", "perpendicular_mm")
-REVIEW = ("case", "patient", "visit", "label", "slice", "score", "flag", "reason")
+REVIEW = ("case", "patient", "visit", "label", "slice", "score", "flag", "reason", "method")
 
 
 def save(path: Path, array: np.ndarray) -> str:
@@ -40,7 +40,7 @@ def box(*corners: tuple[int, int, int, int]) -> np.ndarray:
 def run(tmp_path) -> Callable[..., Path]:
     """(masks of the later visits, review) -> the output folder of a run."""
 
-    def write(*later: np.ndarray, first: np.ndarray, modality: str = "MR", review: bool = False) -> Path:
+    def write(*later: np.ndarray, first: np.ndarray, modality: str = "MR", review: str = "") -> Path:
         out, rng = tmp_path / "out", np.random.default_rng(0)
         cases, rows, scores = [], [], []
         for number, mask in enumerate((first, *later)):
@@ -54,8 +54,9 @@ def run(tmp_path) -> Callable[..., Path]:
                 change = 100 * (mask.sum() / first.sum() - 1)
                 names = [case["case"], case["patient"], case["visit"]]
                 rows.append([*names, "lesion", f"{volume:.3f}", f"{change:.1f}", "20.0", "10.0", "1", "4"])
-                scores += [[*names, "lesion", "", "0.41", "1", "1 of 4 slices flagged"]]
-                scores += [[*names, "lesion", "2", "0.21", "1", "distance 0.9"]]
+                flag = "1" if review == "calibrated" else ""
+                scores += [[*names, "lesion", "", "0.41", flag, "1 of 4 slices flagged", review]]
+                scores += [[*names, "lesion", "2", "0.21", flag, "distance 0.9", review]]
             else:
                 case["label"] = save(tmp_path / "data" / "label.nii.gz", mask)
             cases.append(case)
@@ -98,9 +99,16 @@ def test_parts_that_came_and_went_are_components(run):
 
 
 def test_scores_and_flags_are_named(run):
-    page = page_of(run(box((4, 10, 4, 10)), first=box((4, 10, 4, 10)), review=True))
+    page = page_of(run(box((4, 10, 4, 10)), first=box((4, 10, 4, 10)), review="calibrated"))
     assert "1 mask is to be looked at first" in page
     assert "lowest score, score 0.21, to look at" in page
+
+
+def test_scores_that_are_not_calibrated_are_no_chance(run):
+    page = page_of(run(box((4, 10, 4, 10)), first=box((4, 10, 4, 10)), review="uncalibrated"), "--overlays", "none")
+    assert "The review scores are not calibrated" in page
+    assert "The chance, as calibrated" not in page
+    assert "look at it" not in page
 
 
 def test_pictures_can_be_left_out(run):
