@@ -29,7 +29,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai_ext.inferers.follow_up import BACKGROUND
 from torch import Tensor
 
 from monai_ext.data.manifest import DataList, load_datalist
@@ -44,6 +43,7 @@ from monai_ext.engines.online.view import OnlineMethod
 from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.online import OnlineInferer, dice
 from monai_ext.inferers.reference import plain
+from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.inferers.simulated_user import PROMPTS, Expert, TruthPrompts
 from monai_ext.inferers.view import View
 from monai_ext.networks.backbone import PromptableNetwork
@@ -51,7 +51,7 @@ from monai_ext.networks.sam import build_sam
 from monai_ext.prompts.crops import paste
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.session.blocks import case_preprocessing
-from monai_ext.session.weights import find_checkpoint, find_variant, refuse_dense, refuse_overlap
+from monai_ext.session.weights import find_variant, find_weights, refuse_dense, refuse_overlap
 from monai_ext.transforms.sam_input import SamInputd, frame_size
 
 Asked = tuple[int, Prompt]
@@ -283,7 +283,7 @@ def main() -> None:
     torch.set_num_threads(1)
     datalist = options.datalist or write_phantom_stream(Path(options.output_dir) / "phantom")
     cases = select_patients(load_datalist(datalist), options.keep, options.leave_out)
-    weights = find_checkpoint(options.checkpoint, None, options.sam_root, cases)
+    weights = find_weights(options.checkpoint, options.sam_root, cases=cases)
     refuse_dense(weights, cases.dataset)
     refuse_overlap(weights, cases.dataset, single_images(cases))
     network = build_sam(find_variant(weights, None), weights)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,12 @@ from monai_ext.evaluation.statistics import (
 )
 
 RESULTS = Path(__file__).parents[1] / "bundles" / "auxol" / "docs" / "results" / "streams"
+WHOLE = "mean"
 METHODS = ("sam", "ellipse", "mean_crop", "memory", "auxol_0", "auxol_25", "auxol_50", "auxol_100", "own")
-CLAIMS = (("auxol_100", "sam"), ("auxol_100", "own"), ("auxol_100", "half"), ("auxol_100", "single"),
-          ("auxol_100", "fifo"), ("auxol_100", "memory"), ("auxol_100", "mean_crop"))  # fmt: skip
+CLAIMS = (("auxol_100", "sam"), ("auxol_100", "own"))
+"""The paper's: it learns, and the fusion is better than either part."""
+
+FURTHER = tuple(("auxol_100", other) for other in ("half", "single", "fifo", "memory", "mean_crop", "auxol_50"))
 Row = Mapping[str, str]
 
 
@@ -61,18 +65,20 @@ def read(paths: Iterable[Path]) -> list[Row]:
 
 
 def groups(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, list[Row]]]:
-    """Yield data set, prompt, structure and rows; with several modalities each alone, with several structures all."""
-    for task, prompt in dict.fromkeys((row["task"], row["prompt"]) for row in rows):
-        here = [row for row in rows if (row["task"], row["prompt"]) == (task, prompt)]
+    """Yield data set, prompt, structure and rows; first all rows of a data set, then each structure and modality."""
+    for task, prompt, here in streams(rows):
         labels = list(dict.fromkeys(row["label"] for row in here))
         modalities = list(dict.fromkeys(row["modality"] for row in here))
-        for label in labels:
-            of_label = [row for row in here if row["label"] == label]
-            yield task, prompt, label, of_label
-            for modality in modalities if len(modalities) > 1 else []:
-                yield task, prompt, f"{label}, {modality}", [row for row in of_label if row["modality"] == modality]
-        if len(labels) > 1:
-            yield task, prompt, "mean", here
+        yield task, prompt, WHOLE if len(labels) > 1 else labels[0], here
+        for column, names in (("label", labels), ("modality", modalities)):
+            for name in names if len(names) > 1 else []:
+                yield task, prompt, f"- {name}", [row for row in here if row[column] == name]
+
+
+def streams(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+    """Yield data set, prompt and rows."""
+    for task, prompt in dict.fromkeys((row["task"], row["prompt"]) for row in rows):
+        yield task, prompt, [row for row in rows if (row["task"], row["prompt"]) == (task, prompt)]
 
 
 def having(rows: Sequence[Row], *columns: str) -> list[Row]:
@@ -104,39 +110,41 @@ def compare(rows: Sequence[Row], first: str, second: str) -> Difference:
     return Difference(middle, float(low[0]), float(high[0]), signed_rank(of_patients).p, len(names))
 
 
-def show(one: Difference, p: float) -> str:
+def show(one: Difference, p: float | None = None) -> str:
     """Lay out a difference."""
     if one.patients == 1:
         return f"{one.mean:+.3f} (one patient)"
-    return f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}], p {p:.2g}"
+    return f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]" + ("" if p is None else f", p {p:.2g}")
 
 
-def main_table(rows: Sequence[Row]) -> None:
-    """Print the Dice of all methods, and AuxOL against the better of SAM and the ellipse."""
+def main_table(rows: Sequence[Row], methods: Sequence[str] = METHODS) -> None:
+    """Print the Dice of all methods, and AuxOL against the better of SAM and the ellipse; tests of whole streams."""
     lines, differences = [], []
     for task, prompt, label, here in groups(rows):
         better = max(("sam", "ellipse"), key=lambda column: mean(here, column))
         differences.append(compare(here, "auxol_100", better))
         slices = len({(row["order"], row["case"], row["slice"]) for row in here})
         head = [task, prompt, label, str(slices), str(differences[-1].patients)]
-        scores = ((column, having(here, column)) for column in METHODS)
+        scores = ((column, having(here, column)) for column in methods)
         lines.append([*head, *(f"{mean(run, column):.3f}" if run else "" for column, run in scores), better])
-    adjusted = holm([one.p for one in differences])
-    title = ["set", "prompt", "structure", "slices", "patients", *METHODS, "better of two", "auxol_100 minus better"]
-    table(title, [[*line, show(one, p)] for line, one, p in zip(lines, differences, adjusted, strict=True)])
+    tested = [not line[2].startswith("- ") and one.patients > 1 for line, one in zip(lines, differences, strict=True)]
+    adjusted = iter(holm([one.p for one, test in zip(differences, tested, strict=True) if test]))
+    title = ["set", "prompt", "structure", "slices", "patients", *methods, "better of two", "auxol_100 minus better"]
+    shown = [show(one, next(adjusted) if test else None) for one, test in zip(differences, tested, strict=True)]
+    table(title, [[*line, one] for line, one in zip(lines, shown, strict=True)])
 
 
-def claims_table(rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> None:
-    """Print paired tests of AuxOL against each other method, of each data set and prompt as a whole."""
-    whole: list[tuple[str, str, list[Row]]] = []
-    for task, prompt in dict.fromkeys((row["task"], row["prompt"]) for row in rows):
-        whole.append((task, prompt, [r for r in rows if (r["task"], r["prompt"]) == (task, prompt)]))
+def pairs_table(rows: Sequence[Row], pairs: Sequence[tuple[str, str]], tested: bool) -> None:
+    """Print paired differences of whole streams."""
+    whole = list(streams(rows))
     found = [[compare(run, *pair) if (run := having(here, *pair)) else None for pair in pairs] for _, _, here in whole]
-    adjusted = iter(holm([one.p for line in found for one in line if one]))
-    lines = [
-        [task, prompt, *("" if one is None else show(one, next(adjusted)) for one in line)]
-        for (task, prompt, _), line in zip(whole, found, strict=True)
-    ]
+    adjusted = iter(holm([one.p for line in found for one in line if one and one.patients > 1]))
+    lines = []
+    for (task, prompt, _), line in zip(whole, found, strict=True):
+        cells = [
+            "" if one is None else show(one, next(adjusted) if tested and one.patients > 1 else None) for one in line
+        ]
+        lines.append([task, prompt, *cells])
     table(["set", "prompt", *(f"{first} - {second}" for first, second in pairs)], lines)
 
 
@@ -149,33 +157,44 @@ def table(title: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
 
 
 def draw_alpha(paths: Sequence[Path], figure_path: Path) -> None:
-    """Draw alpha of each learner over its corrections (paper, Fig. 6): 1 is SAM alone, 0 the network alone."""
+    """Draw alpha of each learner over its corrections (paper, Fig. 6): 1 is SAM alone, 0 the network alone.
+
+    Rows are kinds of prompts. Data sets of one structure share the first column, each other has its own.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = dict(zip(("box", "point"), figure.subplots(1, 2, sharey=True), strict=True))
     lines: dict[tuple[str, str, str], list[float]] = {}
     for path in paths:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                name = f"{row['task']} {row['label']}" + ("" if row["order"] == "0" else f" ({row['order']})")
-                lines.setdefault((row["prompt"], row["task"], name), []).append(float(row["alpha"]))
-    names = list(dict.fromkeys(name for _, _, name in lines))
-    for (prompt, _, name), values in lines.items():
-        number = names.index(name)
-        style = ("-", "--", ":")[number // len(COLOURS) % 3]
-        axes[prompt].plot(range(len(values)), values, style, color=COLOURS[number % len(COLOURS)], label=name, lw=1.3)
-    for prompt, axis in axes.items():
-        axis.set_title(f"{prompt} prompts", fontsize=10)
+                if row["order"] == "0":
+                    lines.setdefault((row["prompt"], row["task"], row["label"]), []).append(float(row["alpha"]))
+    several = [task for task, count in Counter(_structures(lines)).items() if count > 1]
+    columns = [""] * any(task not in several for _, task, _ in lines) + several
+    figure = Figure(figsize=(3.6 * len(columns) + 0.6, 5.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(columns), squeeze=False, sharey=True)
+    for (prompt, task, label), values in lines.items():
+        axis = axes[("box", "point").index(prompt), columns.index(task if task in several else "")]
+        name = label if task in several else f"{task} {label}"
+        axis.plot(range(len(values)), values, label=name, lw=1.3, color=COLOURS[len(axis.lines) % len(COLOURS)])
+    for row, prompt in zip(axes, ("box", "point"), strict=True):
+        for axis, task in zip(row, columns, strict=True):
+            axis.set_title(f"{task} {prompt} prompts".strip(), fontsize=10)
+            axis.set_ylim(-0.03, 1.03)
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.legend(fontsize=7, loc="upper right")
+        row[0].set_ylabel("alpha: weight of SAM")
+    for axis in axes[-1]:
         axis.set_xlabel("corrections so far")
-        axis.set_ylim(-0.03, 1.03)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes["box"].set_ylabel("alpha: weight of SAM")
-    figure.legend(*axes["box"].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
-    figure.savefig(figure_path, dpi=110, metadata={"Software": None})
+    figure.savefig(figure_path, dpi=100, metadata={"Software": None})
+
+
+def _structures(lines: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Return the data set of each structure once."""
+    return [task for task, _ in dict.fromkeys((task, label) for _, task, label in lines)]
 
 
 def main() -> None:
@@ -186,13 +205,14 @@ def main() -> None:
     options = parser.parse_args()
     paths = options.tables or sorted(RESULTS.glob("*.csv"))
     rows = read(paths)
-    say: Callable[[str], None] = print
-    say("Dice over the last half\n")
+    print("Dice over the last half\n")
     main_table(rows)
-    say("Paired differences over the last half\n")
-    claims_table(rows, CLAIMS)
-    say("At first contact with a patient: the first slice of each, in the last half\n")
-    main_table([row for row in rows if row["fresh"]])
+    print("The paper's claims, over the last half\n")
+    pairs_table(rows, CLAIMS, tested=True)
+    print("Further differences, over the last half\n")
+    pairs_table(rows, FURTHER, tested=False)
+    print("At first contact with a patient: the first slice of each, in the last half\n")
+    main_table([row for row in rows if row["fresh"]], ("sam", "ellipse", "mean_crop", "auxol_100"))
     if options.figure:
         draw_alpha(paths, options.figure)
 

@@ -157,7 +157,7 @@ def test_a_label_corrects_each_answer_of_its_study(service, tmp_path):
     assert len(corrections(service)) == 3
     assert not corrections(service, "ring")
     truth = service.parts.learners["disc"]._journal.read(1).truth
-    assert truth.float().mean() > 0.9  # the crop is the square's
+    assert truth.float().mean() > 0.8  # the crop is the square's, in whole pixels
 
 
 def test_a_second_label_of_a_place_replaces_the_first(service, tmp_path):

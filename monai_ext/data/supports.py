@@ -198,12 +198,22 @@ def _find(source: DataList, support: Support) -> Case:
     return case
 
 
-def _queries(datalist: DataList, support: Case, names: Sequence[str] | None) -> list[Case]:
+def choose_queries(datalist: DataList, names: Sequence[str] | None) -> DataList:
+    """Return the data list with the named cases alone; None: all.
+
+    Raises:
+        UserError: there is no such case.
+    """
     known = {case.case for case in datalist.cases}
     for name in names or ():
         if name not in known:
             raise UserError(f"query {name!r} is in no case of {datalist.dataset}: correct the names of the queries.")
-    targets = [case for case in datalist.cases if names is None or case.case in names]
+    cases = [case for case in datalist.cases if names is None or case.case in names]
+    return datalist.model_copy(update={"cases": cases})
+
+
+def _queries(datalist: DataList, support: Case, names: Sequence[str] | None) -> list[Case]:
+    targets = choose_queries(datalist, names).cases
     left = [c for c in targets if c.case != support.case and (c.patient is None or c.patient != support.patient)]
     if not left:
         raise UserError(f"support {support.case}: {datalist.dataset} has no case of another patient to be segmented.")

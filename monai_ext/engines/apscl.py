@@ -82,6 +82,7 @@ class ApsclObjective:
             ``loss`` to minimise, and for the log its terms ``ce``, ``kl``, ``scl``, ``align``, as far as they are on,
             and ``variance_mu_y`` and ``active_units`` of :class:`CollapseMonitor`.
         """
+        diverges = bool(self.lambda_kl and network.options.fem and (self.superpixel_kl or bool(batch["supervised"][0])))
         episode = network.run_episodes(
             batch["support_image"],
             batch["support_mask"],
@@ -90,10 +91,12 @@ class ApsclObjective:
             batch.get("support_valid"),
             batch.get("query_valid"),
             generator,
+            segmented=1,
+            with_posteriors=diverges,
         )
         terms = {"ce": self._cross_entropy(network, episode.scores[0], batch, "query")}
         loss = terms["ce"]
-        if self.lambda_kl and network.options.fem and (self.superpixel_kl or bool(batch["supervised"][0])):
+        if diverges:
             terms["kl"] = self._divergence(episode)
             loss = loss + self.lambda_kl * terms["kl"]
             variance, active = self.monitor.update(_posterior_means(episode))

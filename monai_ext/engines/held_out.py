@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from monai_ext.data.scribble_slices import ScribbleDataset
 from monai_ext.data.slice_store import IGNORE
 from monai_ext.data.text import read_json
+from monai_ext.errors import UserError
 from monai_ext.files import atomic_path
 from monai_ext.metrics.scribbles import scribble_dice
 from monai_ext.prompts.ties import likeliest_label
@@ -34,6 +35,9 @@ class HeldOutSelection:
         predict: (network, images [B, 1, S, S]) -> logits [B, K + 1, S, S].
         device: of the network.
         batch_size: slices at once.
+
+    Raises:
+        UserError: none of the slices is scribbled on.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class HeldOutSelection:
         self.network, self.predict, self.device, self.batch_size = network, predict, device, batch_size
         items = [dataset[number] for number in range(len(dataset))]
         self.items = [item for item in items if bool((item["scribble"] != IGNORE).any())]
+        if not self.items:
+            raise UserError("--validation_patients have no slice that is scribbled on: name others.")
         self.scores: list[float] = []
         self.best: dict[str, Tensor] = {}
 

@@ -108,13 +108,13 @@ def noise_study(
             mean, embeddings = _mean_prompts(objective, net, batch)
             generator = torch.Generator().manual_seed(episodes.seed * 1_000_003 + number)
             noise = torch.randn(mean.shape, generator=generator).to(mean)
-            size = mean.square().mean().sqrt()
-            stds = [(panel, x, x if panel == "absolute" else x * size) for panel in NOISES for x in levels[panel]]
-            noisy = torch.stack([mean + std * noise for _, _, std in stds])
+            asked = [(panel, x) for panel in NOISES for x in levels[panel]]
+            scales = {"absolute": 1.0, "relative": float(mean.square().mean().sqrt())}
+            noisy = torch.stack([mean + x * scales[panel] * noise for panel, x in asked])
             values = _ious(objective.decode(embeddings, noisy)[:, 0], batch)
             rows += [
                 episodes.row(number, panel=panel, series=name, x=x, value=value)
-                for (panel, x, _), value in zip(stds, values, strict=True)
+                for (panel, x), value in zip(asked, values, strict=True)
             ]
     return rows
 
@@ -288,15 +288,21 @@ def descent_study(
         generator = torch.Generator().manual_seed(episodes.seed * 1_000_003 + number)
         tokens = (spread * torch.randn(starts, 1, channels, generator=generator)).to(episodes.device)
         mean, log_std = tokens[:1].clone(), torch.zeros_like(tokens[:1])
-        descent([tokens], lambda step, t=tokens: losses(t))
+        found = {"deterministic": tokens}
+
+        def of_starts(step: int, t: Tensor = tokens) -> Tensor:
+            return losses(t)
+
+        descent([tokens], of_starts)
 
         def drawn(count: int, m: Tensor = mean, s: Tensor = log_std, g: torch.Generator = generator) -> Tensor:
             return draws.draw(PromptDistribution(m, s.exp()), count, g)[:, 0]
 
         descent([mean, log_std], lambda step: losses(drawn(samples)).mean()[None])
-        for series, found in (("deterministic", tokens), ("variational", drawn(starts))):
+        found["variational"] = drawn(starts)
+        for series, prompts in found.items():
             with torch.no_grad():
-                logits = _decode(network, embeddings, found)
+                logits = _decode(network, embeddings, prompts)
             for panel, values in (("IoU", _ious(logits, batch)), ("BCE", _entropies(logits, batch))):
                 rows += [episodes.row(number, panel=panel, series=series, x=number, value=value) for value in values]
     return rows

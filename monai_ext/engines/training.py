@@ -285,7 +285,10 @@ def run_command() -> str:
     """Return the command line of this run, without the folders of this machine."""
     several = processes.count() > 1  # another number of them draws otherwise
     start = ["torchrun", "--nproc_per_node", str(processes.count())] if several else ["python"]
-    return shlex.join([*start, "-m", "monai.bundle", *(_without_folders(a) for a in sys.argv[1:])])
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    own = spec is not None and spec.name.startswith("monai_ext.")  # such as the command of ablations
+    module = spec.name.removesuffix(".__main__") if own else "monai.bundle"
+    return shlex.join([*start, "-m", module, *(_without_folders(a) for a in sys.argv[1:])])
 
 
 def _without_folders(argument: str) -> str:

@@ -11,29 +11,31 @@ first is the default: the configs as they are. A setting that comes to the same 
 not run again, and cases that are finished are kept: a command that was killed goes on where it was.
 ``OUT/ablation.csv`` and ``OUT/ablation.md`` are of the tables of this call: means as in each run's ``summary.json``,
 and differences to the default, paired by case, as :mod:`monai_ext.evaluation.compare` finds them.
+
+With ``--train_configs`` the settings are of a training: each network is trained, then evaluated by ``--configs``, from
+each of ``--supports`` where the method takes one. Options of all trainings are ``--train_options``. Another protocol of
+the same networks takes their folder, ``--trainings``.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
-
-from monai_ext.configuration import deciding_config
 from monai_ext.data.text import read_json
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import DRAWS
+from monai_ext.evaluation.bundle_runs import find_config, meaning, read_configs, refuse_unknown, run_bundle
 from monai_ext.evaluation.compare import Difference, compare
 from monai_ext.evaluation.pairing import MACRO
-from monai_ext.evaluation.table import write_table, write_text
+from monai_ext.evaluation.summary import summarise, write_summary
+from monai_ext.evaluation.table import Row, read_rows, write_rows, write_table, write_text
 
 DEFAULT = "default"
 
@@ -125,18 +127,15 @@ class Ablation:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.tables = read_tables(bundle_root)
-        self.files = [str(_find_config(Path(bundle_root), name)) for name in configs]
+        self.files = [str(find_config(Path(bundle_root), name)) for name in configs]
         self.options = {"bundle_root": str(bundle_root), **(options or {})}
-        try:
-            self._config = ConfigParser(ConfigParser.load_config_files(self.files))
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"--configs {', '.join(self.files)} cannot be read together ({error})") from error
-        self._refuse_unknown(self.options)
+        self._config = read_configs("--configs", self.files)
+        refuse_unknown("--configs", self._config, self.options)
         handlers = self._config.get("handlers") or []
         if not any(str(one.get("_target_")).endswith(".CaseTable") for one in handlers if isinstance(one, dict)):
             raise UserError("no config of --configs measures the cases: add evaluate to the list")
         self.algorithm = str(self.options.get("algorithm", self._config.get("algorithm")))
-        self._runs = {self._meaning({}): self.algorithm}
+        self._runs: dict[str, str] = {}
         self._finished: set[Path] = set()
 
     def run(self, setting: Setting) -> str:
@@ -145,20 +144,21 @@ class Ablation:
         Raises:
             UserError: no config has such an option; and whatever the run refuses.
         """
-        self._refuse_unknown(setting.options)
-        meaning = self._meaning(setting.options)
-        algorithm = self._runs.setdefault(meaning, f"{self.algorithm}_{setting.name}")
+        self._refuse(setting)
+        self._runs.setdefault(self._meaning({}), self.algorithm)
+        algorithm = self._runs.setdefault(self._meaning(setting.options), f"{self.algorithm}_{setting.name}")
         folder = self.output_dir / algorithm
         if folder in self._finished:
             return algorithm
         print(f"\n{setting.name}: {dict(setting.options) or 'the configs as they are'} -> {folder}", flush=True)
-        given = {**self.options, **setting.options, "algorithm": algorithm, "output_dir": str(folder)}
-        workflow = ConfigWorkflow(self.files, logging_file=False, workflow_type="infer", **given)
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+        self._carry_out(setting, algorithm, folder)
         self._finished.add(folder)
         return algorithm
+
+    def _carry_out(self, setting: Setting, algorithm: str, folder: Path) -> None:
+        """Leave a setting's ``metrics.csv`` and ``summary.json`` in its folder."""
+        given = {**self.options, **setting.options, "algorithm": algorithm, "output_dir": str(folder)}
+        run_bundle(self.files, "infer", given)
 
     def table(self, name: str, metrics: Sequence[str] = ("dice",), draws: int = DRAWS) -> list[AblationRow]:
         """Run the default and all settings of a table, and compare.
@@ -193,25 +193,76 @@ class Ablation:
             for label in _labels(summaries[algorithm])
         ]
 
+    def _refuse(self, setting: Setting) -> None:
+        refuse_unknown("--configs", self._config, setting.options)
+
     def _meaning(self, options: Mapping[str, Any]) -> str:
         """Return the configuration that decides a run, as text: settings that come to the same have the same."""
-        config = ConfigParser(deepcopy(self._config.get()))
-        config.update({name.replace("#", "::"): value for name, value in {**self.options, **options}.items()})
-        return json.dumps(deciding_config(config, {"algorithm"}), sort_keys=True, default=str)
+        return meaning(self._config, {**self.options, **options})
 
-    def _refuse_unknown(self, options: Mapping[str, Any]) -> None:
-        for name in options:
-            if not self._is_declared(name):
-                near = difflib.get_close_matches(name, [str(key) for key in self._config.get()], n=1)
-                hint = f"; did you mean {near[0]}?" if near else ": see the block on top of inference.yaml"
-                raise UserError(f"no config of --configs has the option {name!r}{hint}")
 
-    def _is_declared(self, name: str) -> bool:
-        """Tell whether an option is there, or a further argument of a component that is."""
-        path = name.replace("#", "::")
-        parent = path.rpartition("::")[0]
-        component = self._config[parent] if parent and parent in self._config else None
-        return path in self._config or (isinstance(component, dict) and "_target_" in component)
+class TrainedAblation(Ablation):
+    """Trains a network for each setting, and evaluates it from each of several supports.
+
+    The settings' options are those of the training; ``OUT/trainings/<setting>`` holds what it leaves, and a training
+    that is finished is not done again. ``OUT/<algorithm>/<support>`` are the evaluations, whose rows are joined in
+    ``OUT/<algorithm>/metrics.csv``: column ``run`` names the support. Methods are paired by case and support.
+
+    Args:
+        bundle_root: see :class:`Ablation`.
+        train_configs: of the training, as ``configs`` are of the evaluation.
+        configs: see :class:`Ablation`.
+        output_dir: see :class:`Ablation`.
+        supports: values of the option ``support``; none: the configs' own, once.
+        train_options: set over those of ``train_configs`` for all settings.
+        options: see :class:`Ablation`.
+        trainings: folder of the trainings, which another protocol may share; None: ``OUT/trainings``.
+
+    Raises:
+        UserError: see :class:`Ablation`.
+    """
+
+    def __init__(
+        self,
+        bundle_root: str | Path,
+        train_configs: Sequence[str],
+        configs: Sequence[str],
+        output_dir: str | Path,
+        supports: Sequence[str] = (),
+        train_options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        trainings: str | Path | None = None,
+    ) -> None:
+        super().__init__(bundle_root, configs, output_dir, options)
+        if supports:
+            refuse_unknown("--configs", self._config, {"support": None})
+        self.supports = list(dict.fromkeys(supports))
+        self.train_files = [str(find_config(Path(bundle_root), name)) for name in train_configs]
+        self.train_options = {"bundle_root": str(bundle_root), **(train_options or {})}
+        self.trainings = self.output_dir / "trainings" if trainings is None else Path(trainings)
+        self._training = read_configs("--train_configs", self.train_files)
+        refuse_unknown("--train_configs", self._training, self.train_options)
+
+    def _refuse(self, setting: Setting) -> None:
+        refuse_unknown("--train_configs", self._training, setting.options)
+
+    def _meaning(self, options: Mapping[str, Any]) -> str:
+        return meaning(self._training, {**self.train_options, **options})
+
+    def _carry_out(self, setting: Setting, algorithm: str, folder: Path) -> None:
+        trained = self.trainings / (algorithm[len(self.algorithm) + 1 :] or DEFAULT)
+        run_bundle(self.train_files, "train", {**self.train_options, **setting.options, "output_dir": str(trained)})
+        given = {**self.options, "checkpoint": str(trained / "model.pt"), "algorithm": algorithm}
+        if not self.supports:
+            run_bundle(self.files, "infer", {**given, "output_dir": str(folder)})
+            return
+        rows: list[Row] = []
+        for support in self.supports:
+            own = folder / re.sub(r"\W+", "-", support)
+            run_bundle(self.files, "infer", {**given, "support": support, "output_dir": str(own)})
+            rows += [replace(row, run=support) for row in read_rows(own / "metrics.csv")]
+        write_rows(folder / "metrics.csv", rows)
+        write_summary(folder / "summary.json", summarise(rows, mean_of=_read_summary(own)["mean_of_levels"]))
 
 
 def read_tables(bundle_root: str | Path) -> dict[str, Table]:
@@ -288,6 +339,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", required=True, help="folder for the runs, ablation.csv and ablation.md")
     parser.add_argument("--options", default="{}", help="for all settings, \"{'threads': 1, 'split': 'test'}\"")
     parser.add_argument("--metric", nargs="+", default=["dice"], help="names in metrics.csv (default: dice)")
+    parser.add_argument("--train_configs", help="the settings are of a training: list of its configs")
+    parser.add_argument("--train_options", default="{}", help="for all trainings")
+    parser.add_argument("--trainings", help="folder of the trainings (default: OUT/trainings)")
+    parser.add_argument("--supports", nargs="+", default=[], help="annotated cases that serve one after the other")
     given = parser.parse_args(arguments)
     tables = read_tables(given.bundle_root)
     for name in given.table:
@@ -298,8 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"--options must not hold {name!r}: each setting has its own")
     if given.datalist is not None:
         options["datalist"] = given.datalist
-    configs = _literal("--configs", given.configs, list)
-    ablation = Ablation(given.bundle_root, [str(name) for name in configs], given.output_dir, options)
+    ablation = _ablation(given, options)
     rows = [row for name in dict.fromkeys(given.table) for row in ablation.table(name, given.metric)]
     text = ablation_text(rows)
     write_table(ablation.output_dir / "ablation.csv", COLUMNS, map(astuple, rows))
@@ -307,13 +361,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{text}\nwritten to {ablation.output_dir}: ablation.csv, ablation.md")
 
 
-def _find_config(bundle_root: Path, name: str) -> Path:
-    folder = bundle_root / "configs"
-    for path in (Path(name), folder / name, folder / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    there = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or "none"
-    raise UserError(f"there is no config {name!r} in {folder} ({there}); is --bundle_root right?")
+def _ablation(given: argparse.Namespace, options: dict[str, Any]) -> Ablation:
+    configs = [str(name) for name in _literal("--configs", given.configs, list)]
+    if given.train_configs is None:
+        if given.supports or given.trainings or given.train_options != "{}":
+            raise UserError("--supports, --trainings and --train_options go with --train_configs: give it, too")
+        return Ablation(given.bundle_root, configs, given.output_dir, options)
+    train_options = _literal("--train_options", given.train_options, dict)
+    if "output_dir" in train_options:
+        raise UserError("--train_options must not hold 'output_dir': each setting has its own")
+    if given.datalist is not None:
+        train_options["datalist"] = given.datalist
+    return TrainedAblation(
+        given.bundle_root,
+        [str(name) for name in _literal("--train_configs", given.train_configs, list)],
+        configs,
+        given.output_dir,
+        given.supports,
+        train_options,
+        options,
+        given.trainings,
+    )
 
 
 def _literal(option: str, text: str, kind: type) -> Any:

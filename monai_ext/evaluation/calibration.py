@@ -30,7 +30,7 @@ from monai_ext.data.episode_outcomes import read_outcomes
 from monai_ext.data.manifest import load_datalist
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import cohort_warning, percentile_interval, resampled
-from monai_ext.evaluation.calibrate_review import SliceOfRun, read_run
+from monai_ext.evaluation.calibrate_review import LEAST_SHARE, SliceOfRun, read_run
 from monai_ext.evaluation.curves import COLOURS
 from monai_ext.evaluation.episodes import EPISODES
 from monai_ext.evaluation.review import GOOD_DICE, Calibration, auroc, calibrate, calibration_text
@@ -231,20 +231,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     _write(given.output_dir, measured, curves, {name: calibrations[name] for name in shown if name in sets})
     print(measured_text(measured, given.against))
-    warning = cohort_warning(measured[0].patients)
-    if warning:
+    for warning in measured_warnings(measured[0]):
         print(warning)
 
 
 def measured_text(measured: Sequence[Measured], against: str) -> str:
     """Lay the rows out, the highest AUROC first."""
-    lines = [("score", "Spearman", "AUROC", "ECE", f"AUROC less that of {against}")]
+    lines: list[tuple[str, ...]] = [("score", "Spearman", "AUROC", "ECE", f"AUROC less that of {against}")]
     for row in sorted(measured, key=lambda row: -row.auroc):
         values = astuple(row)[4:]
         cells = [_cell(*values[k : k + 3]) for k in range(0, len(values), 3)]
         lines.append((row.score, *cells))
     first = measured[0]
     return f"{first.n} masks of {first.patients} patients, {first.bad:.0%} below {GOOD_DICE}\n" + layout(lines)
+
+
+def measured_warnings(first: Measured) -> list[str]:
+    """Return sentences on what a run is too small for."""
+    warning = cohort_warning(first.patients)
+    found = [warning] if warning else []
+    rare = round(min(first.bad, 1 - first.bad) * first.n)
+    if min(first.bad, 1 - first.bad) < LEAST_SHARE:
+        kind = "have" if first.bad > LEAST_SHARE else "lack"
+        found.append(f"only {rare} of {first.n} masks {kind} a Dice of {GOOD_DICE}: AUROC and ECE say little")
+    return found
 
 
 def _write(

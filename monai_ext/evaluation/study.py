@@ -102,8 +102,8 @@ def _groups(axis: Axes, own: Rows, means: Sequence[Point], name: str, colour: st
 
 
 def _scatter(axis: Axes, own: Rows, means: Sequence[Point], name: str, colour: str, place: float) -> None:
-    values = [[float(row[key]) for row in own] for key in ("x", "value")]
-    axis.scatter(*values, s=10, alpha=0.6, color=colour, label=f"{name}, Spearman {_spearman(own):.2f}")
+    x, y = ([float(row[key]) for row in own] for key in ("x", "value"))
+    axis.scatter(x, y, s=10, alpha=0.6, color=colour, label=f"{name}, Spearman {_spearman(own):.2f}")
 
 
 def _boxes(axis: Axes, own: Rows, means: Sequence[Point], name: str, colour: str, place: float) -> None:

@@ -16,6 +16,7 @@ from monai_ext.errors import UserError
 from monai_ext.inferers.panet import classes_to_results
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.reference_inferer import MatchedSlice, ReferenceInferer, SliceResult, TargetSlice
+from monai_ext.inferers.slice_features import dice
 from monai_ext.networks.backbone import PromptableNetwork
 from monai_ext.networks.prototype_net import PrototypeNet, Support
 from monai_ext.prompts.ties import TOLERANCE
@@ -24,10 +25,10 @@ from monai_ext.prompts.ties import TOLERANCE
 class ApsclInferer(ReferenceInferer):
     """Segment images from annotated slices of other patients, each structure on its own (1-way).
 
-    z is the mean of its distribution. With ``z_samples`` the rows of a case's details also measure how sure the mask of
-    a slice is: ``agreement``, the mean Dice of its mask with those of drawn z, and ``distance``, 1 - cosine of the
-    mask's features to their nearest prototype, averaged over the mask; ``score`` = agreement (1 - distance / 2), in
-    [0, 1], is not calibrated.
+    z is the mean of its distribution. The rows of a case's details also measure how sure the mask of a slice is, among
+    their ``features`` for the review score: ``prototype_distance``, 1 - cosine of the mask's features to their nearest
+    prototype, averaged over the mask, in [0, 2]; and with ``z_samples`` ``spread``, 1 - Dice of its mask with those of
+    drawn z, averaged over the draws.
 
     Args:
         labels: name -> value of the structures.
@@ -35,7 +36,7 @@ class ApsclInferer(ReferenceInferer):
         slice_match: see :class:`ReferenceInferer`; ``middle``: one slice serves the whole volume.
         reference_image: see :class:`ReferenceInferer`.
         reference_label: see :class:`ReferenceInferer`.
-        z_samples: number of z drawn for each structure and slice; 0: none.
+        z_samples: number of z drawn for each structure and slice; 0: none. Without FEM there is no z.
         seed: of the draws.
 
     Raises:
@@ -68,6 +69,8 @@ class ApsclInferer(ReferenceInferer):
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         few_shot = cast(PrototypeNet, network)
+        if self.z_samples and not few_shot.options.fem:
+            raise UserError(f"--z_samples {self.z_samples}: these weights have no FEM, so no z to draw; leave it out.")
         supports = [self._support(few_shot, matched, value) for value in self.labels.values()]
         if all(support is None for support in supports):
             return [SliceResult(None, "reference_absent", {}) for _ in supports]
@@ -81,9 +84,10 @@ class ApsclInferer(ReferenceInferer):
             scores = few_shot.compare(query, support)
             tolerance = few_shot.options.scale * TOLERANCE
             result = classes_to_results(network, scores, embeddings.size, [True], tolerance)[0]
-            if self.z_samples and result.status == "ok":
+            if result.status == "ok":
                 valid = few_shot.valid_share(embeddings.size) > 0
-                result.details.update(self._doubt(few_shot, embeddings.features, support, scores, valid, target.index))
+                known = self._doubt(few_shot, embeddings.features, query, support, scores, valid, target.index)
+                result.details["features"] = known
             results.append(result)
         return results
 
@@ -107,19 +111,27 @@ class ApsclInferer(ReferenceInferer):
         return network.make_support(features, shares, valid)
 
     def _doubt(
-        self, network: PrototypeNet, features: Tensor, support: Support, scores: Tensor, valid: Tensor, index: int
+        self,
+        network: PrototypeNet,
+        features: Tensor,
+        query: Tensor,
+        support: Support,
+        scores: Tensor,
+        valid: Tensor,
+        index: int,
     ) -> dict[str, float]:
-        """Measure how sure a mask is, on the grid of cells."""
+        """Measure how sure a mask is, on the grid of cells; nothing where it lies between their centres."""
         mask = (scores[1] > scores[0]) & valid
-        if not bool(mask.any()):  # only pixels between the cells' centres were segmented
-            return {"agreement": 0.0, "distance": 1.0, "score": 0.0}
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        dice = []
-        for _ in range(self.z_samples):
-            drawn = network.compare(network.enrich(features, sample=True, generator=generator).features[0], support)
-            other = (drawn[1] > drawn[0]) & valid
-            dice.append(2 * float((mask & other).sum()) / float(mask.sum() + other.sum()))
-        query = network.guided(network.enrich(features, sample=False).features[0], support)
-        cosine = F.normalize(support.foreground, dim=1) @ F.normalize(query[:, mask], dim=0)
-        agreement, distance = sum(dice) / len(dice), 1 - float(cosine.amax(dim=0).mean())
-        return {"agreement": agreement, "distance": distance, "score": agreement * (1 - distance / 2)}
+        if not bool(mask.any()):
+            return {}
+        guided = network.guided(query, support)
+        cosine = F.normalize(support.foreground, dim=1) @ F.normalize(guided[:, mask], dim=0)
+        known = {"prototype_distance": 1 - float(cosine.amax(dim=0).mean())}
+        if self.z_samples:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+            drawn = [
+                network.compare(network.enrich(features, sample=True, generator=generator).features[0], support)
+                for _ in range(self.z_samples)
+            ]
+            known["spread"] = 1 - sum(dice(mask, (one[1] > one[0]) & valid) for one in drawn) / len(drawn)
+        return known

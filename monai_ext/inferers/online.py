@@ -32,7 +32,7 @@ from monai_ext.inferers.view import Learner, View, Waiting
 from monai_ext.networks.backbone import PromptableNetwork
 from monai_ext.prompts.crops import Crop, box_crop, mask_crop, paste, widen
 from monai_ext.prompts.prompt import Prompt
-from monai_ext.transforms.sam_input import frame_size, input_points
+from monai_ext.transforms.sam_input import frame_size, input_box, input_points
 
 Prompter = Callable[[Tensor, int], list[Prompt]]
 """True mask [H, W] bool of a structure on a slice, and a number of both -> prompts."""
@@ -223,12 +223,10 @@ class OnlineInferer(CaseInferer):
         if not corners and not clicks:
             raise UserError("there is no prompt: give --box or --points, as voxel indices of the image.")
         if corners:
-            ends, slices = input_points(image, corners)
-            if slices[0] != slices[1]:
+            drawn, (first, last) = input_box(image, *corners)
+            if first != last:
                 raise UserError(f"box {corners} lies on two slices: give both corners on one.")
-            both = torch.as_tensor(ends).float()
-            drawn = torch.cat([both.amin(0), both.amax(0)])
-            found[int(slices[0])] = [(0, Prompt.from_points(torch.zeros(0, 2), box=drawn))]
+            found[first] = [(0, Prompt.from_points(torch.zeros(0, 2), box=torch.tensor(drawn)))]
         if clicks:
             places, slices = input_points(image, clicks)
             for place, k in zip(torch.as_tensor(places).float(), slices.tolist(), strict=True):

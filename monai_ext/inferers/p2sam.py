@@ -294,13 +294,13 @@ class P2SamInferer(ReferenceInferer):
             self._before = self._frame(frame)
         return super().begin_case(image, modality, **entries)
 
-    def segment_case(  # type: ignore[override]
+    def segment_case(
         self, inputs: Tensor, network: PromptableNetwork, *args: Any, **entries: Any
     ) -> tuple[MetaTensor, CaseDetails]:
         """Segment one case and, for ``cycle_check``, its reference back; see :class:`ReferenceInferer`."""
         logits, details = super().segment_case(inputs, network, *args, **entries)
         if self.cycle_check:
-            self._check_cycle(network, logits[0].as_tensor(), details.rows)
+            self._check_cycle(network, logits.as_tensor()[0], details.rows)
         return logits, details
 
     @torch.no_grad()

@@ -122,7 +122,6 @@ class TunedP2SamInferer(P2SamInferer):
             merged = ((cast(Tensor, one.logits) + plain) / 2).masked_fill(~reached, BACKGROUND)
             return replace(one, logits=merged, status="ok" if bool(torch.any(merged > 0)) else "no_foreground")
 
-        link = result.link if isinstance(result, ChosenResult) else None
-        if link is not None:
+        if isinstance(result, ChosenResult) and (link := result.link) is not None:
             result = replace(result, link=replace(link, choose=lambda index: merge(link.choose(index))))
         return merge(result)

@@ -7,7 +7,6 @@ coordinates, as the clicks of every other bundle are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from monai_ext.errors import UserError
 from monai_ext.prompts.prompt import Prompt
-from monai_ext.transforms.sam_input import input_points
+from monai_ext.transforms.sam_input import input_box, input_points
 
 Place = tuple[str, int]
 """A structure and a slice of the input frame."""
@@ -98,10 +97,8 @@ def _boxes(roi: Any, structure: str, image: MetaTensor) -> dict[Place, Tensor]:
     if any(high < 0 or low > side - 1 for (low, high), side in zip(ends, shape, strict=True)):
         raise UserError(f"roi {list(roi)} lies outside of the image: give voxel indices of this image.")
     cut = [(max(low, 0.0), min(high, side - 1.0)) for (low, high), side in zip(ends, shape, strict=True)]
-    points, slices = input_points(image, [list(corner) for corner in product(*cut)])
-    corners = torch.as_tensor(points).float()
-    box = torch.cat([corners.amin(0), corners.amax(0)])
-    return {(structure, k): box for k in range(int(slices.min()), int(slices.max()) + 1)}
+    box, (first, last) = input_box(image, *zip(*cut, strict=True))
+    return {(structure, k): torch.tensor(box) for k in range(first, last + 1)}
 
 
 def _points(found: list[Tensor] | None) -> Tensor:

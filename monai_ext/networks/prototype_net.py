@@ -108,7 +108,8 @@ class Branch:
     Attributes:
         features: f', [B, C, g, g].
         prior: of z_x; None without FEM.
-        posterior: of z_y; None without FEM, and where no mask was given.
+        posterior: of z_y, of as many images as their masks were asked for; None without FEM, and where no mask was
+            given.
     """
 
     features: Tensor
@@ -122,6 +123,15 @@ class Branch:
             for one in (self.prior, self.posterior)
         )
         return Branch(self.features[part], prior, posterior)
+
+    def halves(self) -> tuple[Branch, Branch]:
+        """Divide images, of which the supports come first, into supports and queries."""
+        priors, posteriors = (
+            (None, None) if one is None else tuple(map(Gaussian, one.mean.chunk(2), one.log_variance.chunk(2)))
+            for one in (self.prior, self.posterior)
+        )
+        first, second = map(Branch, self.features.chunk(2), priors, posteriors)
+        return first, second
 
 
 class Support(NamedTuple):
@@ -143,7 +153,8 @@ class Episode:
     """What the network makes of B episodes of one support and one query each.
 
     Attributes:
-        scores: [B, 2, g, g] of the queries: background, structure; arguments of the softmax of Eq. 12.
+        scores: [B, 2, g, g] of the queries: background, structure; arguments of the softmax of Eq. 12. Of fewer
+            episodes where fewer were to be segmented.
         supports: B images.
         queries: B images.
         support_shares: [B, g, g] share of each cell that the support's mask covers.
@@ -256,10 +267,16 @@ class PrototypeNet(nn.Module):
         """Return the share of each cell that images of (H, W) cover, [g, g]: padding is neither class."""
         return self._covered(torch.ones(1, *size))[0]
 
+    def encode_masks(self, masks: Tensor) -> Gaussian | None:
+        """Return the posteriors of z_y of masks [B, H, W], in training alone; None without FEM or ``auxiliary``."""
+        if self.posterior is None or self.label_encoder is None:
+            return None
+        return self.posterior(self.label_encoder(self._padded(masks)))
+
     def enrich(
         self,
         features: Tensor,
-        masks: Tensor | None = None,
+        posterior: Gaussian | None = None,
         sample: bool | None = None,
         generator: torch.Generator | None = None,
     ) -> Branch:
@@ -267,15 +284,13 @@ class PrototypeNet(nn.Module):
 
         Args:
             features: f, [B, C, g, g].
-            masks: [B, H, W] of the structure, for the posterior; in training alone.
+            posterior: of :meth:`encode_masks`, in training alone; of all B images for ``fem_source: posterior``.
             sample: draw z; otherwise z is the mean. None: in training mode alone (for inference the paper is silent).
             generator: of the noise of z, on the CPU.
         """
         if self.prior is None or self.enrichment is None:
             return Branch(features, None, None)
-        prior, posterior = self.prior(features), None
-        if masks is not None and self.posterior is not None and self.label_encoder is not None:
-            posterior = self.posterior(self.label_encoder(self._padded(masks)))
+        prior = self.prior(features)
         source = posterior if posterior is not None and self.options.fem_source == "posterior" else prior
         drawn = self.training if sample is None else sample
         z = source.sample(generator) if drawn else source.mean
@@ -323,6 +338,8 @@ class PrototypeNet(nn.Module):
         support_valid: Tensor | None = None,
         query_valid: Tensor | None = None,
         generator: torch.Generator | None = None,
+        segmented: int | None = None,
+        with_posteriors: bool = True,
     ) -> Episode:
         """Run B episodes of one support and one query; masks of queries are for the losses alone.
 
@@ -334,19 +351,26 @@ class PrototypeNet(nn.Module):
             support_valid: [B, H, W], where images and masks are known; None: everywhere.
             query_valid: likewise of the queries.
             generator: of the noise of z, on the CPU; see :meth:`enrich`.
+            segmented: the first so many episodes are segmented and have posteriors; of the others, which only the
+                contrast needs, there are the features. None: all.
+            with_posteriors: False where no loss needs them; features that z_y enriches have them all the same.
 
         Raises:
             ValueError: a support shows no structure, or nothing else.
         """
         count = len(support_images)
+        first = count if segmented is None else segmented
         images = torch.cat([support_images, query_images])
-        masks = None if query_masks is None else torch.cat([support_masks, query_masks])
-        branch = self.enrich(self.encode(images).features, masks, generator=generator)
-        supports, queries, shares = branch[:count], branch[count:], self.shares(support_masks)
+        features, posterior, by_mask = self.encode(images).features, None, self.options.fem_source == "posterior"
+        if query_masks is not None and (with_posteriors or by_mask):
+            known = count if by_mask else first
+            posterior = self.encode_masks(torch.cat([support_masks[:known], query_masks[:known]]))
+        supports, queries = self.enrich(features, posterior, generator=generator).halves()
+        shares = self.shares(support_masks)
         everywhere = self.valid_share((images.shape[-2], images.shape[-1])).expand(count, -1, -1)
         valid = [everywhere if v is None else self._covered(v) for v in (support_valid, query_valid)]
         scores = [
-            self._segment(supports.features[k], shares[k], queries.features[k], valid[0][k], k) for k in range(count)
+            self._segment(supports.features[k], shares[k], queries.features[k], valid[0][k], k) for k in range(first)
         ]
         own = None if query_masks is None else self.shares(query_masks)
         return Episode(torch.stack(scores), supports, queries, shares, own, *valid)
@@ -385,7 +409,8 @@ class PrototypeNet(nn.Module):
         Returns:
             Scores [2, g, g] of each support, background first; None where the query was all one class.
         """
-        predicted = (episode.scores.argmax(dim=1).detach() * episode.query_valid).to(episode.scores.dtype)
+        known = episode.query_valid[: len(episode.scores)]
+        predicted = (episode.scores.argmax(dim=1).detach() * known).to(episode.scores.dtype)
         aligned = []
         for k, shares in enumerate(predicted):
             turned = self.make_support(episode.queries.features[k : k + 1], shares[None], episode.query_valid[k])

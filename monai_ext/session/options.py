@@ -238,28 +238,37 @@ def describe_options(files: Any) -> str:
 
 
 def _declared(path: Path) -> list[tuple[str, str, str]]:
-    """Read (name, value, comment) of the options of one file: plain entries up to the heading after them."""
+    """Read (name, value, comment) of the options of one file: entries up to the heading after them.
+
+    Entries that are computed from others are options where they stand below the heading ``# ---- options``.
+    """
     content = ConfigParser.load_config_file(path)
+    lines = read_text(path).splitlines()
+    headed = any(line.startswith("# ---- options") for line in lines)
     found: list[tuple[str, str, str]] = []
-    for line in read_text(path).splitlines():
+    for line in lines:
         if found and line.startswith("# ---"):
             break
         entry = re.match(r"(\w+):(.*)", line)
         more = re.match(r" +# *(.*)", line)
-        if entry and _is_option(entry[1], content):
+        if entry and _is_option(entry[1], content, headed):
             value, _, comment = entry[2].partition("  #") if "  #" in entry[2] else entry[2].partition(" # ")
-            found.append((entry[1], value.strip(), comment.strip()))
+            computed = _is_computed(content[entry[1]])
+            found.append((entry[1], "(computed)" if computed else value.strip(), comment.strip()))
         elif more and found:
             name, value, comment = found[-1]
             found[-1] = (name, value, f"{comment} {more[1]}".strip())
     return found
 
 
-def _is_option(name: str, content: Mapping[str, Any]) -> bool:
+def _is_option(name: str, content: Mapping[str, Any], headed: bool) -> bool:
     value = content.get(name)
     component = isinstance(value, Mapping) and "_target_" in value
-    called = isinstance(value, str) and value.startswith("$") and "@" in value and "(" in value
-    return name in content and name not in PROGRAM and not component and not called
+    return name in content and name not in PROGRAM and not component and (headed or not _is_computed(value))
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("$") and "@" in value and "(" in value
 
 
 def _split(files: Any) -> list[str]:

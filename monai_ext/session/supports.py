@@ -10,7 +10,7 @@ from typing import Any
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import pair_with_reference
 from monai_ext.data.provenance import as_trained, check_overlap, read_record
-from monai_ext.data.supports import pair_with_support
+from monai_ext.data.supports import choose_queries, pair_with_support
 from monai_ext.errors import UserError
 
 
@@ -58,7 +58,9 @@ def serve_cases(
     """
     if weights is not None and not allow_known:
         refuse_known(weights, list(labels), "allow_known")
+    names = [queries] if isinstance(queries, str) else queries
     if support is None:
+        cases = choose_queries(cases, names)
         if not all(case.reference_image for case in cases.cases):
             raise UserError(
                 f"{cases.dataset}: no support is named: give --support CASE:SLICE, an annotated case of the list and a "
@@ -69,7 +71,6 @@ def serve_cases(
         raise UserError(
             f"a support serves one structure, and {len(labels)} are asked for: name one, --labels \"['NAME']\"."
         )
-    names = [queries] if isinstance(queries, str) else queries
     return pair_with_support(
         cases,
         support,

@@ -48,6 +48,9 @@ FRAME_EXTENT = "frame_extent"
 ROUNDING = 1e-9
 """Relative difference below which two shares of a pixel count as equal."""
 
+EDGE = 1e-3
+"""Share of a pixel that a box may cover of one more: affines are often stored in single precision."""
+
 SAME_EXTENT = 0.01
 """Relative difference up to which two images cover the same: less than one cell of the encoder's grid."""
 
@@ -203,6 +206,33 @@ def input_points(image: MetaTensor, indices: Sequence[Sequence[float]]) -> tuple
         outside = list(indices[int(np.flatnonzero(~inside)[0])])
         raise UserError(f"click {outside} lies outside of {_file(image)}: give voxel indices of this image.")
     return np.stack([w, h], axis=1), slices
+
+
+def input_box(
+    image: MetaTensor, corner: Sequence[float], opposite: Sequence[float]
+) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+    """Carry a box of voxels of the image file to the input frame: it covers the voxels of its corners whole.
+
+    Args:
+        image: [C, H, W, D] as :class:`SamInputd` leaves it.
+        corner: [i, j, k] on the stored grid ([i, j] on a frame's), as in :func:`input_points`.
+        opposite: the other one.
+
+    Returns:
+        (x0, y0, x1, y1), centres of its outermost pixels, and the first and the last slice.
+
+    Raises:
+        UserError: a corner lies outside of the image.
+    """
+    points, slices = input_points(image, [corner, opposite])
+    to_mm = to_affine_nd(3, np.asarray(image.meta["original_affine"], dtype=np.float64))
+    to_frame = np.linalg.inv(np.asarray(image.affine, dtype=np.float64).reshape(4, 4)) @ to_mm
+    room = np.abs(to_frame[[1, 0], :3]).sum(axis=1) / 2 - 0.5  # half a voxel, less half a pixel, along x and y
+    low = np.floor(points.min(axis=0) - room + EDGE)
+    high = np.ceil(points.max(axis=0) + room - EDGE)
+    limits = np.array([image.shape[-2], image.shape[-3]]) - 1
+    x0, y0, x1, y1 = (float(side) for side in (*np.clip(low, 0, limits), *np.clip(high, 0, limits)))
+    return (x0, y0, x1, y1), (int(slices.min()), int(slices.max()))
 
 
 def plane_size(image: MetaTensor) -> tuple[int, int]:

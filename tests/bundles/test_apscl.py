@@ -100,6 +100,9 @@ def test_one_support_serves_other_patients(options, phantoms):
     rows = table(options["output_dir"], "prompts.csv")
     assert len({row["reference_slice"] for row in rows}) == 1  # the middle one serves all
     assert {row["reference"] for row in rows} == {SUPPORT}
+    features = {row["feature"] for row in table(options["output_dir"], "review_features.csv")}
+    assert "prototype_distance" in features
+    assert "spread" not in features  # of drawn z, for which nobody has asked
 
 
 def test_labels_of_queries_are_not_read(options, phantoms, tmp_path):

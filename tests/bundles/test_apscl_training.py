@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from monai_ext.data.episode_lists import read_episodes
 from monai_ext.data.provenance import read_record
+from monai_ext.evaluation.ablation import read_tables
+from monai_ext.evaluation.bundle_runs import meaning, read_configs, refuse_unknown
 from monai_ext.files import sha256_of
 from monai_ext.networks.prototype_net import build_prototype_net
 
@@ -30,6 +32,19 @@ TINY = {
     "val_episodes": 4,
     "fold": 3,
 }
+
+
+def test_settings_of_the_ablations_are_options_of_the_training() -> None:
+    parser = read_configs(
+        "--train_configs", [str(BUNDLE / "configs" / name) for name in ("train.yaml", "train_light.yaml")]
+    )
+    tables = read_tables(BUNDLE)
+    assert set(tables) == {"modules", "prototypes", "rivals", "episodes"}
+    for settings in tables.values():
+        meanings = {meaning(parser, setting.options) for setting in settings}
+        assert len(meanings) == len(settings)
+        for setting in settings:
+            refuse_unknown("--train_configs", parser, setting.options)
 
 
 def start(folder: Path, overlay: str | None = None, **options: object) -> subprocess.Popen[str]:

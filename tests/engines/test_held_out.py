@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from monai_ext.data.scribble_slices import ScribbleDataset
 from monai_ext.data.slice_store import IGNORE
 from monai_ext.engines.held_out import HeldOutSelection, read_score
+from monai_ext.errors import UserError
 from tests.stored_cases import stored_case
 
 
@@ -64,3 +65,10 @@ def test_it_goes_on_from_a_checkpoint(selection, tmp_path) -> None:
     selection.update()
     selection.finish(tmp_path, 10)
     assert selection.network.weight.item() == pytest.approx(150 / 255)
+
+
+def test_patients_without_a_scribble_cannot_choose(tmp_path) -> None:
+    image = np.zeros((1, 8, 8), np.uint8)
+    dataset = ScribbleDataset([stored_case(tmp_path, image, scribble=np.full_like(image, IGNORE))], 8)
+    with pytest.raises(UserError, match="no slice that is scribbled on"):
+        HeldOutSelection(Threshold(), dataset, lambda network, images: network(images))

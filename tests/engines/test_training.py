@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -271,3 +274,11 @@ def test_record_says_how_many_processes_trained(monkeypatch) -> None:
     data = datalist()
     record = training.training_record("a", "compact", data, training.split_training(data), "CC0")
     assert record.command == "torchrun --nproc_per_node 2 -m monai.bundle run --name a"
+
+
+def test_record_names_the_command_that_runs_several_trainings(monkeypatch) -> None:
+    main = ModuleType("__main__")
+    main.__spec__ = ModuleSpec("monai_ext.evaluation.ablation", None)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr("sys.argv", ["ablation.py", "--table", "modules"])
+    assert training.run_command() == "python -m monai_ext.evaluation.ablation --table modules"

@@ -7,8 +7,16 @@ import json
 import pytest
 
 from monai_ext.errors import UserError
-from monai_ext.evaluation import ablation
-from monai_ext.evaluation.ablation import Ablation, AblationRow, Setting, ablation_text, main, read_tables
+from monai_ext.evaluation import ablation, bundle_runs
+from monai_ext.evaluation.ablation import (
+    Ablation,
+    AblationRow,
+    Setting,
+    TrainedAblation,
+    ablation_text,
+    main,
+    read_tables,
+)
 from monai_ext.evaluation.summary import summarise, write_summary
 from monai_ext.evaluation.table import write_rows
 
@@ -56,14 +64,17 @@ def runs(monkeypatch, make_row):
 
     class Workflow:
         def __init__(self, files, **options) -> None:
-            del files, options["logging_file"], options["workflow_type"]
+            assert options.pop("workflow_type") == ("infer" if "algorithm" in options else "train")
+            del files, options["logging_file"]
             self.options = options
 
         def initialize(self) -> None:
             asked.append(self.options)
 
         def run(self) -> None:
-            name, folder = self.options["algorithm"], self.options["output_dir"]
+            name, folder = self.options.get("algorithm"), self.options["output_dir"]
+            if name is None:  # a training
+                return
             values = DICE.get(name, [value + 0.1 for value in DICE["method"]])
             rows = [
                 make_row(f"p{number}", label, value - less, algorithm=name)
@@ -76,7 +87,7 @@ def runs(monkeypatch, make_row):
         def finalize(self) -> None:
             pass
 
-    monkeypatch.setattr(ablation, "ConfigWorkflow", Workflow)
+    monkeypatch.setattr(bundle_runs, "ConfigWorkflow", Workflow)
     return asked
 
 
@@ -169,6 +180,65 @@ def test_mistakes_are_told_in_a_sentence(bundle, runs, tmp_path, words, told):
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out" / "ablation.md").exists()
     assert len(runs) <= 1, "no setting is run in vain"
+
+
+@pytest.fixture
+def trained(bundle):
+    """The bundle with a training, whose settings are tables of their own, and with supports."""
+    (bundle / "configs" / "train.yaml").write_text("output_dir: out\nbundle_root: .\nfem: true\nsteps: 9\n")
+    served = f"{CONFIG}support: null\ncheckpoint: null\nslice_match: middle\n"
+    (bundle / "configs" / "inference.yaml").write_text(served)
+    tables = {"modules": {"baseline": {"fem": False}, "again": {"fem": True}}}
+    (bundle / "configs" / "ablations.json").write_text(json.dumps(tables))
+    return bundle
+
+
+def test_each_setting_is_trained_and_served_by_every_support(trained, runs, tmp_path):
+    out = tmp_path / "out"
+    words = ["--bundle_root", str(trained), "--configs", "inference", "--output_dir", str(out), "--table", "modules"]
+    words += ["--train_configs", "train", "--train_options", "{'steps': 4}", "--supports", "a:1,2", "b"]
+    main(words)
+    trainings = [asked for asked in runs if "algorithm" not in asked]
+    assert [asked["output_dir"] for asked in trainings] == [str(out / "trainings" / n) for n in ("default", "baseline")]
+    assert [(asked["steps"], asked.get("fem")) for asked in trainings] == [(4, None), (4, False)]
+    served = [asked for asked in runs if "algorithm" in asked]
+    assert [asked["support"] for asked in served] == ["a:1,2", "b"] * 2
+    assert served[2]["checkpoint"] == str(out / "trainings" / "baseline" / "model.pt")
+    assert served[2]["output_dir"] == str(out / "method_baseline" / "a-1-2")
+    assert "fem" not in served[2], "what the training was is told by its weights"
+    rows = {(line["setting"], line["label"]): line for line in csv.DictReader((out / "ablation.csv").open())}
+    assert int(rows["baseline", "a"]["n"]) == 6, "three patients, two supports"
+    assert float(rows["baseline", "a"]["difference"]) == pytest.approx(0.1)
+    assert rows["again", "a"]["algorithm"] == "method"
+
+
+def test_another_protocol_takes_the_trainings(trained, runs, tmp_path):
+    options = {"slice_match": "chunks", "algorithm": "method_chunks"}
+    study = TrainedAblation(
+        trained, ["train"], ["inference"], tmp_path / "out", options=options, trainings=tmp_path / "shared"
+    )
+    assert study.run(Setting("baseline", {"fem": False})) == "method_chunks_baseline"
+    assert [asked["output_dir"] for asked in runs] == [
+        str(tmp_path / "shared" / "baseline"),
+        str(tmp_path / "out" / "method_chunks_baseline"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--train_configs", "train", "--train_options", "{'stepps': 4}"], "no config of --train_configs has the opt"),
+        (["--train_configs", "train", "--train_options", "{'output_dir': 'x'}"], "must not hold 'output_dir'"),
+        (["--train_configs", "nothing"], "there is no config 'nothing'"),
+        (["--supports", "a"], "go with --train_configs"),
+        ([], "no config of --configs has the option 'fem'"),
+    ],
+)
+def test_mistakes_of_trainings_are_told_in_a_sentence(trained, runs, tmp_path, words, told):
+    given = ["--bundle_root", str(trained), "--configs", "inference", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=told):
+        main([*given, "--table", "modules", *words])
+    assert len(runs) <= 1
 
 
 def test_further_arguments_of_a_component_are_options(bundle, runs, tmp_path):

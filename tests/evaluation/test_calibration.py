@@ -103,6 +103,13 @@ def test_mistakes_are_answered_in_a_sentence(tmp_path, test, more, words):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("bad", "words"), [(0.95, "5 of 100 masks have"), (0.02, "2 of 100 masks lack"), (0.5, "")])
+def test_runs_with_few_good_or_bad_masks_are_warned_of(bad, words):
+    first = module.Measured("x", 100, 60, bad, *[0.0] * 12)
+    found = module.measured_warnings(first)
+    assert [words in one for one in found] == ([True] if words else [])
+
+
 def test_other_folders_and_runs_without_failures_are_refused(tmp_path):
     with pytest.raises(UserError, match="give the data list"):
         module.read_masks(tmp_path)

@@ -126,29 +126,42 @@ def test_chunks_take_their_oracle_range(network, loader, make_image):
     assert [row["status"] for row in details.rows][::5] == ["outside_reference"] * 2
 
 
+def doubts(inferer: ApsclInferer, target, network: PrototypeNet, name: str) -> list[float]:
+    _, details = inferer.segment_case(target, network, "a", "a")
+    return [row["features"][name] for row in details.rows if name in row.get("features", {})]
+
+
 def test_doubt_is_said_of_what_was_found(network, loader, make_image):
     target = make_image(2, (*SIZE, 2))[None]
     plain, sampled = ApsclInferer({"lesion": 1}, loader), ApsclInferer({"lesion": 1}, loader, z_samples=5)
-    certain, doubtful = (inferer.segment_case(target, network, "a", "a") for inferer in (plain, sampled))
-    assert torch.equal(certain[0].as_tensor(), doubtful[0].as_tensor())
-    assert "score" not in certain[1].rows[0]
-    for row in doubtful[1].rows:
-        if row["status"] == "ok":
-            assert 0 <= row["score"] <= row["agreement"] <= 1
-            assert 0 <= row["distance"] <= 2
-    first, again = (
-        [row["score"] for row in rows if "score" in row]
-        for rows in (doubtful[1].rows, sampled.segment_case(target, network, "a", "a")[1].rows)
-    )
+    assert torch.equal(*(inferer(target, network, "a", "a").as_tensor() for inferer in (plain, sampled)))
+    assert not doubts(plain, target, network, "spread")
+    distances = [doubts(inferer, target, network, "prototype_distance") for inferer in (plain, sampled)]
+    assert distances[0] == distances[1]
+    assert all(0 <= value <= 2 for value in distances[0])
+    first, again = (doubts(sampled, target, network, "spread") for _ in range(2))
     assert first
+    assert all(0 <= value <= 1 for value in first)
     assert again == first
+
+
+def test_features_of_the_mask_are_far_from_no_prototype_of_their_own(network, loader, make_image):
+    """A support that segments itself: the cells of its mask are nearer to its prototype than those of another image."""
+    inferer = ApsclInferer({"lesion": 1}, loader, "middle")
+    own, other = (doubts(inferer, make_image(k, (*SIZE, 3))[None], network, "prototype_distance") for k in (1, 7))
+    assert own[-1] < other[-1]
 
 
 def test_a_certain_prior_agrees_with_itself(network, loader, make_image):
     nn.init.zeros_(network.enrichment.scale[-1].weight), nn.init.zeros_(network.enrichment.shift[-1].weight)
     inferer = ApsclInferer({"lesion": 1}, loader, z_samples=3)
-    _, details = inferer.segment_case(make_image(2, (*SIZE, 1))[None], network, "a", "a")
-    assert [row["agreement"] for row in details.rows if "agreement" in row] == [1.0]
+    assert doubts(inferer, make_image(2, (*SIZE, 1))[None], network, "spread") == [0.0]
+
+
+def test_without_fem_there_is_no_z_to_draw(loader, make_image):
+    network = build_prototype_net(image_size=64, channels=16, options={**SIZES, "fem": False})
+    with pytest.raises(UserError, match="have no FEM"):
+        ApsclInferer({"lesion": 1}, loader, z_samples=2)(make_image(2, (*SIZE, 1))[None], network, "a", "a")
 
 
 def test_samples_are_not_negative(loader):

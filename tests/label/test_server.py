@@ -17,6 +17,7 @@ from PIL import Image
 from monai_ext.errors import UserError
 from monai_ext.label.server import infer, running, submit
 
+FEW_SHOT = Path(__file__).parents[2] / "bundles" / "apscl"
 CPU = {"device": "cpu"}
 SHAPE = (26, 20, 5)
 SPOT = (20, 4, 4)  # bright, see conftest.py
@@ -30,8 +31,8 @@ def voxels(body: bytes) -> np.ndarray:
     return np.asarray(volume(body).dataobj)
 
 
-def details(served, study: str, **params) -> dict:
-    return json.loads(infer(served.url, study, {**CPU, **params}, output="json"))
+def details(served, study: str, bundle: str = "p2sam", **params) -> dict:
+    return json.loads(infer(served.url, study, {**CPU, **params}, output="json", bundle=bundle))
 
 
 def refused(served, study: str, bundle: str = "p2sam", **params) -> str:
@@ -85,6 +86,20 @@ def test_a_named_reference_serves_another_patient(served):
     np.testing.assert_array_equal(
         voxels(infer(served.url, "a1", {**CPU, "reference": "a0"})), voxels(infer(served.url, "a1", CPU))
     )
+
+
+def test_apscl_takes_its_support_from_an_annotated_study(served, tmp_path):
+    """The request names a study of another patient; the mask is that of a run whose list names it."""
+    mask = volume(infer(served.url, "b1", {**CPU, "reference": "a0"}, bundle="apscl"))
+    content = json.loads(served.datalist.read_text())
+    case = next(case for case in content["cases"] if case["case"] == "b1")
+    case |= {"reference_image": "a0.nii.gz", "reference_label": "a0_label.nii.gz"}
+    datalist = served.datalist.parent / "b1.json"
+    datalist.write_text(json.dumps({**content, "cases": [case]}))
+    expected = nib.load(run_bundle(type(served)(served.url, served.folder, FEW_SHOT, datalist), tmp_path) / "b1.nii.gz")
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(expected.dataobj))
+    assert np.asarray(mask.dataobj).any()
+    assert details(served, "b1", bundle="apscl", reference="a0")["reference"] == ["a0"]
 
 
 @pytest.mark.parametrize(

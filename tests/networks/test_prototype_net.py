@@ -329,6 +329,18 @@ def test_masks_of_queries_change_no_score(network: PrototypeNet) -> None:
     assert torch.equal(scores[0], scores[2])
 
 
+def test_episodes_for_the_contrast_alone_bring_features(network: PrototypeNet) -> None:
+    with torch.no_grad():
+        whole, part = (network.run_episodes(*episodes(), segmented=count) for count in (None, 1))
+        without = network.run_episodes(*episodes(), with_posteriors=False)
+    for one, other in ((whole.supports, part.supports), (whole.queries, part.queries)):
+        torch.testing.assert_close(other.features, one.features)
+        torch.testing.assert_close(other.posterior.mean, one.posterior.mean[:1])
+    assert torch.equal(part.scores, whole.scores[:1])
+    assert without.supports.posterior is None
+    assert torch.equal(without.scores, whole.scores)
+
+
 def test_z_is_drawn_in_training_and_the_mean_otherwise(network: PrototypeNet) -> None:
     features = torch.randn(1, 8, 8, 8)
     with torch.no_grad():
@@ -352,7 +364,7 @@ def test_source_of_the_enrichment(trunk: Trunk, source: str) -> None:
     features, masks = torch.randn(1, 8, 8, 8), torch.zeros(1, 64, 64)
     masks[:, :32] = 1
     with torch.no_grad():
-        with_mask, other = network.enrich(features, masks), network.enrich(features, 1 - masks)
+        with_mask, other = (network.enrich(features, network.encode_masks(m)) for m in (masks, 1 - masks))
         without = network.enrich(features)
     assert torch.equal(with_mask.features, other.features) == (source == "prior")
     torch.testing.assert_close(without.features, network.enrichment(features, network.prior(features).mean))

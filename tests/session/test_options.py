@@ -6,6 +6,7 @@ import pytest
 
 from monai_ext import session
 from monai_ext.errors import UserError
+from monai_ext.session.options import describe_options
 
 MONAI = "/site-packages/monai/bundle/__main__.py"
 
@@ -212,3 +213,18 @@ def test_one_use_of_a_file_is_not_replaced_behind_the_record(components, option,
     with pytest.raises(UserError, match=rf"--{option} would replace one use of .*: give --{instead}\."):
         session.check_options([MONAI, "run", "--config_file", components, f"--{option}", "x"])
     session.check_options([MONAI, "run", "--config_file", components, f"--{instead}", "x"])
+
+
+def test_the_options_of_a_config_are_those_below_its_heading(tmp_path):
+    """Those that are computed from others, too; what an overlay without a heading computes is none."""
+    below = '# ---- options: --KEY VALUE ---\nsize: "$f(@weights, 256)"  # of a slice\nn: 3  # points\n'
+    below += "# ---- data ---\nm: 1\n"
+    (tmp_path / "inference.yaml").write_text(f"imports: []\n{below}")
+    (tmp_path / "evaluate.yaml").write_text('tolerance: 2.0  # mm\npairs: "$f(@cases)"\n')
+    told = describe_options([tmp_path / "inference.yaml", tmp_path / "evaluate.yaml"])
+    options = [line.split() for line in told.splitlines() if line.startswith("  --")]
+    assert options == [
+        ["--size", "(computed)", "of", "a", "slice"],
+        ["--n", "3", "points"],
+        ["--tolerance", "2.0", "mm"],
+    ]

@@ -127,3 +127,14 @@ def test_mistakes(datalist, tmp_path) -> None:
         serve(datalist, tmp_path, support=None)
     with pytest.raises(UserError, match="a support serves one structure, and 2 are asked for"):
         supports.serve_cases(datalist, LABELS, tmp_path, "a0:2", datalist)
+
+
+def test_queries_are_chosen_from_a_list_that_names_its_supports(datalist, tmp_path) -> None:
+    first = datalist.cases[0]
+    own = {"reference_image": [first.image], "reference_label": [first.label]}
+    cases = [case.model_copy(update=own) for case in datalist.cases[1:]]
+    listed = datalist.model_copy(update={"cases": cases})
+    assert [p["case"] for p in serve(listed, tmp_path, support=None)] == ["b0", "c0"]
+    assert [p["case"] for p in serve(listed, tmp_path, support=None, queries=["c0"])] == ["c0"]
+    with pytest.raises(UserError, match="query 'd0' is in no case"):
+        serve(listed, tmp_path, support=None, queries="d0")

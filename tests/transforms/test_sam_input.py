@@ -23,6 +23,7 @@ from monai_ext.transforms.sam_input import (
     find_layout,
     frame_extent,
     frame_size,
+    input_box,
     plane_extent,
     plane_size,
     resize_labels,
@@ -483,3 +484,21 @@ def test_the_larger_extent_is_chosen_along_each_axis():
     assert choose_extent((100, 90), (101, 90.9)) == (100, 90)
     assert choose_extent((100, 90), (101.1, 50)) == (101.1, 90)
     assert choose_extent((100, 90), (50, 200)) == (100, 200)
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1), (1, -1, -1)])
+@pytest.mark.parametrize(("image_size", "exact"), [(48, True), (40, False), (6, False), (5, False)])
+def test_a_box_of_voxels_covers_them_whole(flips, image_size, exact) -> None:
+    box = np.zeros((12, 10, 3), dtype=bool)
+    box[3:7, 2:9, 1] = True
+    image = volume(box.astype(np.float32), np.diag([*(np.array(flips) * (2, 2, 6)), 1.0]))
+    image.meta["original_affine"] = image.affine.numpy()
+    transform = SamInputd("image", image_size)
+    frame = transform({"image": image})["image"]
+    (x0, y0, x1, y1), slices = input_box(frame, [6, 2, 1], [3, 8, 1])
+    assert slices == (1, 1)
+    drawn = MetaTensor(torch.full_like(frame, -20.0), meta=frame.meta, applied_operations=frame.applied_operations)
+    drawn[0, int(y0) : int(y1) + 1, int(x0) : int(x1) + 1, 1] = 20.0
+    found = np.asarray(transform.inverse({"image": drawn})["image"])[0] > 0
+    assert found[box].all()
+    assert not exact or (found == box).all()
