@@ -12,7 +12,7 @@ from monai_ext.errors import UserError
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 CONFIGS = sorted(BUNDLES.glob("*/configs/*.yaml"))
-BASES = ("inference.yaml", "train.yaml", "evaluate.yaml")
+BASES = ("inference.yaml", "train.yaml", "evaluate.yaml", "episodes.yaml", "study.yaml")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parts[-3]}/{path.name}")
