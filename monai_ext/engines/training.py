@@ -286,8 +286,8 @@ def run_command() -> str:
     several = processes.count() > 1  # another number of them draws otherwise
     start = ["torchrun", "--nproc_per_node", str(processes.count())] if several else ["python"]
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    own = spec is not None and spec.name.startswith("monai_ext.")  # such as the command of ablations
-    module = spec.name.removesuffix(".__main__") if own else "monai.bundle"
+    name = "" if spec is None else spec.name.removesuffix(".__main__")
+    module = name if name.startswith("monai_ext.") else "monai.bundle"  # such as the command of ablations
     return shlex.join([*start, "-m", module, *(_without_folders(a) for a in sys.argv[1:])])
 
 
