@@ -187,9 +187,9 @@ def _export(given: argparse.Namespace, index: Step | None, datalist: Path, out: 
     kind = given.dicom or ("rtstruct" if is_dicom else "none")
     if kind == "none":
         return None
-    words = ("--masks", str(out / "masks"), "--datalist", str(datalist), "--format", kind)
-    words += ("--measures", str(out / "volumes.csv"))
-    return Step("monai_ext.data.dicom.export", (*words, "--algorithm", "p2sam", "--output", str(out / "dicom")))
+    words = ["--masks", str(out / "masks"), "--datalist", str(datalist), "--format", kind]
+    words += ["--measures", str(out / "volumes.csv"), "--algorithm", "p2sam", "--output", str(out / "dicom")]
+    return Step("monai_ext.data.dicom.export", tuple(words))
 
 
 def _check(doctor: Step, out: Path) -> str:

@@ -35,7 +35,8 @@ def summarise(folder: Path) -> None:
     flagged = [row for row in reviewed if row["flag"] == "1"]
     _lines("look at", [_flag(row) for row in flagged], folder / "review.csv")
     if reviewed and not any(row["flag"] for row in reviewed):  # worst first
-        say("look at", f"{_flag(reviewed[0])} first; the score is not calibrated, nothing is flagged")
+        worst = reviewed[0]
+        say("look at", f"{worst['case']} {worst['label']} first, {worst['reason']} (not calibrated, nothing flagged)")
     elif reviewed and not flagged:
         say("review", f"flags none of {len(reviewed)} masks; a score is no promise")
     for name, what in PLACES.items():

@@ -287,7 +287,7 @@ def run_command() -> str:
     start = ["torchrun", "--nproc_per_node", str(processes.count())] if several else ["python"]
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = "" if spec is None else spec.name.removesuffix(".__main__")
-    module = name if name.startswith("monai_ext.") else "monai.bundle"  # such as the command of ablations
+    module = name if name.startswith("monai_ext.") else "monai.bundle"  # the former such as the command of ablations
     return shlex.join([*start, "-m", module, *(_without_folders(a) for a in sys.argv[1:])])
 
 

@@ -7,7 +7,8 @@
 Reads ``review_features.csv`` and ``masks/`` of the run and the labels of the list. What is measured, over slices and
 structures: Spearman's rank correlation of score and Dice, and the AUROC for a Dice below 0.7, each with a 95 % interval
 over patients (cluster bootstrap), only where both classes hold a tenth of the slices. The third command measures the
-score that is not calibrated. Of a calibration it is also told how it does on patients left out of it, one by one.
+score that is not calibrated. Of a calibration it is also told how it does on patients left out of it, one by one; with
+few patients the mean of the features that are shares alone, ``--shares``, can do better than all features.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from monai_ext.evaluation.bootstrap import resampled
 from monai_ext.evaluation.review import (
     FEATURES,
     GOOD_DICE,
+    MEAN_OF_SHARES,
     Scorer,
     Uncalibrated,
     auroc,
@@ -112,8 +114,12 @@ def measure(
     return {name: (of(everything), *_interval([of(rows) for rows in cohorts])) for name, of in measures.items()}
 
 
-def held_out_scores(slices: Sequence[SliceOfRun]) -> list[float] | None:
+def held_out_scores(slices: Sequence[SliceOfRun], names: Sequence[str] | None = None) -> list[float] | None:
     """Score the slices of each patient by a calibration on the others.
+
+    Args:
+        slices: of at least two patients.
+        names: of the features that count, see :func:`~monai_ext.evaluation.review.calibrate`.
 
     Returns:
         A score of each slice; None where the others of a patient cannot be calibrated on.
@@ -122,7 +128,7 @@ def held_out_scores(slices: Sequence[SliceOfRun]) -> list[float] | None:
     for patient in {one.patient for one in slices}:
         others = [one for one in slices if one.patient != patient]
         try:
-            fitted = calibrate([one.features for one in others], [one.dice for one in others], "the others")
+            fitted = calibrate([one.features for one in others], [one.dice for one in others], "the others", names)
         except UserError:
             return None
         scores.update({n: fitted.score(one.features) for n, one in enumerate(slices) if one.patient == patient})
@@ -139,12 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="calibrate: where the calibration is written")
     parser.add_argument("--calibration", type=Path, help="measure: the calibration")
     parser.add_argument("--without", nargs="+", default=[], help="names of features that are left out")
+    parser.add_argument("--shares", action="store_true", help="calibrate on the mean of the features that are shares")
     options = parser.parse_args(arguments)
+    names = (MEAN_OF_SHARES,) if options.shares else None
     if options.output is not None and options.calibration is not None:
         raise UserError("give --output to calibrate or --calibration to measure, not both.")
     cases = load_datalist(options.datalist, options.data_root)
     slices = [_without(one, options.without) for one in read_run(options.run, cases)]
-    scorer = _scorer(slices, cases.dataset, options.output, options.calibration)
+    scorer = _scorer(slices, cases.dataset, options.output, options.calibration, names)
     scores = [scorer.score(one.features) for one in slices]
     known = [(one, score) for one, score in zip(slices, scores, strict=True) if score is not None]
     print(f"{len(slices)} slices and structures, {sum(one.dice < GOOD_DICE for one in slices)} below {GOOD_DICE}")
@@ -153,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"flagged: {len(low)}, of which below {GOOD_DICE}: {sum(one.dice < GOOD_DICE for one in low)}")
     _print_measures("", measure([one for one, _ in known], [score for _, score in known]))
     if options.output is not None:
-        held_out = held_out_scores(slices)
+        held_out = held_out_scores(slices, names)
         _print_measures("patients left out: ", None if held_out is None else measure(slices, held_out))
 
 
@@ -161,7 +169,13 @@ def _without(one: SliceOfRun, names: Collection[str]) -> SliceOfRun:
     return replace(one, features={name: value for name, value in one.features.items() if name not in names})
 
 
-def _scorer(slices: Sequence[SliceOfRun], dataset: str, output: Path | None, calibration: Path | None) -> Scorer:
+def _scorer(
+    slices: Sequence[SliceOfRun],
+    dataset: str,
+    output: Path | None,
+    calibration: Path | None,
+    names: Sequence[str] | None,
+) -> Scorer:
     """Return what turns features into scores: made now and written, read, or not calibrated."""
     if calibration is not None:
         return read_calibration(calibration)
@@ -169,7 +183,7 @@ def _scorer(slices: Sequence[SliceOfRun], dataset: str, output: Path | None, cal
         return Uncalibrated()
     patients = sorted({one.patient for one in slices})
     on = f"{len(slices)} slices and structures of {dataset}: {', '.join(patients)}"
-    fitted = calibrate([one.features for one in slices], [one.dice for one in slices], on)
+    fitted = calibrate([one.features for one in slices], [one.dice for one in slices], on, names)
     write_text(output, calibration_text(fitted))
     return fitted
 

@@ -38,6 +38,10 @@ SHARES = {"certainty": 1, "self_check": 1, "cycle": 1, "jump": -1, "shift": -1, 
 """Features in [0, 1] that are good when high (1) or low (-1), whatever made them."""
 
 
+MEAN_OF_SHARES = "shares"
+"""Name of the mean of the :data:`SHARES` as the one feature of a calibration, for few patients."""
+
+
 class Scorer(Protocol):
     """Turns features into a score.
 
@@ -109,7 +113,7 @@ class Calibration:
         """Return what each feature adds to the score's logit: negative ones speak against the mask."""
         added = {}
         for name, centre, scale, weight in zip(self.names, self.centres, self.scales, self.weights, strict=True):
-            value = features.get(name)
+            value = _value(features, name)
             known = value is not None and math.isfinite(value)
             added[name] = weight * (float(value) - centre) / scale if known and value is not None else 0.0
         return added
@@ -123,10 +127,14 @@ class Calibration:
         """Name the feature that lowers the score most, with its value; "" where none does."""
         added = self.contributions(features)
         worst = min(added, key=lambda name: added[name], default=None)
-        return "" if worst is None or added[worst] >= 0 else f"{worst} {features[worst]:.3g}"
+        if worst is None or added[worst] >= 0:
+            return ""
+        return Uncalibrated().reason(features) if worst == MEAN_OF_SHARES else f"{worst} {features[worst]:.3g}"
 
 
-def calibrate(features: Sequence[Features], dice: Sequence[float], on: str) -> Calibration:
+def calibrate(
+    features: Sequence[Features], dice: Sequence[float], on: str, names: Sequence[str] | None = None
+) -> Calibration:
     """Fit a calibration by logistic regression with an L2 penalty (C = 1), on standardised features.
 
     >>> calibrate([{"distance": d} for d in (0.1, 0.2, 0.5, 0.6)], [0.9, 0.8, 0.3, 0.2], "four slices").score(
@@ -138,6 +146,7 @@ def calibrate(features: Sequence[Features], dice: Sequence[float], on: str) -> C
         features: of each slice and structure.
         dice: of each, in [0, 1].
         on: what they are of, for ``method``.
+        names: of the features that count, :data:`MEAN_OF_SHARES` among them; None: all of ``features``.
 
     Raises:
         UserError: all or none of them are good, so that there is nothing to tell apart.
@@ -150,8 +159,9 @@ def calibrate(features: Sequence[Features], dice: Sequence[float], on: str) -> C
             f"{int(good.sum())} of {len(good)} validation slices have a Dice of {GOOD_DICE} or more: calibration needs "
             "slices above and below it; add cases to the validation run."
         )
-    names = tuple(sorted({name for one in features for name, value in one.items() if value is not None}))
-    table = np.array([[_number(one.get(name)) for name in names] for one in features], float)
+    if names is None:
+        names = sorted({name for one in features for name, value in one.items() if value is not None})
+    table = np.array([[_number(_value(one, name)) for name in names] for one in features], float)
     centres, scales = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
     scales = np.where(scales > 0, scales, 1.0)
     standard = np.nan_to_num((table - centres) / scales)
@@ -160,7 +170,7 @@ def calibrate(features: Sequence[Features], dice: Sequence[float], on: str) -> C
     threshold = float(np.quantile(scores[~good], FLAGGED_SHARE))
     return Calibration(
         method=f"{METHOD} on {on}",
-        names=names,
+        names=tuple(names),
         centres=tuple(centres.tolist()),
         scales=tuple(scales.tolist()),
         weights=tuple(fitted.coef_[0].tolist()),
@@ -248,6 +258,10 @@ def _reason_of_structure(scores: Mapping[int, float], scorer: Scorer) -> str:
 def _row(names: Sequence[str], label: str, k: str, score: float, scorer: Scorer, reason: str) -> list[str]:
     flag = "" if scorer.threshold is None else str(int(score < scorer.threshold))
     return [*names, label, k, f"{score:.4f}", flag, reason, scorer.method]
+
+
+def _value(features: Features, name: str) -> float | None:
+    return Uncalibrated().score(features) if name == MEAN_OF_SHARES else features.get(name)
 
 
 def _shares(features: Features) -> dict[str, float]:

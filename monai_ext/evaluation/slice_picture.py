@@ -86,6 +86,25 @@ def show_outlines(axes: Axes, masks: Mapping[str, np.ndarray], extent: tuple[flo
         drawn.set_path_effects([withStroke(linewidth=2.2, foreground="black", alpha=0.5)])
 
 
+def view_corner(
+    masks: Mapping[str, np.ndarray], extent: tuple[float, float], size: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the upper left corner in mm of a view around masks [H, W], inside of the image if it can be.
+
+    Args:
+        masks: by structure; where none holds anything the view is around the middle of the image.
+        extent: height and width of the image in mm.
+        size: height and width of the view in mm.
+    """
+    held = np.any(list(masks.values()), axis=0)
+    corner = []
+    for axis, (side, shown) in enumerate(zip(extent, size, strict=True)):
+        places = np.nonzero(held.any(axis=1 - axis))[0]
+        middle = (places.min() + places.max() + 1) / 2 / held.shape[axis] * side if len(places) else side / 2
+        corner.append(min(max(0.0, float(middle) - shown / 2), max(0.0, side - shown)))
+    return corner[0], corner[1]
+
+
 def show_sides(axes: Axes, directions: str) -> None:
     """Name the patient's sides at the top and at the left of a slice.
 

@@ -33,6 +33,7 @@ from monai_ext.evaluation.slice_picture import (
     show_outlines,
     show_sides,
     show_text,
+    view_corner,
     windowed,
 )
 from monai_ext.files import atomic_path
@@ -340,16 +341,9 @@ def _draw_reference(axes: Axes, panel: ReferencePanel, directions: str, size: tu
     """Draw a reference at the scale of the other slices, its annotation in the middle."""
     show_image(axes, _plane(panel.image), panel.extent)
     show_outlines(axes, panel.masks, panel.extent, dashed=True)
-    held = np.argwhere(np.any(list(panel.masks.values()), axis=0))
-    shape = next(iter(panel.masks.values())).shape
-    for number, (side, shown, set_limits) in enumerate(
-        zip(panel.extent, size, (axes.set_ylim, axes.set_xlim), strict=True)
-    ):
-        middle = (
-            (held[:, number].min() + held[:, number].max() + 1) / 2 * side / shape[number] if len(held) else side / 2
-        )
-        start = min(max(0.0, middle - shown / 2), max(0.0, side - shown))
-        set_limits(*((start + shown, start) if number == 0 else (start, start + shown)))
+    top, left = view_corner(panel.masks, panel.extent, size)
+    axes.set_ylim(top + size[0], top)
+    axes.set_xlim(left, left + size[1])
     show_text(axes, 0.02, 0.02, panel.title, color=REFERENCE)
     show_sides(axes, directions)
 

@@ -176,7 +176,8 @@ class P2SamInferer(ReferenceInferer):
             ``all`` slices of the reference that hold the structure, which is what a network tuned on the reference
             sees. A structure that the matched slice lacks is left out either way.
         place: how the place of a structure in the reference counts, which goes beyond the paper
-            (:mod:`monai_ext.prompts.place`): ``none``, ``prior`` (all of :data:`PLACE`), or a list of these.
+            (:mod:`monai_ext.prompts.place`): ``none``, ``prior`` (all of :data:`PLACE`), or some of these, such as
+            "points,cut".
             ``points``: similarities of positive points are weighted by the prior; ``negatives``: background parts come
             from the neighbourhood of the structure, and their points are sought there, not in the air;
             ``candidates``: the distance is multiplied by 1 + :func:`~monai_ext.prompts.place.implausibility`; ``cut``:
@@ -714,11 +715,11 @@ def _box_use(value: bool | str) -> str:
 
 def _place_pieces(value: str | Sequence[str]) -> tuple[str, ...]:
     """Return the pieces of :data:`PIECES` that are used, in their order."""
-    names = [value] if isinstance(value, str) else list(value)
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
     if names in (["none"], ["prior"]):
         return PLACE if names == ["prior"] else ()
     if not names or not set(names) <= set(PIECES):
-        raise UserError(f"place {value!r} is unknown: choose none, prior, or a list of {', '.join(PIECES)}.")
+        raise UserError(f"place {value!r} is unknown: choose none, prior, or some of {', '.join(PIECES)}.")
     return tuple(name for name in PIECES if name in names)
 
 

@@ -121,8 +121,11 @@ class ReferenceLoader:
             raise UserError(
                 f"{len(paths[0])} reference images but {len(paths[1])} reference labels: give each its own."
             )
-        several = modality is not None and not isinstance(modality, str)
-        modalities = list(modality or ()) if several else [modality] * len(paths[0])
+        modalities: list[str | None] = []
+        if modality is None or isinstance(modality, str):
+            modalities += [modality] * len(paths[0])
+        else:
+            modalities += modality
         if len(modalities) != len(paths[0]):
             raise ValueError(f"{len(modalities)} modalities for {len(paths[0])} references")
         key = (*paths, modalities, [_written(path) for group in paths for path in group])

@@ -70,7 +70,7 @@ def test_an_evaluation_writes_all_outputs(evaluated):
     assert written == cases | formats | TABLES
 
 
-TABLES = {"metrics.csv", "summary.json", "run.json", "prompts.csv", "volumes.csv", "review_features.csv"}
+TABLES = {"metrics.csv", "summary.json", "run.json", "prompts.csv", "volumes.csv", "review.csv", "review_features.csv"}
 OUTPUTS = (("masks", "nii.gz"), ("overlays", "png"), ("cases", "json"))
 
 

@@ -57,7 +57,7 @@ def test_it_leaves_contours_tables_pictures_and_a_page(follow_up):
     for name in ("volumes.csv", f"overlays/{case}.png", "report.html", "run.json", "doctor.txt"):
         assert (out / name).is_file(), name
     stages = [line.split()[0] for line in follow_up.printed.splitlines() if line[0] != " "]
-    assert stages[:5] == ["indexed", "checked", "segmenting", "exported", "segmented"]
+    assert stages[:6] == ["indexed", "checked", "segmenting", "review:", "exported", "segmented"]
     assert f"{case} tumour: " in follow_up.printed
 
 

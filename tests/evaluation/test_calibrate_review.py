@@ -77,6 +77,16 @@ def test_features_can_be_left_out(run):
     assert read_calibration(run / "review.json").names == ("noise",)
 
 
+def test_the_mean_of_the_shares_alone(run, capsys):
+    command(run, "--output", run / "review.json", "--shares")
+    calibration = read_calibration(run / "review.json")
+    assert calibration.names == ("shares",)
+    assert "patients left out: auroc 1.000" in capsys.readouterr().out
+    good, bad = ({"shift": shift, "noise": 2.0} for shift in (0.0, 0.75))
+    assert calibration.score(good) > 0.5 > calibration.score(bad)
+    assert calibration.reason(bad) == "shift 0.75"
+
+
 def test_the_score_that_is_not_calibrated_is_measured_too(run, capsys):
     command(run)
     found = capsys.readouterr().out

@@ -143,6 +143,11 @@ def test_shift_fits_that_cannot_be(loader):
         P2SamInferer(LABELS, loader, shift_fit="translation", slice_match="relative")
 
 
+def test_pieces_as_text_or_as_a_list(loader):
+    assert P2SamInferer(LABELS, loader, place="cut, points").place == ("points", "cut")
+    assert P2SamInferer(LABELS, loader, place=["cut", "points"]).place == ("points", "cut")
+
+
 @pytest.mark.parametrize("place", ["somewhere", [], ["points", "none"]])
 def test_unknown_pieces_are_refused(loader, place):
     with pytest.raises(UserError, match="choose none, prior"):

@@ -62,6 +62,7 @@ def build_sr(
     from highdicom.sr import ComprehensiveSR, MeasurementReport, ObservationContext, ObserverContext
     from highdicom.sr import DeviceObserverIdentifyingAttributes as Device
     from pydicom.sr.codedict import codes
+    from pydicom.valuerep import DA, TM
 
     device = Device(uid=make_uid("device", PRODUCT), name=PRODUCT, manufacturer_name=PRODUCT, model_name=PRODUCT)
     observer = ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
@@ -79,7 +80,7 @@ def build_sr(
         written = ComprehensiveSR(
             evidence=list(source.headers), content=report[0], is_complete=True, record_evidence=True, **attributes
         )
-    written.ContentDate, written.ContentTime = maker.made.date(), maker.made.time()
+    written.ContentDate, written.ContentTime = DA(maker.made.date()), TM(maker.made.time())
     for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
         if keyword in written:
             del written[keyword]
@@ -94,7 +95,8 @@ def read_sr(path: Path) -> dict[str, Measured]:
     from highdicom.sr import srread
 
     found = {}
-    for group in srread(path).content.get_image_measurement_groups():
+    report: Any = srread(path).content
+    for group in report.get_image_measurement_groups():
         values = {one.name.value: float(one.value) for one in group.get_measurements()}
         found[str(group.tracking_identifier)] = Measured(
             values[VOLUME.value], values.get(LONG_AXIS.value), values.get(SHORT_AXIS.value)

@@ -36,6 +36,7 @@ from monai_ext.evaluation.slice_picture import (
     show_image,
     show_outlines,
     show_sides,
+    view_corner,
     windowed,
 )
 from monai_ext.metrics.parts import PartChange
@@ -339,7 +340,7 @@ def _pair_figure(reference: Visit, served: int | None, visit: Visit, index: int,
         if not one.is_reference:
             show_fill(axes, masks, extent)
         show_outlines(axes, masks, extent, dashed=one.is_reference)
-        top, left = _corner(masks, extent, size)
+        top, left = view_corner(masks, extent, size)
         axes.set_ylim(top + size[0], top)
         axes.set_xlim(left, left + size[1])
         affine = one.geometry.affine
@@ -379,21 +380,6 @@ def _view(shown: Sequence[tuple[Visit, int]], wide: bool) -> tuple[float, float]
         ]
         sides.append(min(full, max(full * 0.55, 1.8 * max(held, default=full))))
     return sides[0], sides[1]
-
-
-def _corner(
-    masks: dict[str, np.ndarray], extent: tuple[float, float], size: tuple[float, float]
-) -> tuple[float, float]:
-    """Return the upper left corner in mm of a view around the masks, inside of the image if it can be."""
-    held = np.any(list(masks.values()), axis=0)
-    corner = []
-    for axis in (0, 1):
-        places = np.nonzero(held.any(axis=1 - axis))[0]
-        middle = (
-            (places.min() + places.max() + 1) / 2 / held.shape[axis] * extent[axis] if len(places) else extent[axis] / 2
-        )
-        corner.append(min(max(0.0, middle - size[axis] / 2), max(0.0, extent[axis] - size[axis])))
-    return corner[0], corner[1]
 
 
 def _jpeg(figure: Figure) -> str:

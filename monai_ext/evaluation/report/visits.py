@@ -263,7 +263,7 @@ def _datalist(folder: Path, record: Mapping[str, Any], given: str | Path | None)
     if given is not None:
         return Path(given), None
     entry = data.get("datalist") or {}
-    bases = {"output_dir": folder, "repository": REPOSITORY, "data_root": root}
+    bases: dict[Any, Path | None] = {"output_dir": folder, "repository": REPOSITORY, "data_root": root}
     base = bases.get(entry.get("in"))
     path = Path(entry.get("path", "")) if base is None else base / entry["path"]
     if not path.is_file():
