@@ -55,10 +55,11 @@ class AlternatingRounds:
         sam_record: what is said of the tuned model.
         rounds: tunings of the promptable model; 0 trains on the pseudo-labels of the model as it came.
         early_stop: end when a round is no better than the round before, and keep that one's segmentor. A round is
-            judged by what its segmentor scores on the scribbles of patients that are not trained on, if the segmentor
-            has such; otherwise, before it is trained, by how well the pseudo-labels agree with the scribbles that
+            judged by what its segmentor scores on the scribbles of patients that are not trained on, if there are such;
+            otherwise, before it is trained, by how well the pseudo-labels agree with the scribbles that
             prompted them.
         callbacks: see :data:`Callback`.
+        validation: slices of patients that are not trained on; None or no slices: there are none.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class AlternatingRounds:
         rounds: int = 2,
         early_stop: bool = True,
         callbacks: Sequence[Callback] = (),
+        validation: ScribbleDataset | None = None,
     ) -> None:
         if rounds < 0:
             raise UserError(f"--rounds is {rounds}: give 0 or more.")
@@ -83,6 +85,7 @@ class AlternatingRounds:
         self.network, self.inferer, self.tuning, self.sam_record = network, inferer, tuning, sam_record
         self.max_epochs = rounds + 1
         self.early_stop, self.callbacks = early_stop, callbacks
+        self.validation = validation if validation is not None and len(validation) else None
         self._cache: EmbeddingCache | None = None
 
     def run(self) -> None:
@@ -94,10 +97,10 @@ class AlternatingRounds:
             for number in range(self.max_epochs):
                 folder = self._folder(number)
                 targets = self._pseudo_labels(number)
-                if self._ends(number, self._agreement, self.segmentor.validation is None):
+                if self._ends(number, self._agreement, self.validation is None):
                     break
                 self._train(folder, targets)
-                if self._ends(number, self._held_out_score, self.segmentor.validation is not None):
+                if self._ends(number, self._held_out_score, self.validation is not None):
                     break
                 last = folder
                 if number + 1 < self.max_epochs and not self._tune(folder, targets):
@@ -174,7 +177,7 @@ class AlternatingRounds:
     def _train(self, folder: Path, targets: dict[str, np.ndarray] | None) -> None:
         path = folder / "segmentor.pt"
         if not path.is_file():
-            network = self.segmentor.run(self.dataset.with_targets(targets), folder / "segmentor")
+            network = self.segmentor.run(self.dataset.with_targets(targets), folder / "segmentor", self.validation)
             _save(path, network)
             (folder / "segmentor" / "checkpoint.pt").unlink(missing_ok=True)
         record_training(path, self.record, self.output_dir)

@@ -167,8 +167,6 @@ class SegmentorTraining:
         momentum: of SGD.
         weight_decay: of SGD.
         seed: of the order of the slices.
-        validation: slices of patients that are not trained on: their scribbles choose the epoch that is kept. None or
-            no slices: the last one is.
 
     Raises:
         UserError: for numbers below 1.
@@ -187,7 +185,6 @@ class SegmentorTraining:
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
         seed: int = 0,
-        validation: ScribbleDataset | None = None,
     ) -> None:
         if iterations < 1 or epoch_length < 1:
             raise UserError("--iterations and --epoch_length must be 1 or more.")
@@ -195,17 +192,23 @@ class SegmentorTraining:
         self.epoch_length = min(epoch_length, iterations)
         self.max_epochs = -(-iterations // self.epoch_length)
         self.batch_size, self.seed = batch_size, seed
-        self.validation = validation if validation is not None and len(validation) else None
         self.sgd: dict[str, Any] = {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
 
-    def run(self, dataset: ScribbleDataset, folder: Path) -> DualBranchUNet:
-        """Train, or go on with what ``folder`` holds; return the network."""
+    def run(self, dataset: ScribbleDataset, folder: Path, validation: ScribbleDataset | None = None) -> DualBranchUNet:
+        """Train, or go on with what ``folder`` holds; return the network.
+
+        Args:
+            dataset: slices to train on.
+            folder: of checkpoints and curves.
+            validation: slices of patients that are not trained on: their scribbles choose the epoch that is kept. None:
+                the last one is.
+        """
         network = deepcopy(self.network).to(self.device)
         network = network.to(memory_format=torch.channels_last)  # in which oneDNN's kernels are fastest
         selection = None
-        if self.validation is not None:
+        if validation is not None:
             predict = self.iteration.predict
-            selection = HeldOutSelection(network, self.validation, predict, self.device, self.batch_size)
+            selection = HeldOutSelection(network, validation, predict, self.device, self.batch_size)
         self.trainer(network, dataset, folder, selection).run()
         if selection is not None:
             selection.finish(folder, self.epoch_length)

@@ -126,13 +126,13 @@ def training(network: DualBranchUNet, iterations: int = 6, **options: Any) -> Se
 def test_a_training_stopped_and_started_again_ends_as_one_in_one_go(
     dataset, tmp_path, monkeypatch, validates: bool
 ) -> None:
-    options = {"validation": dataset} if validates else {}
+    validation = dataset if validates else None
     torch.manual_seed(0)
     network = build_segmentor(2)
     start = {name: value.clone() for name, value in network.state_dict().items()}
-    whole = training(network, **options).run(dataset, tmp_path / "whole")
+    whole = training(network).run(dataset, tmp_path / "whole", validation)
 
-    stopped = training(network, **options)
+    stopped = training(network)
     usual, calls = stopped.iteration.losses, []
 
     def power_cut(*arguments: Any) -> dict[str, torch.Tensor]:
@@ -143,9 +143,9 @@ def test_a_training_stopped_and_started_again_ends_as_one_in_one_go(
 
     monkeypatch.setattr(stopped.iteration, "losses", power_cut)
     with pytest.raises(KeyboardInterrupt):
-        stopped.run(dataset, tmp_path / "stopped")
+        stopped.run(dataset, tmp_path / "stopped", validation)
     torch.manual_seed(99)  # whatever state the next process is in
-    on = training(network, **options).run(dataset, tmp_path / "stopped")
+    on = training(network).run(dataset, tmp_path / "stopped", validation)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, on.state_dict()[name]), name
     written = [tmp_path / name / "held_out.json" for name in ("whole", "stopped")]
