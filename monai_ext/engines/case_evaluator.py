@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,7 @@ class CaseEvaluator(SupervisedEvaluator):
 
     Args:
         device: where the case's tensors go.
-        cases: the cases, each with ``image``.
-        preprocessing: brings a case to the input frame.
+        dataset: the cases, each with ``image``, in the input frame.
         network: what the inferer applies.
         inferer: segments a case. One that is no :class:`~monai_ext.inferers.case_inferer.CaseInferer` is called as
             MONAI calls it, and its details are empty.
@@ -34,7 +33,7 @@ class CaseEvaluator(SupervisedEvaluator):
 
     Example:
         >>> evaluator = CaseEvaluator(
-        ...     torch.device("cpu"), pairs, preprocessing, sam, P2SamInferer(labels, references),
+        ...     torch.device("cpu"), Dataset(pairs, preprocessing), sam, P2SamInferer(labels, references),
         ...     entries=["reference_image", "reference_label"], handlers=[PromptTable("out")],
         ... )
         >>> evaluator.run()
@@ -43,8 +42,7 @@ class CaseEvaluator(SupervisedEvaluator):
     def __init__(
         self,
         device: torch.device,
-        cases: Sequence[Mapping[str, Any]],
-        preprocessing: Callable[..., Any] | None,
+        dataset: Dataset,
         network: torch.nn.Module,
         inferer: Inferer,
         entries: Sequence[str] = (),
@@ -53,7 +51,7 @@ class CaseEvaluator(SupervisedEvaluator):
     ) -> None:
         super().__init__(
             device=device,
-            val_data_loader=DataLoader(Dataset(cases, preprocessing), batch_size=1, collate_fn=collate_case),
+            val_data_loader=DataLoader(dataset, batch_size=1, collate_fn=collate_case),
             network=network,
             prepare_batch=PrepareBatchExtraInput({name: name for name in entries}),
             inferer=inferer,

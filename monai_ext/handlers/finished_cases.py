@@ -75,7 +75,7 @@ class FinishedCases:
     Example:
         >>> finished = FinishedCases("OUT", pairs, settings, seed=0)
         >>> handlers = [MaskWriter("OUT", {"LV": 3}, finished), finished]
-        >>> evaluator = CaseEvaluator(device, finished.own(), preprocessing, sam, inferer, handlers=handlers)
+        >>> evaluator = CaseEvaluator(device, Dataset(finished.own(), preprocessing), sam, inferer, handlers=handlers)
     """
 
     def __init__(

@@ -39,8 +39,8 @@ def check_options(argv: Sequence[str]) -> dict[str, Any]:
     """Refuse options of a `python -m monai.bundle run` command line that would be ignored, or make no sense.
 
     An option is known if it is an argument of MONAI's ``run`` or its workflow, an id of the given config files, or an
-    argument of a component there (`--evaluator#amp true`). Its value must be of the kind of the default, in the config
-    or in the component's signature. Other programs' command lines are left alone. ``--help`` prints the options of the
+    argument of a component there (`--preprocessing#image_size 512`). Its value must be of the kind of the default, in
+    the config or in the component's signature. Other programs' command lines are left alone. ``--help`` prints the options of the
     config files.
 
     Returns:
@@ -231,7 +231,7 @@ def describe_options(files: Any) -> str:
             "",
             *(f"{entry.ljust(width)}  {comment}".rstrip() for entry, comment in entries.items()),
             "",
-            "Arguments of components go by their ids, --evaluator#amp true.",
+            "Arguments of components go by their ids, --preprocessing#image_size 512.",
             "MONAI's own options: python -m monai.bundle run -- --help",
         ]
     )

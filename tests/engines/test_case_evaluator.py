@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Events
-from monai.data import MetaTensor
+from monai.data import Dataset, MetaTensor
 from monai.inferers import SimpleInferer
 
 from monai_ext.data.case_details import CaseDetails
@@ -38,8 +38,7 @@ def evaluate(inferer, entries=()):
     outputs = Outputs()
     CaseEvaluator(
         torch.device("cpu"),
-        cases,
-        None,
+        Dataset(cases),
         torch.nn.Identity(),
         inferer,
         entries=entries,

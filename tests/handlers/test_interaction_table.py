@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import Dataset, MetaTensor
 
 from monai_ext.data.case_details import CaseDetails
 from monai_ext.engines.case_evaluator import CaseEvaluator
@@ -55,8 +55,7 @@ def evaluate(cases, tmp_path, **options):
     handler = InteractionTable(tmp_path, LABELS, "toy", "growing", to_masks, **options)
     CaseEvaluator(
         device=torch.device("cpu"),
-        cases=cases,
-        preprocessing=None,
+        dataset=Dataset(cases),
         network=torch.nn.Identity(),
         inferer=Growing(),
         postprocessing=to_masks,

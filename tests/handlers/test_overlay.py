@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from monai.data import MetaTensor
+from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from PIL import Image
 
@@ -222,8 +222,7 @@ def test_every_case_of_an_evaluator_gets_a_picture(tmp_path):
     )
     CaseEvaluator(
         device=torch.device("cpu"),
-        cases=items,
-        preprocessing=preprocessing,
+        dataset=Dataset(items, preprocessing),
         network=torch.nn.Identity(),
         inferer=AboveGrey(),
         postprocessing=postprocessing,

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import Dataset
 from PIL import Image
 
 from monai_ext.data.case_details import CaseDetails
@@ -45,7 +46,7 @@ def write(tmp_path):
         writer = UncertaintyWriter(tmp_path / "out", preprocessing, finished)
         network = torch.nn.Identity()
         evaluator = CaseEvaluator(
-            torch.device("cpu"), [item], preprocessing, network, inferer, handlers=[writer, finished]
+            torch.device("cpu"), Dataset([item], preprocessing), network, inferer, handlers=[writer, finished]
         )
         evaluator.run()
         return tmp_path / "out"
