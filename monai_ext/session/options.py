@@ -40,8 +40,8 @@ def check_options(argv: Sequence[str]) -> dict[str, Any]:
 
     An option is known if it is an argument of MONAI's ``run`` or its workflow, an id of the given config files, or an
     argument of a component there (`--preprocessing#image_size 512`). Its value must be of the kind of the default, in
-    the config or in the component's signature. Other programs' command lines are left alone. ``--help`` prints the options of the
-    config files.
+    the config or in the component's signature. Other programs' command lines are left alone. ``--help`` prints the
+    options of the config files.
 
     Returns:
         id -> value of the options that MONAI has read as text and that mean something else: ``true``, ``null``.
