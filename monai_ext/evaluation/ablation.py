@@ -132,7 +132,8 @@ class Ablation:
         self._config = read_configs("--configs", self.files)
         refuse_unknown("--configs", self._config, self.options)
         handlers = self._config.get("handlers") or []
-        if not any(str(one.get("_target_")).endswith(".CaseTable") for one in handlers if isinstance(one, dict)):
+        targets = [str(one.get("_target_")) for one in handlers if isinstance(one, dict)]
+        if not any(target.endswith((".CaseTable", ".case_table")) for target in targets):
             raise UserError("no config of --configs measures the cases: add evaluate to the list")
         self.algorithm = str(self.options.get("algorithm", self._config.get("algorithm")))
         self._runs: dict[str, str] = {}
