@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -44,16 +45,28 @@ SECONDS_TO_RETRY = 5.0
 logger = logging.getLogger(__name__)
 
 
-def take_lock(folder: Path) -> IO[str] | None:
-    """Become the one process that learns in a folder, until the returned file is closed; None: another one is."""
+def take_lock(folder: Path, patience: float = 10.0) -> IO[str] | None:
+    """Become the one process that learns in a folder, until the returned file is closed.
+
+    Args:
+        folder: of the learners; made where it is not there.
+        patience: seconds to wait for another process to let go: one that was killed may take a moment to end.
+
+    Returns:
+        The open lock, or None: another process learns there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     handle = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        return None
-    return handle
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except OSError:
+            if time.monotonic() >= end:
+                handle.close()
+                return None
+            time.sleep(0.2)
 
 
 def check_label(image: Path, label: Path, values: Mapping[str, int]) -> None:
