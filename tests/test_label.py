@@ -106,6 +106,16 @@ def test_viewers_get_the_data_lists_names_and_three_dimensions(datalist, folder,
     assert (served / "models").resolve() == (bundle / "models").resolve()
 
 
+def test_the_server_reads_the_weights_that_are_named(datalist, folder, bundle):
+    (bundle / "models" / "heart.pt").write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"no weights 'liver' in .*models: choose one of heart\."):
+        prepare(datalist, folder, bundle, "liver")
+    for _ in range(2):
+        served = prepare(datalist, folder, bundle, "heart") / "model" / bundle.name / "models"
+        assert [path.name for path in served.iterdir()] == ["model.pt"]
+        assert (served / "model.pt").resolve() == (bundle / "models" / "heart.pt").resolve()
+
+
 def test_frames_stay_two_dimensional(folder, bundle, tmp_path):
     Image.fromarray(np.zeros((4, 3), np.uint8)).save(tmp_path / "frame.png")
     cases = [{"case": "frame", "patient": "a", "visit": 0, "image": "frame.png"}]

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("datalist", nargs="?", help="data list whose cases become studies")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/label"))
     parser.add_argument("--bundle", type=Path, default=Path("bundles/p2sam"))
+    parser.add_argument("--weights", metavar="NAME", help="of the bundle's models, such as compact_acdc; else model.pt")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--demo", action="store_true", help="serve a phantom patient and check its mask")
     parser.add_argument("--check", action="store_true", help="with --demo: end after the comparison")
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{given.bundle} is no bundle: give --bundle the folder that holds configs/inference.yaml.")
     if options and not given.online:
         raise UserError("--option is of --online: the options of another app are those of its bundle's config.")
+    if given.weights and (given.online or given.demo):
+        raise UserError("--weights is of a data list that is served: leave it out with --online and --demo.")
     if given.demo and given.online:
         online_demo(given.output_dir.absolute(), given.bundle.absolute(), options)
     elif given.demo:
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif given.datalist is None:
         raise UserError("no data list: name one, or --demo for a phantom patient.")
     else:
-        make = partial(prepare_online, options=options) if given.online else prepare
+        make = partial(prepare_online, options=options) if given.online else partial(prepare, weights=given.weights)
         app = make(given.datalist, given.output_dir, given.bundle)
         print(shlex.join(server_command(app, given.output_dir.absolute() / "studies", given.port, given.bundle.name)))
 

@@ -37,13 +37,12 @@ def demo(folder: Path, bundle: Path, stay: bool = False) -> None:
         UserError: the masks or their affines differ.
     """
     datalist = write_phantom_patient(folder / "phantom")
-    app = prepare(datalist, folder, bundle)
+    app = prepare(datalist, folder, bundle, DEMO_WEIGHTS)
     study = load_datalist(datalist).cases[1].case
     served = folder / f"{study}_served.nii.gz"
     with running_process(app, folder / "studies", folder / "server.log", bundle.name) as (url, process):
         print(f"MONAI Label is at {url}; asking for {study}")
-        asked = {"device": "cpu", "model_filename": f"{DEMO_WEIGHTS}.pt"}
-        served.write_bytes(infer(url, study, asked, bundle=bundle.name))
+        served.write_bytes(infer(url, study, {"device": "cpu"}, bundle=bundle.name))
         expected = _run(datalist, folder / "run", bundle) / "masks" / f"{study}.nii.gz"
         difference = compare(served, expected)
         print(f"{served}: identical to {expected}, affines within {difference:.0e} mm", flush=True)

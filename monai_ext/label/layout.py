@@ -30,24 +30,31 @@ __all__ = ["OnlineApp"]
 """
 
 
-def prepare(datalist: str | os.PathLike, folder: str | os.PathLike, bundle: str | os.PathLike) -> Path:
+def prepare(
+    datalist: str | os.PathLike, folder: str | os.PathLike, bundle: str | os.PathLike, weights: str | None = None
+) -> Path:
     """Lay out studies and app for a data list; labels that were saved there before are kept.
 
     Args:
         datalist: its cases become studies.
         folder: where to.
         bundle: the bundle to serve.
+        weights: name of the file in the bundle's ``models`` that is served, such as "compact_acdc"; None: ``model.pt``.
 
     Returns:
         The folder of the app.
 
     Raises:
-        UserError: the list is not usable, or the folder holds other studies of the same name.
+        UserError: the list is not usable, the folder holds other studies of the same name, or there are no such
+            weights.
     """
     cases = load_datalist(datalist)
     folder, bundle = Path(folder).absolute(), Path(bundle).absolute()
+    if weights is not None and not (bundle / "models" / f"{weights}.pt").is_file():
+        there = sorted(path.stem for path in (bundle / "models").glob("*.pt"))
+        raise UserError(f"there are no weights {weights!r} in {bundle / 'models'}: choose one of {', '.join(there)}.")
     _lay_out(cases, folder / "studies")
-    return _app(folder / "apps" / "monaibundle", bundle, cases)
+    return _app(folder / "apps" / "monaibundle", bundle, cases, weights)
 
 
 def prepare_online(
@@ -114,7 +121,7 @@ def _suffix(file: str) -> str:
     return next(name[-len(suffix) :] for suffix in known if name.lower().endswith(suffix))
 
 
-def _app(app: Path, bundle: Path, cases: DataList) -> Path:
+def _app(app: Path, bundle: Path, cases: DataList, weights: str | None = None) -> Path:
     if not (app / "main.py").is_file():
         shutil.rmtree(app, ignore_errors=True)
         command = [*monailabel_command(), "apps", "--download", "--name", "monaibundle", "--output", str(app.parent)]
@@ -122,8 +129,13 @@ def _app(app: Path, bundle: Path, cases: DataList) -> Path:
     served = app / "model" / bundle.name
     shutil.rmtree(served, ignore_errors=True)
     shutil.copytree(bundle / "configs", served / "configs")
-    for name in ("models", "docs", "LICENSE"):
+    for name in ("docs", "LICENSE"):
         (served / name).symlink_to(bundle / name)
+    if weights is None:
+        (served / "models").symlink_to(bundle / "models")
+    else:  # the server reads model.pt, and the network is built for it
+        (served / "models").mkdir()
+        (served / "models" / "model.pt").symlink_to(bundle / "models" / f"{weights}.pt")
     metadata = read_json(bundle / "configs" / "metadata.json")
     formats = metadata["network_data_format"]
     named = {str(value): name for name, value in cases.labels.items()}
