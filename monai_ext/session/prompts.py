@@ -234,6 +234,7 @@ def pair_references(
     allow_trained: bool = False,
     slice_axis: str | None = None,
     labels: Collection[str] = (),
+    allow_modality: bool = False,
 ) -> list[Pair]:
     """Give each target its references: earlier visits, those that the data list names, or one support for all.
 
@@ -250,6 +251,7 @@ def pair_references(
         slice_axis: axis that counts the support's slices, as the network cuts them; see
             :func:`monai_ext.data.supports.pair_with_support`.
         labels: names of the structures asked for; of a support, its organ alone.
+        allow_modality: let support and target be of different modalities.
 
     Raises:
         UserError: a support without an organ or the reverse, a structure or patient of the training, or what the two
@@ -276,6 +278,7 @@ def pair_references(
         folder,
         supports=whole,
         trained=trained,
+        allow_modality=allow_modality,
         allow_trained=allow_trained,
         slice_axis=slice_axis,
     )

@@ -160,6 +160,16 @@ def test_patients_and_structures_of_the_training_are_refused_with_and_without_a_
     assert [one["case"] for one in pair(bundle, datalist, tmp_path, others, **support)] == ["b0", "b1"]
 
 
+def test_a_support_of_another_modality_serves_where_that_is_said(bundle, datalist, tmp_path):
+    others = without(load_datalist(datalist), "c")
+    ct = others.model_copy(update={"cases": [one.model_copy(update={"modality": "CT"}) for one in others.cases]})
+    options = {"support": "a0:2", "organ": "spleen"}
+    with pytest.raises(UserError, match="--allow_modality true"):
+        pair(bundle, datalist, tmp_path, ct, **options)
+    found = pair(bundle, datalist, tmp_path, ct, **options, allow_modality=True)
+    assert [one["case"] for one in found] == ["b0", "b1"]
+
+
 def test_a_support_needs_its_organ_and_the_reverse(bundle, datalist, tmp_path):
     with pytest.raises(UserError, match="--support needs --organ"):
         pair(bundle, datalist, tmp_path, support="a0")
