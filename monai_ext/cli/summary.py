@@ -17,7 +17,7 @@ PLACES = {
     "volumes.csv": "volumes",
     "review.csv": "review",
     "metrics.csv": "metrics",
-    "uncertainty.csv": "uncertainty",
+    "uncertainty.csv": "doubt",
     "learners": "learned",
 }
 """What a run can leave -> the name of its line."""
