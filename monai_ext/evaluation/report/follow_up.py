@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from monai_ext.evaluation.curves import COLOURS
 from monai_ext.evaluation.report import figures, wording
 from monai_ext.evaluation.report.visits import (
     LEAST_PART_ML,
@@ -237,7 +238,7 @@ def _curve(patient: Patient, labels: Sequence[str]) -> Markup | None:
             (x, v.measures[label], v.is_reference) for x, v in zip(places, visits, strict=True) if label in v.measures
         ]
         shown = [one for one in shown if not math.isnan(one[1].volume)]
-        line, colour = [(x, m.volume) for x, m, _ in shown], LINES[number % len(LINES)]
+        line, colour = [(x, m.volume) for x, m, _ in shown], COLOURS[number % len(COLOURS)]
         axes.plot([x for x, _ in line], [y for _, y in line], color=colour, linewidth=1.5, label=label)
         for x, measures, is_reference in shown:
             axes.plot(
@@ -266,10 +267,6 @@ def _curve(patient: Patient, labels: Sequence[str]) -> Markup | None:
     if len(labels) > 1:
         axes.legend(fontsize=9, frameon=False)
     return Markup(figures.to_svg(figure, f"Volumes of patient {patient.name} over time"))
-
-
-LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Colours of lines on white; those of :mod:`monai_ext.evaluation.slice_picture` are for grey and black."""
 
 
 def _is_date(visit: str) -> bool:
