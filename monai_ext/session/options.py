@@ -74,7 +74,8 @@ def check_options(argv: Sequence[str]) -> dict[str, Any]:
         found = config.read(option, value, text if isinstance(text, str) else None)
         cut = isinstance(text, str) and isinstance(found, str) and text != found and text.startswith(f"{found}#")
         if cut or _holds_separator(found):  # fire, too, reads "a#1" as Python would: a, and a comment
-            raise UserError(f"--{option} is {text or value}: MONAI takes '#' for '::' in options; give a name without it.")
+            told = text or value
+            raise UserError(f"--{option} is {told}: MONAI takes '#' for '::' in options; give a name without it.")
         if found is not value:
             read[option.replace("#", "::")] = found
     return read
