@@ -21,7 +21,7 @@ def test_blanks_and_slashes_are_underscores_and_all_else_stays() -> None:
     ],
 )
 def test_two_masks_of_one_name_are_refused(cases, labels) -> None:
-    with pytest.raises(UserError, match="mask file v_a_b would be of .* and .*: rename one"):
+    with pytest.raises(UserError, match=r"mask file v_a_b would be of .* and .*: rename one"):
         refuse_shared_files([{"case": case} for case in cases], labels)
 
 

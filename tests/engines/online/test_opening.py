@@ -43,9 +43,7 @@ def test_prompts_of_another_kind_than_taught_are_refused(taught) -> None:
     assert taught.taught_with == {"points"}
     cases = [{"case": "a", "box": "", "points": [20, 20]}, {"case": "b", "box": [1, 1, 5, 5], "points": ""}]
     refuse_other_prompts({"lesion": taught}, cases[:1])
-    with pytest.raises(
-        UserError, match="case 'b' is prompted by a box, but 'lesion' was taught with points: .*--allow"
-    ):
+    with pytest.raises(UserError, match="case 'b' is prompted by a box, but 'lesion' was taught with points"):
         refuse_other_prompts({"lesion": taught}, cases)
     refuse_other_prompts({"lesion": taught}, cases, allow=True)
 
