@@ -54,14 +54,20 @@ def write_series(root: Path, patient: str, date: datetime.date | None, number: i
     )
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two visits of one patient; the structures of the first lie in a folder of their own."""
-    root = tmp_path / "hospital"
+    root = tmp_path_factory.mktemp("written") / "hospital"
     first = write_series(root, "A/1", FIRST, reverse=True)
     write_series(root, "A/1", SECOND)
     write_rtstruct(root / "structures" / "rs.dcm", first, {"Cord": [], "GTV-1": outlines()}, shuffle=True)
     return root
+
+
+@pytest.fixture
+def root(hospital: Path, tmp_path: Path) -> Path:
+    """A copy of the hospital, to change."""
+    return shutil.copytree(hospital, tmp_path / "hospital")
 
 
 def test_the_later_visit_is_served_by_the_contoured_one(root: Path, indexed: Callable[..., Any]) -> None:

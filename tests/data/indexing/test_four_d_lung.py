@@ -59,13 +59,19 @@ def write_visit(root: Path, date: datetime.date, visit: int, gate: int = 0, **op
     return ct, rt
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    root = tmp_path / "4D-Lung"
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("archive") / "4D-Lung"
     for gate in (0, 50):
         write_visit(root, FIRST, 1, gate)
         write_visit(root, SECOND, 2, gate)
     return root
+
+
+@pytest.fixture
+def tree(archive: Path, tmp_path: Path) -> Path:
+    """A copy of the archive, to change."""
+    return shutil.copytree(archive, tmp_path / "4D-Lung")
 
 
 def test_visits_are_in_the_order_of_time(tree: Path, indexed: Callable[..., Any]) -> None:
