@@ -108,6 +108,20 @@ def test_the_reference_is_the_last_tile(tmp_path):
     assert near(shown, COLOURS[1]).sum() > near(without, COLOURS[1]).sum() + 50
 
 
+def test_the_reference_that_is_shown_is_the_one_that_served_the_slice(tmp_path):
+    batch, affine = item()
+    short = SimpleNamespace(image=batch["image"][..., :1], label=torch.zeros_like(batch["image"]).as_tensor())
+    long = SimpleNamespace(image=batch["image"], label=short.label.clone())
+    long.label[0, 20:40, 20:40, 3] = 2
+    rows = [{"label": "organ", "slice": 2, "reference": "second", "reference_number": 1, "reference_slice": "3"}]
+    details = CaseDetails(rows, references=[short, long])
+    panel = OverlayWriter(tmp_path, LABELS)._scene(
+        batch, {"pred": MetaTensor(mask(), affine=affine), "details": details}
+    )
+    assert panel.reference.title == "reference second, slice 3"
+    assert panel.reference.masks["lesion"].sum() == 400
+
+
 def test_a_structure_in_the_lung_is_not_shown_in_black(tmp_path):
     hu = np.full((40, 36, 3), -800.0, dtype=np.float32)
     hu[10:16, 10:16] = 40

@@ -124,6 +124,7 @@ def build_method(
             chosen.weight_decay,
             chosen.crop,
             chosen.official_loss,
+            chosen.steps_per_feedback,
         )
     raise UserError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}.")
 
