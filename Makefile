@@ -26,7 +26,7 @@ LABEL_STAMP := $(LABEL_VENV)/.installed
 help:
 	@echo "make demo       run P2SAM on a phantom patient, into $(DEMO)"
 	@echo "make test       run the tests"
-	@echo "make test-fast  the tests but those that run whole bundles"
+	@echo "make test-fast  the tests but those that run whole bundles, and others that are slow"
 	@echo "make test-processors  the tests that can differ, as on older processors"
 	@echo "make label-demo a MONAI Label server on the phantom patient, its mask compared, up until Ctrl-C (CHECK=--check ends it), into $(LABEL_DEMO)"
 	@echo "make label-auxol-demo a MONAI Label server that learns from submitted labels, into $(LABEL_DEMO)_auxol"
@@ -57,7 +57,7 @@ demo: $(STAMP)
 	  --bundle_root bundles/p2sam --output_dir $(DEMO)
 	@echo "pictures: $(DEMO)/overlays    masks: $(DEMO)/masks"
 
-# Without the tests that run whole bundles, or take seconds: for the everyday.
+# Without the tests that run whole bundles, or take half a second and more: for the everyday.
 test-fast: $(STAMP)
 	$(ALONE) $(BIN)/python $(PYTEST) --ignore tests/label -m "not slow" $(ARGS)
 

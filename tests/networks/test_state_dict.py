@@ -112,6 +112,7 @@ def test_the_sentence_holds_a_command_that_makes_plain_weights(tmp_path, content
     load(tmp_path / "given_plain.pt")
 
 
+@pytest.mark.slow
 def test_the_command_runs_in_a_shell(tmp_path) -> None:
     found = re.search(r"(python -c \".*\")", refusal(tmp_path / "given.pt", prefixed("module.")))
     assert found is not None
@@ -162,6 +163,7 @@ def test_a_file_cut_short_is_refused(tmp_path, zipped) -> None:
     assert ("incomplete" if zipped else "damaged") in refusal(path)
 
 
+@pytest.mark.slow
 def test_safetensors_are_named_whole_and_cut_short(tmp_path) -> None:
     save_file = pytest.importorskip("safetensors.torch").save_file
     path = tmp_path / "w.safetensors"

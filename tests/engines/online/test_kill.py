@@ -50,6 +50,7 @@ def finish(process: Any) -> None:
     assert process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_in_the_same_bytes(start, tmp_path):
     finish(start(tmp_path / "whole")[0])
     rng = random.Random(0)
