@@ -96,7 +96,7 @@ def kill_when(process: BundleCommand, path: Path) -> None:
 @pytest.fixture
 def patience(options) -> None:
     """Make SAM's tuning long enough to be killed inside."""
-    options.update(sam_epochs=12)
+    options.update(sam_epochs=5)
 
 
 def test_a_run_killed_at_and_inside_a_stage_ends_with_the_same_bytes(patience, train, options, tmp_path) -> None:
