@@ -170,6 +170,15 @@ def test_a_support_of_another_modality_serves_where_that_is_said(bundle, datalis
     assert [one["case"] for one in found] == ["b0", "b1"]
 
 
+def test_a_support_may_be_annotated_by_points(bundle, datalist, tmp_path):
+    others = without(load_datalist(datalist), "c")
+    options = {"support": "a0", "organ": "spleen", "support_points": [[2, 1, 0]]}
+    (mask,) = pair(bundle, datalist, tmp_path, others, **options)[0]["reference_label"]
+    assert np.argwhere(read_label(mask)).tolist() == [[2, 1, 0]]
+    with pytest.raises(UserError, match="name its case with --support"):
+        pair(bundle, datalist, tmp_path, others, labels=["spleen"], support_box=[[0, 0, 0], [1, 1, 0]])
+
+
 def test_a_support_needs_its_organ_and_the_reverse(bundle, datalist, tmp_path):
     with pytest.raises(UserError, match="--support needs --organ"):
         pair(bundle, datalist, tmp_path, support="a0")
