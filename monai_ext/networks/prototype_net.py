@@ -56,6 +56,7 @@ class PrototypeOptions:
         mgd_width: see :class:`MutualGuidance`.
         mgd_normalise: see :class:`MutualGuidance`.
         mgd_start: see :class:`MutualGuidance`.
+        mgd_share: see :class:`MutualGuidance`.
         prototypes: ``global``: one a class, Eq. 11. ``local``: ALPNet's windows, and the global one of a class that
             fills none. ``both``: of the structure windows and the global one, of the background windows, as ALPNet.
         window: cells along one side of a window.
@@ -77,6 +78,7 @@ class PrototypeOptions:
     mgd_width: int = 256
     mgd_normalise: str = "softmax"
     mgd_start: str = "alike"
+    mgd_share: str = "whole"
     prototypes: str = "global"
     window: int = WINDOW
     mask_resize: str = "bilinear"
@@ -95,6 +97,7 @@ CHOICES = {
     "sim_values": ("other", "printed"),
     "mgd_normalise": ("softmax", "mean", "none"),
     "mgd_start": ("alike", "random"),
+    "mgd_share": ("whole", "learned"),
     "prototypes": ("global", "local", "both"),
     "mask_resize": ("bilinear", "area"),
 }
@@ -202,7 +205,7 @@ class PrototypeNet(nn.Module):
         if o.scl and auxiliary:
             self.interaction = SpatialInteraction(channels, o.sim_width, o.sim_values)
         if o.mgd:
-            self.guidance = MutualGuidance(channels, o.mgd_width, o.mgd_normalise, o.mgd_start)
+            self.guidance = MutualGuidance(channels, o.mgd_width, o.mgd_normalise, o.mgd_start, o.mgd_share)
 
     @property
     def device(self) -> torch.device:

@@ -127,6 +127,7 @@ def test_masks_do_not_depend_on_whether_uncertainty_is_asked_for(network, make_i
     assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_uncertainty(network, make_inferer, target):
     maps = []
     for seed in (0, 0, 1):
@@ -154,6 +155,7 @@ def test_features_of_the_review_score_are_those_of_the_table(network, make_infer
     assert all("features" not in r for r in details.rows if r["slice"] == 2), "nothing was sought there"
 
 
+@pytest.mark.slow
 def test_views_change_neither_masks_nor_draws(network, make_inferer, target):
     (plain, without), (same, details) = (
         make_inferer(samples=2, views=views).segment_case(target, network, "a", "a") for views in (0, 3)

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).parent
+import pytest
+
+from monai_ext.engines.online import OnlineLearner
+
 TOTAL = 12
-
-PROGRAM = f"""
-import importlib.util, sys, torch
-torch.set_num_threads(1)
-spec = importlib.util.spec_from_file_location("objects", {str(HERE / "conftest.py")!r})
-objects = importlib.util.module_from_spec(spec); spec.loader.exec_module(objects)
-from monai_ext.engines.online import AuxiliaryFusion, OnlineLearner
-from monai_ext.engines.online.auxiliary import AuxiliarySettings
-print("imported", flush=True)
-learner = OnlineLearner(AuxiliaryFusion(AuxiliarySettings(base=2, crop=32, batch=3)), sys.argv[1])
-print("opened", flush=True)
-for number in range(learner.position, {TOTAL}):
-    view, truth = objects.draw(number)
-    learner.correct(learner.infer(view), truth)
-    print("learned", number, flush=True)
-"""
+FORK = multiprocessing.get_context("fork")  # a new interpreter would take seconds to import MONAI
 
 
-def start(folder: Path) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[2]), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], stdout=subprocess.PIPE, env=environment)
+@pytest.fixture
+def start(make_object, make_method) -> Callable[[Path], tuple[Any, Any]]:
+    """Folder -> a process that learns in it what is not learned yet, and the end of a pipe that tells how far it is."""
+
+    def learn(folder: Path, told: Any) -> None:
+        learner = OnlineLearner(make_method(), folder)
+        told.send("opened")
+        for number in range(learner.position, TOTAL):
+            view, truth = make_object(number)
+            learner.correct(learner.infer(view), truth)
+            told.send(number)
+
+    def run(folder: Path) -> tuple[Any, Any]:
+        heard, told = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=learn, args=(folder, told))
+        process.start()
+        return process, heard
+
+    return run
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -40,18 +45,22 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def test_killed_anywhere_it_ends_in_the_same_bytes(tmp_path):
-    whole = start(tmp_path / "whole")
-    assert whole.wait(300) == 0
+def finish(process: Any) -> None:
+    process.join(300)
+    assert process.exitcode == 0
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_ends_in_the_same_bytes(start, tmp_path):
+    finish(start(tmp_path / "whole")[0])
     rng = random.Random(0)
     for _ in range(3):
-        process = start(tmp_path / "killed")
-        assert process.stdout is not None
-        for _ in range(rng.randint(2, 5)):  # imported, opened, and up to three corrections
-            process.stdout.readline()
+        process, heard = start(tmp_path / "killed")
+        for _ in range(rng.randint(1, 4)):  # opened, and up to three corrections
+            heard.recv()
         time.sleep(rng.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        process.wait(60)
-    last = start(tmp_path / "killed")
-    assert last.wait(300) == 0
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    finish(start(tmp_path / "killed")[0])
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
