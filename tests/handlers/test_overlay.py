@@ -67,6 +67,7 @@ def test_picture_is_upright_and_the_fill_lies_where_the_label_is(tmp_path):
     assert np.median(columns) < 0.4 * without.shape[1]
 
 
+@pytest.mark.slow
 def test_true_label_is_dashed(tmp_path):
     batch, affine = item()
     pred = MetaTensor(torch.zeros_like(mask()), affine=affine)
@@ -209,6 +210,7 @@ class AboveGrey(CaseInferer):
         return inputs.mean(dim=1, keepdim=True) - 128, CaseDetails(rows)
 
 
+@pytest.mark.slow
 def test_every_case_of_an_evaluator_gets_a_picture(tmp_path):
     grey = np.zeros((24, 20, 3), dtype=np.float32)
     grey[4:12, 5:15] = 200

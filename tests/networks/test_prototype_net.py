@@ -303,6 +303,7 @@ def build(trunk: str = LITE0, auxiliary: bool = False, checkpoint: Path | None =
     return build_prototype_net(trunk, checkpoint=checkpoint, auxiliary=auxiliary, **sizes)
 
 
+@pytest.mark.slow
 def test_weights_of_a_training_serve_inference(tmp_path) -> None:
     trained = build(auxiliary=True)
     torch.save(trained.inference_state(), tmp_path / "model.pt")
@@ -315,6 +316,7 @@ def test_weights_of_a_training_serve_inference(tmp_path) -> None:
     assert torch.equal(scores[0], scores[1])
 
 
+@pytest.mark.slow
 def test_weights_of_another_network(tmp_path) -> None:
     torch.save(build(mgd=False).state_dict(), tmp_path / "model.pt")
     with pytest.raises(
@@ -328,6 +330,7 @@ def test_weights_of_another_network(tmp_path) -> None:
         build(trunk="compact", checkpoint=tmp_path / "sam.pt")  # as the record of a SAM's weights names it
 
 
+@pytest.mark.slow
 def test_weights_of_another_trunk(tmp_path) -> None:
     torch.save(build(trunk="resnet18").state_dict(), tmp_path / "model.pt")
     with pytest.raises(UserError, match="does not hold tf_efficientnet_lite0 weights"):

@@ -126,6 +126,7 @@ def as_set(points: np.ndarray) -> set[tuple[float, ...]]:
     return set(map(tuple, points.tolist()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reversed"])
 @pytest.mark.parametrize("axes", AXES)
 def test_both_kinds_give_back_the_mask_in_the_patient(tmp_path, axes, reverse):

@@ -109,6 +109,7 @@ def test_direct_online_stays_as_it_was_where_a_step_fails(network, make_object, 
     assert torch.equal(learner.infer(second).logits, answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_each_is_taken_up_again_as_it_was(method, network, make_object, tmp_path):
     settings = {"base": 2, "crop": 32, "batch": 2}

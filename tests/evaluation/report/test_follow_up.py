@@ -131,6 +131,7 @@ def test_parts_that_came_and_went_are_components(run):
     assert "new part, 1.6 ml" in page
 
 
+@pytest.mark.slow
 def test_scores_and_flags_are_named(run):
     page = page_of(run(box((4, 10, 4, 10)), first=box((4, 10, 4, 10)), review="calibrated"))
     assert "1 mask is to be looked at first" in page
