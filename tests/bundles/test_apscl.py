@@ -14,6 +14,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from scipy import ndimage
 from torch import nn
 
 from monai_ext.data.phantoms.writing import write_phantom_patients
@@ -185,6 +186,17 @@ def test_pictures(options, tmp_path):
     assert written.shape == (48, 40)
     assert {row["metric"] for row in table(given["output_dir"], "metrics.csv")} >= {"dice", "hd95_px"}
     assert "is a picture and has no slices" in sentence_of("inference", **{**given, "support": "a:0"})
+
+
+def test_the_largest_piece_alone(options, tmp_path):
+    run("inference", **options)
+    (whole,) = masks(options["output_dir"]).values()
+    run("inference", **{**options, "output_dir": str(tmp_path / "largest"), "largest_piece": True})
+    (kept,) = masks(tmp_path / "largest").values()
+    pieces, count = ndimage.label(whole, np.ones((3, 3, 3)))
+    assert count > 1, "there is something to leave out"
+    sizes = np.bincount(pieces.ravel())[1:]
+    np.testing.assert_array_equal(kept > 0, pieces == 1 + sizes.argmax())
 
 
 def test_modalities_and_known_structures_are_refused_unless_told(options, phantoms, tmp_path):
