@@ -127,7 +127,7 @@ def test_evaluation_by_both_protocols(options, tmp_path):
     rows = {p: table(o["output_dir"], "metrics.csv") for p, o in (("EP2", options), ("EP1", ep1))}
     assert {row["metric"] for row in rows["EP2"]} >= {"dice", "hd95_mm"}
     assert {row["label"] for row in rows["EP1"]} == {"kidney"}
-    assert [row["algorithm"] for row in rows["EP1"]][:1] == ["apscl_ep1"]
+    assert [row["algorithm"] for row in rows["EP1"]][:1] == ["apscl_ep1_oracle"]
     served = [row["reference_slice"] for row in table(ep1["output_dir"], "prompts.csv")]
     assert "" in served  # outside of the structure's range
     assert len(set(served) - {""}) == 3

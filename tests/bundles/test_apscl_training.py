@@ -37,7 +37,7 @@ def test_settings_of_the_ablations_are_options_of_the_training() -> None:
         "--train_configs", [str(BUNDLE / "configs" / name) for name in ("train.yaml", "train_light.yaml")]
     )
     tables = read_tables(BUNDLE)
-    assert set(tables) == {"modules", "prototypes", "rivals", "episodes"}
+    assert set(tables) == {"modules", "prototypes", "rivals", "episodes", "guidance"}
     for settings in tables.values():
         meanings = {meaning(parser, setting.options) for setting in settings}
         assert len(meanings) == len(settings)
