@@ -216,6 +216,7 @@ def test_mistakes_are_sentences(options, tmp_path, weights):
     assert "has no such case" in said
     said = sentence_of("inference", **{**options, "trunk": "resnet18"})
     assert "does not hold resnet18 weights" in said
+    assert not list(Path(options["output_dir"]).rglob("*.*"))
     said = sentence_of("inference", **{**options, "slice_match": "chunks"})
     assert "ep1.yaml" in said
     assert sorted(path.name for path in Path(options["output_dir"]).rglob("*.nii.gz") if "masks" in str(path)) == []

@@ -326,6 +326,8 @@ def test_weights_of_another_network(tmp_path) -> None:
     torch.save({"mask_decoder.iou_token.weight": torch.zeros(1)}, tmp_path / "sam.pt")
     with pytest.raises(UserError, match="those of a SAM"):
         build(checkpoint=tmp_path / "sam.pt")
+    with pytest.raises(UserError, match=r"sam\.pt is of another network: they are those of a SAM"):
+        build(trunk="compact", checkpoint=tmp_path / "sam.pt")  # as the record of a SAM's weights names it
 
 
 @pytest.mark.slow
