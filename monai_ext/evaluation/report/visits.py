@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from monai_ext.data.images import Geometry, read_geometry, read_image, read_label
-from monai_ext.data.manifest import load_datalist
+from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import pair_with_reference
 from monai_ext.data.text import read_table
 from monai_ext.errors import UserError
@@ -72,6 +72,7 @@ class Visit:
         slice_axis: "R", "A" or "S" where the run cut slices orthogonal to it.
         reference_slices: slice -> slice of the reference that served it.
         scores: (structure, slice) -> (score, whether it is flagged).
+        references: cases that a later image was segmented from.
     """
 
     case: str
@@ -84,6 +85,7 @@ class Visit:
     slice_axis: str | None = None
     reference_slices: dict[int, int] = field(default_factory=dict)
     scores: dict[tuple[str, int], tuple[float, bool]] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
 
     @property
     def time(self) -> float:
@@ -119,11 +121,16 @@ class Visit:
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient's references and later images, in time order."""
+    """A patient's references and later images, in time order; ``drawn`` are further annotated visits, as annotated."""
 
     name: str
     references: tuple[Visit, ...]
     later: tuple[Visit, ...]
+    drawn: tuple[Visit, ...] = ()
+
+    def references_of(self, visit: Visit) -> tuple[Visit, ...]:
+        """Return what a later image was segmented from."""
+        return tuple(one for one in self.references if one.case in visit.references)
 
 
 @dataclass(frozen=True)
@@ -190,10 +197,36 @@ def read_follow_ups(folder: Path, datalist: str | Path | None = None) -> FollowU
         scores = {(r["label"], int(r["slice"])): (float(r["score"]), r["flag"] == "1") for r in own if r["slice"]}
         served = slices.get(name, {})
         where = str(pair["visit"]), Path(pair["image"]), mask, str(pair["modality"] or "")
-        later.append(Visit(name, *where, False, measures, slice_axis, served, scores))
-    found = [Patient(name, tuple(known.values()), _in_time(later)) for name, (known, later) in patients.items()]
+        later.append(Visit(name, *where, False, measures, slice_axis, served, scores, tuple(pair["reference"])))
+    found = []
+    for name, (known, later) in patients.items():
+        drawn = _drawn(cases, {visit.case for visit in later}, known, labels, slice_axis)
+        found.append(Patient(name, tuple(known.values()), _in_time(later), drawn))
     calibrated = any(row["flag"] for row in reviewed) if reviewed else None
     return FollowUps(cases.dataset, labels, tuple(found), record, calibrated)
+
+
+def _drawn(
+    cases: DataList, later: set[str], references: Mapping[str, Visit], labels: Mapping[str, int], slice_axis: str | None
+) -> tuple[Visit, ...]:
+    """Return the annotations of a patient's later images: what was drawn where the run has a mask of its own."""
+    found = []
+    first = next(iter(references.values()))
+    for case in cases.cases:
+        if case.case in later and case.case not in references and case.label is not None:
+            where = "" if case.visit is None else str(case.visit), Path(str(case.image)), Path(str(case.label))
+            visit = Visit(case.case, *where, str(case.modality or cases.modality or ""), True, {}, slice_axis)
+            measured = _measure(visit, labels)
+            visit.measures.update({name: _against(one, first.measures.get(name)) for name, one in measured.items()})
+            found.append(visit)
+    return _in_time(found)
+
+
+def _against(measures: Measures, reference: Measures | None) -> Measures:
+    """Return measures with their change against those of a reference."""
+    if reference is None or not reference.volume > 0 or math.isnan(measures.volume):
+        return measures
+    return replace(measures, change=100 * (measures.volume / reference.volume - 1))
 
 
 def part_changes(before: Visit, after: Visit, value: int) -> tuple[list[PartChange], list[float], list[float]] | None:
