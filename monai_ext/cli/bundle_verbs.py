@@ -106,8 +106,8 @@ def _on_list(given: argparse.Namespace, bundle: Path, files: Sequence[Path], fur
     if "train" in files[0].name:
         weights = Path(given.output_dir) / "model.pt"
         say("trained", str(weights if weights.is_file() else given.output_dir))
-    else:
-        summarise(Path(given.output_dir))
+    else:  # learners that a stream goes on from are not written again where every case is done
+        summarise(Path(given.output_dir), ["learners"] if "stream" in given.overlays else [])
 
 
 def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], further: Sequence[str]) -> None:
