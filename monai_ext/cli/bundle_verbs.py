@@ -143,7 +143,7 @@ def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], f
     page.run()
     from monai_ext.cli.summary import summarise
 
-    summarise(out)
+    summarise(out, [PAGE, *(["dicom"] if export else [])])
 
 
 def _keep(pairs: Sequence[str]) -> list[str]:

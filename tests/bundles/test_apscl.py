@@ -127,7 +127,7 @@ def test_evaluation_by_both_protocols(options, tmp_path):
     rows = {p: table(o["output_dir"], "metrics.csv") for p, o in (("EP2", options), ("EP1", ep1))}
     assert {row["metric"] for row in rows["EP2"]} >= {"dice", "hd95_mm"}
     assert {row["label"] for row in rows["EP1"]} == {"kidney"}
-    assert [row["algorithm"] for row in rows["EP1"]][:1] == ["apscl_ep1"]
+    assert [row["algorithm"] for row in rows["EP1"]][:1] == ["apscl_ep1_oracle"]
     served = [row["reference_slice"] for row in table(ep1["output_dir"], "prompts.csv")]
     assert "" in served  # outside of the structure's range
     assert len(set(served) - {""}) == 3
@@ -216,6 +216,7 @@ def test_mistakes_are_sentences(options, tmp_path, weights):
     assert "has no such case" in said
     said = sentence_of("inference", **{**options, "trunk": "resnet18"})
     assert "does not hold resnet18 weights" in said
+    assert not list(Path(options["output_dir"]).rglob("*.*"))
     said = sentence_of("inference", **{**options, "slice_match": "chunks"})
     assert "ep1.yaml" in said
     assert sorted(path.name for path in Path(options["output_dir"]).rglob("*.nii.gz") if "masks" in str(path)) == []

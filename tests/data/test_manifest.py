@@ -73,6 +73,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(key=st.sampled_from(["dataset", "modality", "labels", "ignore", "cases", *Case.model_fields]), value=JSON)
 def test_any_value_is_read_or_refused_in_one_sentence(
     tmp_path_factory: pytest.TempPathFactory, key: str, value: Any

@@ -113,6 +113,7 @@ def test_the_sentence_holds_a_command_that_makes_plain_weights(tmp_path, content
     load(tmp_path / "given_plain.pt")
 
 
+@pytest.mark.slow
 def test_the_command_runs_in_a_shell(tmp_path) -> None:
     found = re.search(r"(python -c \".*\")", refusal(tmp_path / "given.pt", prefixed("module.")))
     assert found is not None

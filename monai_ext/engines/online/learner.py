@@ -101,6 +101,18 @@ class OnlineLearner:
         """Checksum over all that has been learned; empty where nothing was, or nothing is kept."""
         return "" if self._journal is None else self._journal.chain(self._position)
 
+    @property
+    def taught_with(self) -> set[str]:
+        """Kinds of the prompts whose masks were corrected: ``box``, ``points``, or ``none`` where nothing was asked.
+
+        Empty where nothing was learned, or nothing is kept.
+        """
+        if self._journal is None:
+            return set()
+        counting = [self._journal.entries[number - 1] for number in self._counting(self._journal)]
+        prompts = [(entry.about or {}).get("prompt") or {} for entry in counting]
+        return {"box" if "box" in prompt else "points" if prompt.get("points") else "none" for prompt in prompts}
+
     # ---- use ---------------------------------------------------------------------------------------------------------
 
     def infer(self, view: View) -> Pending:

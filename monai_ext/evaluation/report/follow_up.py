@@ -48,9 +48,6 @@ from monai_ext.transforms.sam_input import DISPLAY_DIRECTIONS, find_layout
 MOST_PICTURES = 4  # of an image
 MOST_BYTES = 6_000_000  # of all pictures of a page
 NONE = "–"
-USUAL_ERROR = (
-    75  # percent: automatic volumes of three of four tumours were off by less, see bundles/p2sam/docs/results.md
-)
 
 
 @dataclass(frozen=True)
@@ -161,22 +158,16 @@ def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _section(patient: Patient, found: FollowUps, album: _Album) -> Section:
-    visits = sorted([*patient.references, *patient.drawn, *patient.later], key=_when)
     follows = [
         Follow(
             title=f"{visit.case}, visit {visit.visit}" if visit.visit else visit.case,
-            changes=tuple(_changes(patient.references_of(visit)[-1], visit, found.labels)),
-            pairs=tuple(album.pairs(patient.references_of(visit), visit, found.labels)),
+            changes=tuple(_changes(visit.references[-1], visit, found.labels)),
+            pairs=tuple(album.pairs(visit, found.labels)),
         )
         for visit in patient.later
     ]
-    lines = [_line(visit, label, measures) for visit in visits for label, measures in visit.measures.items()]
+    lines = [_line(visit, label, measures) for visit in patient.visits for label, measures in visit.measures.items()]
     return Section(patient.name, _curve(patient, list(found.labels)), tuple(lines), tuple(follows))
-
-
-def _when(visit: Visit) -> tuple[bool, float, bool]:
-    """Order visits by time, an annotation before what was predicted on the same image."""
-    return math.isnan(visit.time), 0.0 if math.isnan(visit.time) else visit.time, not visit.is_reference
 
 
 def _line(visit: Visit, label: str, measures: Measures) -> Line:
@@ -240,7 +231,7 @@ def _curve(patient: Patient, labels: Sequence[str]) -> Markup | None:
 
     The line goes through the annotation of a visit where there is one, and through what was predicted elsewhere.
     """
-    visits = sorted([*patient.references, *patient.drawn, *patient.later], key=_when)
+    visits = patient.visits
     drawn = {visit.case for visit in patient.drawn}
     times = [visit.time for visit in visits]
     if len({visit.visit for visit in visits}) < 2 or all(
@@ -301,12 +292,13 @@ class _Album:
     def __init__(self, wanted: bool) -> None:
         self.wanted, self.n_left_out, self._bytes = wanted, 0, 0
 
-    def pairs(self, references: Sequence[Visit], visit: Visit, labels: dict[str, int]) -> Iterator[Pair]:
+    def pairs(self, visit: Visit, labels: dict[str, int]) -> Iterator[Pair]:
         if not self.wanted:
             return
-        for index, reason in _slices(references[0], visit, labels).items():
-            served = visit.reference_slices.get(index)
-            source = _jpeg(_pair_figure(references[0], served, visit, index, labels))
+        for index, reason in _slices(visit, labels).items():
+            number, served = visit.reference_slices.get(index, (0, 0))
+            reference = visit.references[number] if index in visit.reference_slices else None
+            source = _jpeg(_pair_figure(reference, served, visit, index, labels))
             if self._bytes + len(source) > MOST_BYTES:
                 self.n_left_out += 1
                 continue
@@ -316,11 +308,11 @@ class _Album:
             scored = [score for (_, k), score in visit.scores.items() if k == index]
             doubt = f", score {min(s for s, _ in scored):.2f}" if scored else ""
             doubt += ", to look at" if any(flag for _, flag in scored) else ""
-            before = "" if served is None else f"Left: {references[0].case}, slice {served}, annotated. Right: "
+            before = "" if reference is None else f"Left: {reference.case}, slice {served}, annotated. Right: "
             yield Pair(f"{before}{here}: {reason}{doubt}.", source, f"{visit.case}, {here}, beside its reference")
 
 
-def _slices(reference: Visit, visit: Visit, labels: dict[str, int]) -> dict[int, str]:
+def _slices(visit: Visit, labels: dict[str, int]) -> dict[int, str]:
     """Choose the largest slice of each structure, that of the lowest score, and what only the reference has."""
     chosen: dict[int, list[str]] = {}
     for label, value in labels.items():
@@ -328,19 +320,20 @@ def _slices(reference: Visit, visit: Visit, labels: dict[str, int]) -> dict[int,
         if areas.any():
             chosen.setdefault(int(areas.argmax()), []).append(f"largest {label}")
             continue
-        before = (reference.values == value).sum(axis=(0, 1))
-        served = {own: index for index, own in visit.reference_slices.items()}
-        if before.any() and int(before.argmax()) in served:
-            chosen.setdefault(served[int(before.argmax())], []).append(f"{label} not found, largest in the reference")
+        before = [(one.values == value).sum(axis=(0, 1)) for one in visit.references]
+        held = {k: int(before[number][own]) for k, (number, own) in visit.reference_slices.items()}
+        largest = max(held, key=lambda k: held[k], default=None)
+        if largest is not None and held[largest]:
+            chosen.setdefault(largest, []).append(f"{label} not found, largest in the reference")
     if visit.scores:
         (_, index), _ = min(visit.scores.items(), key=lambda one: (one[1][0], one[0]))
         chosen.setdefault(index, []).append("lowest score")
     return {index: ", ".join(why) for index, why in list(chosen.items())[:MOST_PICTURES]}
 
 
-def _pair_figure(reference: Visit, served: int | None, visit: Visit, index: int, labels: dict[str, int]) -> Figure:
+def _pair_figure(reference: Visit | None, served: int, visit: Visit, index: int, labels: dict[str, int]) -> Figure:
     """Draw the reference's slice, where one served, and the later image's at one scale."""
-    shown = [*([] if served is None else [(reference, served)]), (visit, index)]
+    shown = [*([] if reference is None else [(reference, served)]), (visit, index)]
     window = _window(visit, index)
     size = _view(shown, window is LUNG_WINDOW)
     width, height = 3.8 * size[1] / max(size), 3.8 * size[0] / max(size)

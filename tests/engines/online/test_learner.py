@@ -37,6 +37,7 @@ def taught(make_object, make_method, tmp_path) -> OnlineLearner:
     return learner
 
 
+@pytest.mark.slow
 def test_a_folder_is_taken_up_again_to_the_same_bytes(taught, make_object, make_method, tmp_path):
     again = OnlineLearner(make_method(), tmp_path / "state", "sam1")
     assert content(again) == content(taught)
@@ -67,6 +68,7 @@ def test_a_folder_of_corrections_alone_is_a_task_pack(taught, make_method, tmp_p
     assert content(OnlineLearner(make_method(), pack, "sam1")) == content(taught)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [6, 3, None])
 def test_undo_is_as_if_it_had_never_been(taught, make_object, make_method, number, tmp_path):
     undone = taught.undo(number)
@@ -91,6 +93,7 @@ def test_what_was_undone_cannot_be_undone_again(taught):
     assert taught.undo() == 5
 
 
+@pytest.mark.slow
 def test_a_correction_sent_again_replaces_the_first(taught, make_object, make_method, tmp_path):
     view, truth = make_object(5)
     taught.correct(taught.infer(view), ~truth)
@@ -280,6 +283,7 @@ def test_an_answer_does_not_wait_for_a_step_and_sees_none_half_done(taught, make
     assert taught.infer(view).position == 7
 
 
+@pytest.mark.slow
 def test_corrections_of_many_threads_are_all_kept(make_object, make_method, tmp_path):
     learner = OnlineLearner(make_method(), tmp_path / "state")
 
