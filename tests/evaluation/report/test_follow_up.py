@@ -126,7 +126,7 @@ def test_references_of_one_file_name_are_told_apart(run, tmp_path):
 
 def test_a_change_that_the_method_itself_can_make_is_marked(run):
     page = page_of(run(box((4, 11, 4, 10)), first=box((4, 10, 4, 10))), "--overlays", "none")
-    assert "<span>+17 %<small> within error</small></span>" in page
+    assert '<span>+17 % <small class="doubt">within error</small></span>' in page
     assert "A change below 75 % is marked" in page
 
 
