@@ -262,14 +262,16 @@ class TrainedAblation(Ablation):
     def _carry_out(self, setting: Setting, algorithm: str, folder: Path) -> None:
         trained = self.trainings / (algorithm[len(self.algorithm) + 1 :] or DEFAULT)
         rows: list[Row] = []
-        for name in self.novel or [None]:
+        novel: Sequence[str | None] = self.novel or [None]
+        supports: Sequence[str | None] = self.supports or [None]
+        for name in novel:
             part = "" if name is None else re.sub(r"\W+", "-", name)
             train = {**self.train_options, **setting.options, "output_dir": str(trained / part)}
             evaluate = {**self.options, "checkpoint": str(trained / part / "model.pt"), "algorithm": algorithm}
             if name is not None:
                 train, evaluate = {**train, "novel": name}, {**evaluate, "labels": [name]}
             run_bundle(self.train_files, "train", train)
-            for support in self.supports or [None]:
+            for support in supports:
                 own = folder / part / ("" if support is None else re.sub(r"\W+", "-", support))
                 served = {} if support is None else {"support": support}
                 run_bundle(self.files, "infer", {**evaluate, **served, "output_dir": str(own)})
