@@ -14,7 +14,6 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
-from scipy import ndimage
 from torch import nn
 
 from monai_ext.data.phantoms.writing import write_phantom_patients
@@ -82,11 +81,6 @@ def sentence_of(*configs: str, **options: Any) -> str:
 
 def masks(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((Path(folder) / "masks").iterdir())}
-
-
-def voxels(folder: str | Path) -> np.ndarray:
-    (path,) = (Path(folder) / "masks").iterdir()
-    return np.asarray(nib.load(path).dataobj)
 
 
 def table(folder: str, name: str) -> list[dict[str, str]]:
@@ -191,17 +185,6 @@ def test_pictures(options, tmp_path):
     assert written.shape == (48, 40)
     assert {row["metric"] for row in table(given["output_dir"], "metrics.csv")} >= {"dice", "hd95_px"}
     assert "is a picture and has no slices" in sentence_of("inference", **{**given, "support": "a:0"})
-
-
-def test_the_largest_piece_alone(options, tmp_path):
-    run("inference", **options)
-    whole = voxels(options["output_dir"])
-    run("inference", **{**options, "output_dir": str(tmp_path / "largest"), "largest_piece": True})
-    kept = voxels(tmp_path / "largest")
-    pieces, count = ndimage.label(whole, np.ones((3, 3, 3)))
-    assert count > 1, "there is something to leave out"
-    sizes = np.bincount(pieces.ravel())[1:]
-    np.testing.assert_array_equal(kept > 0, pieces == 1 + sizes.argmax())
 
 
 def test_modalities_and_known_structures_are_refused_unless_told(options, phantoms, tmp_path):
