@@ -13,7 +13,10 @@ from monai_ext.session.blocks import case_preprocessing, mask_postprocessing
 @pytest.mark.parametrize("largest", [False, True])
 def test_the_largest_piece_of_each_label(tmp_path, largest) -> None:
     """Pieces are of the volume: two that meet in the next slice are one."""
-    nib.save(nib.Nifti1Image(np.zeros((16, 16, 4), np.float32), np.diag([1, 1, 5, 1])), tmp_path / "image.nii.gz")
+    nib.save(
+        nib.Nifti1Image(np.random.default_rng(0).random((16, 16, 4), np.float32), np.diag([1, 1, 5, 1])),
+        tmp_path / "image.nii.gz",
+    )
     preprocessing = case_preprocessing(16, intensity="none", slice_axis="S")
     image = preprocessing({"image": str(tmp_path / "image.nii.gz")})["image"]
     logits = torch.full((2, *image.shape[1:]), -1.0)
