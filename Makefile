@@ -14,8 +14,9 @@ LABEL_DEMO   ?= outputs/label
 
 BIN    := $(VENV)/bin
 # A thread each: those of torch would only get in each other's way. Bytecode is written, or each process that a test
-# starts would compile the package again. A file's tests stay in one process, as they share what is slow to make.
-PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+# starts would compile the package again. A file's tests stay in one process, as they share what is slow to make; files
+# are taken in their order, the long ones of tests/bundles first.
+PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 ALONE  := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1
 STAMP  := $(VENV)/.installed
 LABEL_STAMP := $(LABEL_VENV)/.installed

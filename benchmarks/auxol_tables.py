@@ -216,7 +216,7 @@ def draw_alpha(paths: Sequence[Path], figure_path: Path) -> None:
     for path in paths:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                if row["order"] == "0":
+                if row["order"] == "0" and row["alpha"]:
                     lines.setdefault((row["prompt"], row["task"], row["label"]), []).append(float(row["alpha"]))
     several = [task for task, count in Counter(_structures(lines)).items() if count > 1]
     columns = [""] * any(task not in several for _, task, _ in lines) + several

@@ -89,19 +89,16 @@ def write_hub_folder(bundle: Path, folder: Path) -> Path:
 def model_card(bundle: Path) -> str:
     """Return the card: licence of the weights, what they are for, what they were trained on, how to run."""
     about = _metadata(bundle)
-    weights = {path: read_record(path) for path in sorted(bundle.glob("models/*.pt")) if not path.is_symlink()}
-    records = {path.name: record for path, record in weights.items() if record is not None}
+    weights = {path.name: read_record(path.resolve()) for path in sorted(bundle.glob("models/*.pt"))}
+    records = {name: record for name, record in weights.items() if record is not None}
     head = ["---", f"license: {card_licence(records.values())}", "library_name: monai"]
     head += ["tags: [monai, medical, image-segmentation]", "pipeline_tag: image-segmentation", "---"]
     rows = [
         f"| `models/{name}` | {record.licence} | {_data(record)} | `{record.sha256[:16]}` |"
         for name, record in records.items()
     ]
-    table = (
-        ["| weights | licence | trained on | sha256 begins |", "|---|---|---|---|", *rows]
-        if rows
-        else ["No weights come with it yet."]
-    )
+    heads = ["| weights | licence | trained on | sha256 begins |", "|---|---|---|---|"]
+    table = [*heads, *rows] if rows else ["No weights come with it yet."]
     run = f"python -m monai.bundle run --config_file \"['{bundle.name}/configs/inference.yaml']\" \\\n"
     run += f"  --bundle_root {bundle.name} --datalist LIST.json --output_dir OUT"
     body = [
@@ -115,13 +112,7 @@ def model_card(bundle: Path) -> str:
         "## Weights",
         "",
     ]
-    body += [
-        *table,
-        "",
-        "The licence above is that of the weights, the strictest of them; the code is Apache-2.0.",
-        SAFE,
-        "",
-    ]
+    body += [*table, "", "The licence above is that of the weights, the strictest of them; the code is Apache-2.0."]
     body += [SAFE, *_results(bundle), "## Use", "", "With `monai-ext` installed:", "", "```", run, "```", ""]
     body += ["Limits, options and measured results: [docs/README.md](docs/README.md).", "", "## References", ""]
     return "\n".join([*head, *body, *(f"- {one}" for one in about["references"])]) + "\n"
@@ -146,7 +137,7 @@ def _results(bundle: Path) -> list[str]:
         told, place = json.loads(file.read_text(encoding="utf-8")), file.parent.relative_to(bundle)
         if told["algorithm"] == bundle.name and "validation" not in place.parts:
             dice = told["macro"]["dice"]
-            interval = f"[{dice['ci_low']:.3f}, {dice['ci_high']:.3f}]" if dice.get("ci_low") is not None else ""
+            interval = f"[{dice['ci_low']:.3f}, {dice['ci_high']:.3f}]" if told["n_patients"] > 1 else ""
             patients = told["n_patients"]
             rows.append(f"| {told['task']} | {patients} | {dice['mean']:.3f} {interval} | `{place}` |")
     if not rows:
@@ -160,7 +151,8 @@ def _results(bundle: Path) -> list[str]:
 
 
 def _data(record: WeightRecord) -> str:
-    return ", ".join(f"{data.dataset} ({len(data.patients)} patients, {data.licence})" for data in record.datasets)
+    told = ((data, f"{len(data.patients)} patients, " if data.patients else "") for data in record.datasets)
+    return ", ".join(f"{data.dataset} ({patients}{data.licence})" for data, patients in told)
 
 
 def _metadata(bundle: Path) -> dict[str, Any]:

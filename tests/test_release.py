@@ -96,6 +96,12 @@ def test_the_card_has_the_strictest_licence_of_the_weights(release, bundle):
     assert "\nlicense: cc-by-3.0\n" in release.model_card(bundle)
     add_weights(bundle, "two", "CC BY-NC-SA 4.0")
     assert "\nlicense: cc-by-nc-sa-4.0\n" in release.model_card(bundle)
+    (bundle / "models" / "two.pt").rename(bundle.parent / "two.pt")
+    (bundle / "models" / "two.json").rename(bundle.parent / "two.json")
+    assert "\nlicense: cc-by-3.0\n" in release.model_card(bundle)
+    (bundle / "models" / "model.pt").symlink_to(bundle.parent / "two.pt")  # another bundle's: given away as well
+    assert "\nlicense: cc-by-nc-sa-4.0\n" in release.model_card(bundle)
+    (bundle / "models" / "model.pt").unlink()
     add_weights(bundle, "three", "unknown")
     with pytest.raises(ValueError, match="licence 'unknown' has no name"):
         release.model_card(bundle)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from monai_ext.cli.steps import say
 from monai_ext.data.text import read_json, read_table
+from monai_ext.metrics.volume import USUAL_ERROR_PERCENT
 
 SHOWN = 12  # lines of volumes or flags
 
@@ -77,7 +78,10 @@ def _lines(stage: str, lines: list[str], path: Path) -> None:
 
 def _volume(row: dict[str, str]) -> str:
     told = [f"{float(row['volume_ml']):.1f} ml" if row.get("volume_ml") else "no volume in ml"]
-    told += [f"{float(row['change_percent']):+.0f} % of the reference"] if row.get("change_percent") else []
+    if row.get("change_percent"):
+        change = float(row["change_percent"])
+        doubt = ", within the method's error" if abs(change) < USUAL_ERROR_PERCENT else ""
+        told.append(f"{change:+.0f} % of the reference{doubt}")
     if row.get("longest_mm"):
         told.append(f"{float(row['longest_mm']):.0f} x {float(row['perpendicular_mm']):.0f} mm")
     told.append(f"{row['parts']} part{'' if row['parts'] == '1' else 's'} on {row['slices']} slices")

@@ -179,7 +179,7 @@ class OnlineInferer(CaseInferer):
         for k in range(planes.shape[-1]):
             of_slice = None if truth is None else truth[..., k]
             if found is not None:
-                asked = self._ask_followed(plain(found)[..., k], planes[..., k], name, k)
+                asked = self.ask_followed(plain(found)[..., k], planes[..., k], name, k)
                 self._note_missed(k, asked, seen)
             else:
                 prompts = given.get(k, []) if self.prompter is None else self._prompts(name, k, of_slice)
@@ -273,8 +273,15 @@ class OnlineInferer(CaseInferer):
             asked.append(Asked(channel, k, view, self.learners[names[channel]].infer(view)))
         return asked
 
-    def _ask_followed(self, logits: Tensor, plane: Tensor, case: str, k: int) -> list[Asked]:
-        """Ask for the structures that were found on a slice without a prompt; ``logits`` [L, H, W]."""
+    def ask_followed(self, logits: Tensor, plane: Tensor, case: str, k: int) -> list[Asked]:
+        """Ask the learners for the structures that were found on a slice without a prompt.
+
+        Args:
+            logits: [L, H, W] of what was found; it takes SAM's place.
+            plane: [C, H, W] in [0, 255].
+            case: name of the case.
+            k: number of the slice.
+        """
         asked = []
         for channel, name in enumerate(self.labels):
             sam = logits[channel].float().cpu()

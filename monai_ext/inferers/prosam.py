@@ -43,6 +43,7 @@ from monai_ext.prompts.sampled_masks import (
     mask_uncertainty,
     merge_logits,
 )
+from monai_ext.transforms.request import REQUEST
 from monai_ext.transforms.views import View, draw_views
 
 SLICES = ("matched", "largest")
@@ -78,7 +79,8 @@ class ProsamInferer(ReferenceInferer):
     The details of a case have a map ``variance``, of the K probabilities, [L, H, W, D] in the input frame, zero where
     nothing was sought; none without ``uncertainty``. Rows have the further entries ``sigma``, ``predicted_iou``,
     ``agreement``, ``entropy`` and ``variance_ratio``. These but ``sigma`` are features of the review score, as are
-    those of the views, ``view_agreement`` and so on.
+    those of the views, ``view_agreement`` and so on. The answer to a MONAI Label request has ``agreement``: of each
+    structure the mean over the slices on which it was found.
 
     Raises:
         UserError: for unknown options, an impossible K, or draws from prompts without a distribution (VRP-SAM).
@@ -122,12 +124,14 @@ class ProsamInferer(ReferenceInferer):
         self.prompts, self.strategy, self.samples, self.annotation = prompts, strategy, samples, annotation
         self.uncertainty, self.views, self.reference_slice, self.seed = uncertainty, views, reference_slice, seed
         self._variances: dict[tuple[int, int], Tensor] = {}
+        self._answer: dict[str, Any] = {}  # of a viewer's request
         self._shots: dict[tuple[int, int, int], Shot] = {}
         self._served: list[Reference] | None = None
 
     def begin_case(self, image: MetaTensor, modality: str | None, **entries: Any) -> dict[str, Any]:
         """Forget the case before; see :class:`ReferenceInferer`."""
         self._variances = {}
+        self._answer = (image.meta.get(REQUEST) or {}).get("answer", {})
         return super().begin_case(image, modality, **entries)
 
     def segment_case(
@@ -140,6 +144,7 @@ class ProsamInferer(ReferenceInferer):
             for (channel, k), variance in self._variances.items():
                 variances[channel, :, :, k] = variance
             details.maps["variance"] = variances
+            self._answer["agreement"] = {name: _mean_agreement(details.rows, name) for name in self.labels}
         return logits, details
 
     @torch.no_grad()
@@ -262,6 +267,12 @@ def _decode(network: PromptableNetwork, embeddings: Embeddings, tokens: Tensor) 
 def _features(found: MaskUncertainty, prefix: str = "") -> dict[str, float]:
     numbers = {"agreement": found.agreement, "entropy": found.entropy, "variance_ratio": found.variance_ratio}
     return {prefix + name: value for name, value in numbers.items()}
+
+
+def _mean_agreement(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+    """Return a structure's mean agreement over the slices on which it was found; None: on none."""
+    found = [row["agreement"] for row in rows if row["label"] == name and row["status"] == "ok"]
+    return sum(found) / len(found) if found else None
 
 
 def _largest(reference: Reference, value: int) -> int:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai.transforms import Compose, Invertd, LoadImaged
+from monai.transforms import Compose, Invertd, KeepLargestConnectedComponentd, LoadImaged
 from monai.utils import ensure_tuple
 
 from monai_ext.data.case_reader import CaseReader
@@ -105,7 +105,11 @@ def mask_preprocessing(image_size: int, slice_axis: str | None = None, key: str 
 
 
 def mask_postprocessing(
-    preprocessing: Compose, labels: Mapping[str, int], overlap: bool = False, with_request: bool = False
+    preprocessing: Compose,
+    labels: Mapping[str, int],
+    overlap: bool = False,
+    with_request: bool = False,
+    largest_piece: bool = False,
 ) -> Compose:
     """Return the transforms of logits [L, H, W, D] in the input frame to an integer mask on the grid of the image file.
 
@@ -114,10 +118,14 @@ def mask_postprocessing(
         labels: name -> value in the mask, in the order of the channels.
         overlap: keep one channel a label; see :class:`~monai_ext.transforms.labels.MergeLabelsd`.
         with_request: heed the labels that a MONAI Label request names.
+        largest_piece: keep only the largest connected piece of each label; not with ``overlap``.
     """
     back = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
     image_key = "image" if with_request else None
-    return Compose([back, MergeLabelsd("pred", list(labels.values()), overlap=overlap, image_key=image_key)])
+    merge = MergeLabelsd("pred", list(labels.values()), overlap=overlap, image_key=image_key)
+    if not largest_piece:
+        return Compose([back, merge])
+    return Compose([back, merge, KeepLargestConnectedComponentd("pred", list(labels.values()), is_onehot=False)])
 
 
 def case_table(

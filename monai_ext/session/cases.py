@@ -62,8 +62,11 @@ def find_datalist(datalist: str | os.PathLike | None, output_dir: str | os.PathL
 
 
 def bundle_beside(bundle_root: str | os.PathLike, name: str) -> Path:
-    """Return the folder of another bundle, which lies beside that of this one and whose weights serve both."""
-    return Path(bundle_root).expanduser().absolute().resolve().parent / name
+    """Return the folder of another bundle, which lies beside that of this one and whose weights serve both.
+
+    A bundle that MONAI Label serves is a copy, whose ``models`` is a link to those of the bundle itself.
+    """
+    return (Path(bundle_root).expanduser().absolute() / "models").resolve().parent.parent / name
 
 
 def run_folder(output_dir: str | os.PathLike, shard: str | None = None) -> Path:

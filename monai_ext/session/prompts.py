@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from monai_ext.data.drawn_supports import draw_support
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import Pair, pair_with_reference
 from monai_ext.data.provenance import as_trained, read_record, verify_weights, weights_sha256
@@ -235,6 +236,8 @@ def pair_references(
     slice_axis: str | None = None,
     labels: Collection[str] = (),
     allow_modality: bool = False,
+    support_points: Sequence[Sequence[float]] | None = None,
+    support_box: Sequence[Sequence[float]] | None = None,
 ) -> list[Pair]:
     """Give each target its references: earlier visits, those that the data list names, or one support for all.
 
@@ -252,15 +255,21 @@ def pair_references(
             :func:`monai_ext.data.supports.pair_with_support`.
         labels: names of the structures asked for; of a support, its organ alone.
         allow_modality: let support and target be of different modalities.
+        support_points: points in the structure, in place of the support's label; see
+            :func:`monai_ext.data.drawn_supports.draw_support`.
+        support_box: likewise two corners of a box around it.
 
     Raises:
-        UserError: a support without an organ or the reverse, a structure or patient of the training, or what the two
-            refuse.
+        UserError: a support without an organ or the reverse, points or a box without a support, a structure or patient
+            of the training, or what the three refuse.
     """
     if support is None and organ is not None:
         raise UserError("--organ says what a support shows: give --support with it, or --labels in its place.")
     if support is not None and organ is None:
         raise UserError("--support needs --organ, the name of the structure that it shows.")
+    drawn = support_points is not None or support_box is not None
+    if drawn and support is None:
+        raise UserError("--support_points and --support_box annotate a support: name its case with --support.")
     if not allow_trained:
         refuse_known(prompt_file, list(labels) if organ is None else [organ], "allow_trained")
     if support is None or organ is None:
@@ -270,6 +279,8 @@ def pair_references(
         return pairs
     folder = Path(output_dir) / "supports"
     whole = load_datalist(datalist_file, data_root)
+    if drawn:
+        whole = draw_support(whole, support, organ, folder, support_points, support_box, slice_axis)
     trained = trained_patients(prompt_file, whole)
     return pair_with_support(
         cases,

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from monai_ext.data.provenance import read_record, verify_weights
@@ -75,8 +75,9 @@ def write_safetensors(weights: Path, path: Path | None = None) -> Path:
     tensors = {name: value.contiguous().clone() for name, value in state.items()}
     with atomic_path(path) as temporary:
         about = {"format": "pt", RECORD: record.model_dump_json()}
-        save_file(tensors, temporary, about)
-        save_file(tensors, temporary, {**about, TENSORS_SHA256: tensors_sha256(temporary)})
+        temporary.write_bytes(save(tensors, about))
+        about[TENSORS_SHA256] = tensors_sha256(temporary)
+        temporary.write_bytes(save(tensors, about))
     return path
 
 

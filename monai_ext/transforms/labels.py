@@ -28,7 +28,8 @@ class MergeLabelsd(MapTransform):
         overlap: return uint8 [L, *spatial] instead, 1 where a label's own logit is above 0, for predictions
             whose labels are not told apart.
         image_key: image whose request (:mod:`monai_ext.transforms.request`) names labels that go before ``values``; its
-            mask then has no channel axis, which MONAI Label takes off volumes alone.
+            mask then has no channel axis, which MONAI Label takes off volumes alone, and the item ``result`` is the
+            request's ``answer``.
         allow_missing_keys: do not raise for a key that is absent.
 
     Returns:
@@ -54,16 +55,17 @@ class MergeLabelsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
+        request = self._request(d)
         for key in self.key_iterator(d):
-            labels = self._requested(d)
-            mask = self._merge(d[key], self.values if labels is None else labels)
-            d[key] = mask if labels is None else mask[0]
+            mask = self._merge(d[key], self.values if request is None else list(request["labels"].values()))
+            d[key] = mask if request is None else mask[0]
+        if request is not None:
+            d["result"] = request["answer"]
         return d
 
-    def _requested(self, data: Mapping[Hashable, Any]) -> list[int] | None:
+    def _request(self, data: Mapping[Hashable, Any]) -> dict[str, Any] | None:
         image = data.get(self.image_key) if self.image_key is not None else None
-        request = image.meta.get(REQUEST) if isinstance(image, MetaTensor) else None
-        return None if request is None else list(request["labels"].values())
+        return image.meta.get(REQUEST) if isinstance(image, MetaTensor) else None
 
     def _merge(self, logits: Tensor, values: list[int]) -> Tensor:
         if logits.shape[0] != len(values):

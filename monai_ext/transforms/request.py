@@ -13,7 +13,7 @@ from monai_ext.errors import UserError
 
 REQUEST = "request"
 """Key of the meta; its value: ``reference_image``, ``reference_label``, ``reference_choice``, ``labels``, ``clicks``,
-``modality``."""
+``modality``, and ``answer``, what the server returns beside the mask, to which an inferer may add."""
 
 
 class Requestd(MapTransform):
@@ -64,7 +64,8 @@ class Requestd(MapTransform):
             d["modality"] = found["modality"]
         for name, value in self.options(str(d["image_path"]), labels).items():
             d[name] = d.get(name) or value
-        d["result"] = {"labels": labels, "reference": found["reference"]}
+        answer: dict[str, Any] = {"labels": labels, "reference": found["reference"]}
+        d["result"] = answer
         for key in self.key_iterator(d):
             d[key].meta[REQUEST] = {
                 "reference_image": found["reference_image"],
@@ -73,6 +74,7 @@ class Requestd(MapTransform):
                 "labels": labels,
                 "clicks": clicks,
                 "modality": d.get("modality"),
+                "answer": answer,
             }
         return d
 

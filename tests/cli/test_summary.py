@@ -27,7 +27,7 @@ def test_what_an_earlier_run_has_left_is_not_named(tmp_path, capsys):
     summarise(tmp_path, ["report.html"])
     said = capsys.readouterr().out
     assert "segmented  1 case\n" in said
-    assert "new t: 1.5 ml, +10 % of the reference, 20 x 10 mm" in said
+    assert "new t: 1.5 ml, +10 % of the reference, within the method's error, 20 x 10 mm" in said
     assert "report.html" in said
     assert not {"old", "dicom", "review", "uncertainty"} & set(said.replace(".", " ").replace("/", " ").split())
 

@@ -13,6 +13,7 @@ from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_s
 from monai_ext.networks.reference_encoder import EncoderReference
 from monai_ext.prompts.distribution import Sampler
 from monai_ext.prompts.sampled_masks import MERGES, mask_uncertainty, merge_logits
+from monai_ext.transforms.request import REQUEST
 from monai_ext.transforms.views import View
 
 SIZE = (40, 64)
@@ -153,6 +154,15 @@ def test_features_of_the_review_score_are_those_of_the_table(network, make_infer
     assert {"certainty", "predicted_iou", *spread, *(f"view_{name}" for name in spread)} <= set(row["features"])
     assert all(row["features"][name] == row[name] for name in (*spread, "predicted_iou"))
     assert all("features" not in r for r in details.rows if r["slice"] == 2), "nothing was sought there"
+
+
+def test_the_answer_to_a_request_tells_how_far_drawn_masks_agree(network, make_inferer, target):
+    answer: dict = {}
+    target.meta[REQUEST] = {"labels": LABELS, "answer": answer}
+    _, details = make_inferer(samples=3).segment_case(target, network, "a", "a")
+    found = [row["agreement"] for row in details.rows if row["label"] == "organ" and row["status"] == "ok"]
+    assert answer["agreement"].keys() == LABELS.keys()
+    assert answer["agreement"]["organ"] == (pytest.approx(np.mean(found)) if found else None)
 
 
 @pytest.mark.slow

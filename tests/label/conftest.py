@@ -127,19 +127,20 @@ class Served:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory) -> Iterator[Served]:
-    """Volumes, served by four bundles.
+    """Volumes, served by five bundles.
 
     ``p2sam`` is tiny, ``trained`` has our weights, those of ``broken`` do not fit: ``missing`` is not there. ``apscl``
-    is the bundle as it is shipped.
+    and ``prosam`` are the bundles as they are shipped.
     """
     folder = tmp_path_factory.mktemp("volumes")
     (folder / "images").mkdir()
     datalist, bundle = _write_patient(folder / "images"), _make_bundle(folder / "p2sam")
     broken = _make_bundle(folder / "broken")
     missing = _break_weights(broken)
-    for one in (bundle, broken, _make_bundle(folder / "trained", "compact_chaos.pt"), BUNDLE.parent / "apscl"):
+    shipped = [BUNDLE.parent / name for name in ("apscl", "prosam")]
+    for one in (bundle, broken, _make_bundle(folder / "trained", "compact_chaos.pt"), *shipped):
         app = prepare(datalist, folder, one)
-    with _running(app, folder / "studies", folder / "log", "p2sam,broken,trained,apscl") as url:
+    with _running(app, folder / "studies", folder / "log", "p2sam,broken,trained,apscl,prosam") as url:
         yield Served(url, folder, bundle, datalist, missing)
 
 

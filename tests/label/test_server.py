@@ -17,7 +17,7 @@ from PIL import Image
 from monai_ext.errors import UserError
 from monai_ext.label.server import infer, running, submit
 
-FEW_SHOT = Path(__file__).parents[2] / "bundles" / "apscl"
+BUNDLES = Path(__file__).parents[2] / "bundles"
 CPU = {"device": "cpu"}
 SHAPE = (26, 20, 5)
 SPOT = (20, 4, 4)  # bright, see conftest.py
@@ -88,18 +88,28 @@ def test_a_named_reference_serves_another_patient(served):
     )
 
 
-def test_apscl_takes_its_support_from_an_annotated_study(served, tmp_path):
+@pytest.mark.parametrize("bundle", ["apscl", "prosam"])
+def test_a_support_is_taken_from_an_annotated_study(served, tmp_path, bundle):
     """The request names a study of another patient; the mask is that of a run whose list names it."""
-    mask = volume(infer(served.url, "b1", {**CPU, "reference": "a0"}, bundle="apscl"))
+    mask = volume(infer(served.url, "b1", {**CPU, "reference": "a0"}, bundle=bundle))
     content = json.loads(served.datalist.read_text())
     case = next(case for case in content["cases"] if case["case"] == "b1")
     case |= {"reference_image": "a0.nii.gz", "reference_label": "a0_label.nii.gz"}
     datalist = served.datalist.parent / "b1.json"
     datalist.write_text(json.dumps({**content, "cases": [case]}))
-    expected = nib.load(run_bundle(type(served)(served.url, served.folder, FEW_SHOT, datalist), tmp_path) / "b1.nii.gz")
+    alone = type(served)(served.url, served.folder, BUNDLES / bundle, datalist)
+    expected = nib.load(run_bundle(alone, tmp_path) / "b1.nii.gz")
     np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(expected.dataobj))
     assert np.asarray(mask.dataobj).any()
-    assert details(served, "b1", bundle="apscl", reference="a0")["reference"] == ["a0"]
+    assert details(served, "b1", bundle=bundle, reference="a0")["reference"] == ["a0"]
+
+
+def test_prosam_answers_how_far_drawn_masks_agree(served):
+    answer = details(served, "a1", bundle="prosam")
+    assert answer["reference"] == ["a0"]
+    assert set(answer["agreement"]) == {"disc", "odd ring"}
+    assert all(value is None or 0 <= value <= 1 for value in answer["agreement"].values())
+    assert "heeds no clicks" in refused(served, "a1", bundle="prosam", foreground=[[2, 2, 2]])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 from monai_ext.networks.sam import PromptableSam, build_compact
-from monai_ext.session import prompts
+from monai_ext.session import bundle_beside, prompts
 
 SMALL = {"trunk": "sam", "hidden": 16, "prompt_count": 4}
 
@@ -170,6 +170,15 @@ def test_a_support_of_another_modality_serves_where_that_is_said(bundle, datalis
     assert [one["case"] for one in found] == ["b0", "b1"]
 
 
+def test_a_support_may_be_annotated_by_points(bundle, datalist, tmp_path):
+    others = without(load_datalist(datalist), "c")
+    options = {"support": "a0", "organ": "spleen", "support_points": [[2, 1, 0]]}
+    (mask,) = pair(bundle, datalist, tmp_path, others, **options)[0]["reference_label"]
+    assert np.argwhere(read_label(mask)).tolist() == [[2, 1, 0]]
+    with pytest.raises(UserError, match="name its case with --support"):
+        pair(bundle, datalist, tmp_path, others, labels=["spleen"], support_box=[[0, 0, 0], [1, 1, 0]])
+
+
 def test_a_support_needs_its_organ_and_the_reverse(bundle, datalist, tmp_path):
     with pytest.raises(UserError, match="--support needs --organ"):
         pair(bundle, datalist, tmp_path, support="a0")
@@ -197,3 +206,20 @@ def test_the_record_repeats_what_the_sam_has_seen(bundle, tmp_path):
 def test_impossible_draws_are_refused(given, words):
     with pytest.raises(UserError, match=words):
         prompts.check_sampler(*given)
+
+
+def test_the_server_of_the_shipped_prompts_loads_the_sam_that_they_fit():
+    """MONAI Label loads ``model.pt`` into the network, whatever the config names."""
+    models = Path(__file__).parents[2] / "bundles" / "prosam" / "models"
+    record = json.loads((models / "prompts.json").read_text())
+    assert sha256_of(models / "model.pt") == record["trained_as"]["sam_sha256"]
+    assert sha256_of(models / "prompts.pt") == record["sha256"]
+
+
+def test_weights_of_a_bundle_that_is_served_are_found_beside_the_bundle_itself(tmp_path):
+    served = tmp_path / "app" / "model" / "prosam"
+    for folder in (served, tmp_path / "bundles" / "prosam" / "models"):
+        folder.mkdir(parents=True)
+    (served / "models").symlink_to(tmp_path / "bundles" / "prosam" / "models")
+    assert bundle_beside(served, "p2sam") == tmp_path / "bundles" / "p2sam"
+    assert bundle_beside(tmp_path / "bundles" / "prosam", "p2sam") == tmp_path / "bundles" / "p2sam"

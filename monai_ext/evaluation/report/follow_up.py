@@ -41,6 +41,7 @@ from monai_ext.evaluation.slice_picture import (
     windowed,
 )
 from monai_ext.metrics.parts import PartChange
+from monai_ext.metrics.volume import USUAL_ERROR_PERCENT
 from monai_ext.transforms.intensity import CT_WINDOW, PERCENTILES
 from monai_ext.transforms.sam_input import DISPLAY_DIRECTIONS, find_layout
 
@@ -51,7 +52,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a patient's table; all but ``is_reference`` and ``flagged`` as text."""
+    """A line of a patient's table, as text; ``doubtful`` is a change that the method's error alone can make."""
 
     visit: str
     case: str
@@ -65,6 +66,7 @@ class Line:
     reason: str
     is_reference: bool
     flagged: bool
+    doubtful: bool
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,9 @@ def render_follow_ups(
         facts=list(_facts(record)),
         reach=REACH_MM,
         least=LEAST_PART_ML,
+        error=USUAL_ERROR_PERCENT,
+        doubtful=any(line.doubtful for section in sections for line in section.lines),
+        drawn=any(patient.drawn for patient in found.patients),
         style=Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8")),
     )
 
@@ -181,6 +186,7 @@ def _line(visit: Visit, label: str, measures: Measures) -> Line:
         reason=measures.reason,
         is_reference=visit.is_reference,
         flagged=measures.flagged,
+        doubtful=measures.change is not None and not visit.is_reference and abs(measures.change) < USUAL_ERROR_PERCENT,
     )
 
 
@@ -221,29 +227,33 @@ def _size(size: float, unit: str) -> str:
 
 @figures.plain_text
 def _curve(patient: Patient, labels: Sequence[str]) -> Markup | None:
-    """Draw volumes over time: squares are annotations, circles predictions, hollow ones those to look at."""
+    """Draw volumes over time: squares are annotations, circles predictions, hollow ones those to look at.
+
+    The line goes through the annotation of a visit where there is one, and through what was predicted elsewhere.
+    """
     visits = patient.visits
+    drawn = {visit.case for visit in patient.drawn}
     times = [visit.time for visit in visits]
     if len({visit.visit for visit in visits}) < 2 or all(
         math.isnan(one.volume) for v in visits for one in v.measures.values()
     ):
         return None
     dated = not any(map(math.isnan, times))
-    places = [time - times[0] for time in times] if dated else list(map(float, range(len(visits))))
+    names = list(dict.fromkeys(visit.case for visit in visits))
+    places = [v.time - times[0] if dated else float(names.index(v.case)) for v in visits]
     figure = Figure(figsize=(360 / 72, 200 / 72))
     axes = figure.add_axes((0.13, 0.2, 0.84, 0.74))
     for number, label in enumerate(labels):
-        shown = [
-            (x, v.measures[label], v.is_reference) for x, v in zip(places, visits, strict=True) if label in v.measures
-        ]
-        shown = [one for one in shown if not math.isnan(one[1].volume)]
-        line, colour = [(x, m.volume) for x, m, _ in shown], COLOURS[number % len(COLOURS)]
+        shown = [(x, v, v.measures[label]) for x, v in zip(places, visits, strict=True) if label in v.measures]
+        shown = [one for one in shown if not math.isnan(one[2].volume)]
+        colour = COLOURS[number % len(COLOURS)]
+        line = [(x, m.volume) for x, v, m in shown if v.is_reference or v.case not in drawn]
         axes.plot([x for x, _ in line], [y for _, y in line], color=colour, linewidth=1.5, label=label)
-        for x, measures, is_reference in shown:
+        for x, visit, measures in shown:
             axes.plot(
                 x,
                 measures.volume,
-                marker="s" if is_reference else "o",
+                marker="s" if visit.is_reference else "o",
                 markersize=7,
                 color=colour,
                 markerfacecolor="white" if measures.flagged else colour,
@@ -258,7 +268,8 @@ def _curve(patient: Patient, labels: Sequence[str]) -> Markup | None:
         color="#586174",
     )
     if not _is_date(visits[0].visit):
-        axes.set_xticks(places, [visit.visit or visit.case for visit in visits])
+        ticks = {place: visit.visit or visit.case for place, visit in zip(places, visits, strict=True)}
+        axes.set_xticks(list(ticks), list(ticks.values()))
     axes.tick_params(labelsize=9, labelcolor="#586174", length=0)
     axes.grid(color="#e6eaf0")
     axes.spines[:].set_visible(False)

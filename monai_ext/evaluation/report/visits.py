@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from monai_ext.data.images import Geometry, read_geometry, read_image, read_label
-from monai_ext.data.manifest import load_datalist
+from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import pair_with_reference
 from monai_ext.data.text import read_table
 from monai_ext.errors import UserError
@@ -121,7 +121,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient's references and later images, in time order.
+    """A patient's references and later images, in time order; ``drawn`` are further annotated visits, as annotated.
 
     An annotated image can be both, where ``reference_visit`` is ``all`` or ``nearest``: it serves images after its own.
     """
@@ -129,11 +129,12 @@ class Patient:
     name: str
     references: tuple[Visit, ...]
     later: tuple[Visit, ...]
+    drawn: tuple[Visit, ...] = ()
 
     @property
     def visits(self) -> tuple[Visit, ...]:
-        """All of both, in time order; an annotation before the run's mask of the same image."""
-        return _in_time([*self.references, *self.later])
+        """All of them, in time order; an annotation before the run's mask of the same image."""
+        return _in_time([*self.references, *self.drawn, *self.later])
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,36 @@ def read_follow_ups(folder: Path, datalist: str | Path | None = None) -> FollowU
         served = {k: (_number(named, pair["reference"]), own) for k, (named, own) in slices.get(name, {}).items()}
         where = str(pair["visit"]), Path(pair["image"]), mask, str(pair["modality"] or "")
         later.append(Visit(name, *where, False, measures, slice_axis, tuple(serving), served, scores))
-    found = [
-        Patient(name, _in_time(list(known.values())), _in_time(later)) for name, (known, later) in patients.items()
-    ]
+    found = []
+    for name, (known, later) in patients.items():
+        references = _in_time(list(known.values()))
+        drawn = _drawn(cases, {visit.case for visit in later}, references, labels, slice_axis)
+        found.append(Patient(name, references, _in_time(later), drawn))
     calibrated = any(row["flag"] for row in reviewed) if reviewed else None
     return FollowUps(cases.dataset, labels, tuple(found), record, calibrated)
+
+
+def _drawn(
+    cases: DataList, later: set[str], references: Sequence[Visit], labels: Mapping[str, int], slice_axis: str | None
+) -> tuple[Visit, ...]:
+    """Return the annotations of a patient's later images: what was drawn where the run has a mask of its own."""
+    found = []
+    first, known = references[0], {visit.case for visit in references}
+    for case in cases.cases:
+        if case.case in later and case.case not in known and case.label is not None:
+            where = "" if case.visit is None else str(case.visit), Path(str(case.image)), Path(str(case.label))
+            visit = Visit(case.case, *where, str(case.modality or cases.modality or ""), True, {}, slice_axis)
+            measured = _measure(visit, labels)
+            visit.measures.update({name: _against(one, first.measures.get(name)) for name, one in measured.items()})
+            found.append(visit)
+    return _in_time(found)
+
+
+def _against(measures: Measures, reference: Measures | None) -> Measures:
+    """Return measures with their change against those of a reference."""
+    if reference is None or not reference.volume > 0 or math.isnan(measures.volume):
+        return measures
+    return replace(measures, change=100 * (measures.volume / reference.volume - 1))
 
 
 def part_changes(before: Visit, after: Visit, value: int) -> tuple[list[PartChange], list[float], list[float]] | None:

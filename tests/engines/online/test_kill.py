@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from monai_ext.engines.online import OnlineLearner
+from forked import Forked
 
 TOTAL = 12
-FORK = multiprocessing.get_context("fork")  # a new interpreter would take seconds to import MONAI
 
-
-@pytest.fixture
-def start(make_object, make_method) -> Callable[[Path], tuple[Any, Any]]:
-    """Folder -> a process that learns in it what is not learned yet, and the end of a pipe that tells how far it is."""
-
-    def learn(folder: Path, told: Any) -> None:
-        learner = OnlineLearner(make_method(), folder)
-        told.send("opened")
-        for number in range(learner.position, TOTAL):
-            view, truth = make_object(number)
-            learner.correct(learner.infer(view), truth)
-            told.send(number)
-
-    def run(folder: Path) -> tuple[Any, Any]:
-        heard, told = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=learn, args=(folder, told))
-        process.start()
-        return process, heard
-
-    return run
+PROGRAM = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("objects", {str(Path(__file__).parent / "conftest.py")!r})
+objects = importlib.util.module_from_spec(spec); spec.loader.exec_module(objects)
+from monai_ext.engines.online import AuxiliaryFusion, OnlineLearner
+from monai_ext.engines.online.auxiliary import AuxiliarySettings
+print("imported", flush=True)
+learner = OnlineLearner(AuxiliaryFusion(AuxiliarySettings(base=2, crop=32, batch=3)), sys.argv[0])
+print("opened", flush=True)
+for number in range(learner.position, {TOTAL}):
+    view, truth = objects.draw(number)
+    learner.correct(learner.infer(view), truth)
+    print("learned", number, flush=True)
+"""
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -45,22 +32,21 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def finish(process: Any) -> None:
-    process.join(300)
-    assert process.exitcode == 0
+def finish(process: Forked) -> None:
+    said = process.communicate()
+    assert process.returncode == 0, said
 
 
-@pytest.mark.slow
-def test_killed_anywhere_it_ends_in_the_same_bytes(start, tmp_path):
-    finish(start(tmp_path / "whole")[0])
+def test_killed_anywhere_it_ends_in_the_same_bytes(tmp_path):
+    finish(Forked(PROGRAM, [tmp_path / "whole"]))
     rng = random.Random(0)
     for _ in range(3):
-        process, heard = start(tmp_path / "killed")
-        for _ in range(rng.randint(1, 4)):  # opened, and up to three corrections
-            heard.recv()
+        process, lines = Forked(PROGRAM, [tmp_path / "killed"]), rng.randint(2, 5)
+        while process.printed().count("\n") < lines and process.poll() is None:  # up to three corrections
+            time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-    finish(start(tmp_path / "killed")[0])
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    finish(Forked(PROGRAM, [tmp_path / "killed"]))
     assert files(tmp_path / "killed") == files(tmp_path / "whole")

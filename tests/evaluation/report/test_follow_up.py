@@ -84,6 +84,7 @@ def test_each_visit_stands_beside_its_reference(run):
     assert 'Patient <span class="case">p&lt;1&gt;</span>' in page
     assert re.findall(r'data-label="Volume">([^<]*)<', page) == ["2.9 ml", "5.1 ml", "8.0 ml"]
     assert re.findall(r'data-label="Change">([^<]*)<', page) == ["–", "+78 %", "+178 %"]
+    assert "within error" not in page.partition("</header>")[2].partition("definitions")[2]
     assert page.count("data:image/jpeg") == 2
     assert "Left: visit0, slice 1, annotated. Right: slice 1 of 0-5: largest lesion." in page
     assert "days since 2024-01-01" in page
@@ -121,6 +122,25 @@ def test_references_of_one_file_name_are_told_apart(run, tmp_path):
     (tmp_path / "list.json").write_text(json.dumps(content))
     page = page_of(out, "--overlays", "none")
     assert re.findall(r"one part stays, (.*?) → ", page) == ["2 ml", "2.88 ml"]
+
+
+def test_a_change_that_the_method_itself_can_make_is_marked(run):
+    page = page_of(run(box((4, 11, 4, 10)), first=box((4, 10, 4, 10))), "--overlays", "none")
+    assert '<span>+17 % <small class="doubt">within error</small></span>' in page
+    assert "A change below 75 % is marked" in page
+
+
+def test_further_annotations_stand_beside_what_was_predicted(run, tmp_path):
+    folder = run(box((4, 12, 4, 12)), box((4, 16, 4, 16)), first=box((4, 10, 4, 10)))
+    content = json.loads((tmp_path / "list.json").read_text())
+    drawn = save(tmp_path / "data" / "drawn.nii.gz", box((4, 13, 4, 10)))
+    content["cases"][1]["label"] = drawn
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    page = page_of(folder)
+    assert re.findall(r'data-label="Volume">([^<]*)<', page) == ["2.9 ml", "4.3 ml", "5.1 ml", "11.5 ml"]
+    assert page.count(", annotated</small>") == 2
+    assert re.findall(r'data-label="Change">([^<]*)<', page) == ["–", "+50 %", "+78 %", "+300 %"]
+    assert "Left: visit0, slice 1, annotated." in page  # what it was segmented from
 
 
 def test_parts_that_came_and_went_are_components(run):
