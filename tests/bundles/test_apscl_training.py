@@ -135,8 +135,6 @@ def test_each_loss_stands_in_tensorboard(whole) -> None:
         ({"novel": "heart"}, "class 'heart' is in no data list: they have lesion, kidney."),
         ({"novel": "kidney", "base": "['lesion','kidney']"}, "kidney is novel and among the base classes"),
         ({"novel": "kidney"}, "the training needs two base classes"),
-        ({"scl_pool": "tow"}, "--scl_pool 'tow' is unknown: choose one of two_class, queue, literal."),
-        ({"trunk_weights": "nowhere.pt"}, "--trunk_weights nowhere.pt is no file"),
         ({"prototypes": "few"}, "prototypes 'few' is unknown"),
     ],
 )

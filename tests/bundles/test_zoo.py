@@ -134,7 +134,8 @@ def test_a_zip_has_weights_with_their_record_where_the_checkout_has_a_link(bundl
     weights = tmp_path / bundle.name / "models" / "model.pt"
     assert not weights.is_symlink()
     record = read_record(weights)
-    assert record is not None and record == read_record((bundle / "models" / "model.pt").resolve())
+    assert record is not None
+    assert record == read_record((bundle / "models" / "model.pt").resolve())
     verify_weights(weights, record)
     if bundle.name == "p2sam":
         verify(tmp_path / bundle.name)
