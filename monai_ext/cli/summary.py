@@ -7,7 +7,7 @@ from pathlib import Path
 
 from monai_ext.cli.steps import say
 from monai_ext.data.text import read_json, read_table
-from monai_ext.metrics.volume import USUAL_ERROR_PERCENT
+from monai_ext.data.volume_error import USUAL_ERROR_PERCENT
 
 SHOWN = 12  # lines of volumes or flags
 

@@ -7,11 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-USUAL_ERROR_PERCENT = 75
-"""Automatic volumes of three of four tumours were off by less: P²SAM with the weights ``compact_open`` on test patients
-of STS (8 masks of 4 patients; ``relative_volume_error`` in bundles/p2sam/docs/results/open/sts_p2sam/metrics.csv). A
-smaller change can be the method's own."""
-
 
 def volume_ml(mask: np.ndarray, spacing: Sequence[float]) -> float:
     """Volume of a mask: number of voxels times the volume of one, in ml (1 ml = 1000 mm³).

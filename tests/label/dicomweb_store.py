@@ -96,5 +96,5 @@ def _header(one: pydicom.Dataset) -> dict:
 
 def _file(one: pydicom.Dataset) -> bytes:
     written = io.BytesIO()
-    one.save_as(written, enforce_file_format=True)
+    one.save_as(written, write_like_original=False)
     return written.getvalue()

@@ -15,12 +15,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from label.dicomweb_store import Store, serving
 from monai_ext.data.images import read_geometry, read_label
 from monai_ext.data.manifest import load_datalist
-from monai_ext.data.phantoms import write_phantom_patient
-from monai_ext.data.phantoms.dicom import write_ct_series
+from monai_ext.data.phantoms import dicom, write_phantom_patient
 from monai_ext.engines.online.journal import Journal
 from monai_ext.label.layout import prepare_online
 from monai_ext.label.server import infer, model_info, running, submit
@@ -41,8 +42,21 @@ one.StudyInstanceUID, one.SeriesInstanceUID = generate_uid(), generate_uid()
 one.file_meta = pydicom.dataset.FileMetaDataset()
 one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
 one.file_meta.MediaStorageSOPClassUID, one.file_meta.MediaStorageSOPInstanceUID = one.SOPClassUID, one.SOPInstanceUID
-one.save_as(given["--outputDICOM"], enforce_file_format=True)
+one.is_little_endian, one.is_implicit_VR = True, False
+one.save_as(given["--outputDICOM"], write_like_original=False)
 """
+
+
+def save(path: Path, elements: dict) -> None:
+    """Write a slice with the pydicom of MONAI Label's environment."""
+    one = dicom._dataset(**{keyword: value for keyword, value in elements.items() if value is not None})
+    one.file_meta = FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+    one.is_little_endian, one.is_implicit_VR = True, False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    one.save_as(path, write_like_original=False)
 
 
 def on_grid(truth: np.ndarray, affine: np.ndarray, other: nib.Nifti1Image) -> np.ndarray:
@@ -65,12 +79,14 @@ def tools(tmp_path) -> str:
     return f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
 
 
-def test_a_dicom_study_is_asked_for_corrected_and_learned(tmp_path, tools):
+def test_a_dicom_study_is_asked_for_corrected_and_learned(tmp_path, tools, monkeypatch):
+    monkeypatch.setattr(dicom, "require_extra", lambda: None)  # MONAI Label's environment has an older pydicom alone
+    monkeypatch.setattr(dicom, "_save", save)
     datalist = write_phantom_patient(tmp_path / "patient")
     case = load_datalist(datalist).cases[0]
     volume, geometry = nib.load(case.image), read_geometry(case.image)
     pixels = np.asarray(volume.dataobj).astype(np.float32)
-    store = Store(write_ct_series(tmp_path / "series", pixels, geometry.affine, modality="MR", intercept=0.0))
+    store = Store(dicom.write_ct_series(tmp_path / "series", pixels, geometry.affine, modality="MR", intercept=0.0))
     uid = str(store.instances[0].SeriesInstanceUID)
     content = json.loads(datalist.read_text())
     content["cases"] = [{**one, "image": str(datalist.parent / one["image"])} for one in content["cases"][1:]]

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from monai_ext.data.volume_error import USUAL_ERROR_PERCENT
 from monai_ext.evaluation.curves import COLOURS
 from monai_ext.evaluation.report import figures, wording
 from monai_ext.evaluation.report.visits import (
@@ -41,7 +42,6 @@ from monai_ext.evaluation.slice_picture import (
     windowed,
 )
 from monai_ext.metrics.parts import PartChange
-from monai_ext.metrics.volume import USUAL_ERROR_PERCENT
 from monai_ext.transforms.intensity import CT_WINDOW, PERCENTILES
 from monai_ext.transforms.sam_input import DISPLAY_DIRECTIONS, find_layout
 

@@ -163,6 +163,34 @@ def test_an_undo_that_needs_a_changed_file_changes_nothing(taught, tmp_path):
     assert taught.undo(6) == 6  # for which the file is not needed
 
 
+@pytest.mark.parametrize("change", ["undo", "final", "step"])
+def test_what_fails_half_way_changes_nothing(taught, make_object, make_method, tmp_path, monkeypatch, change):
+    view, truth = make_object(5)
+    taught.correct(taught.infer(view), truth)  # the second of its key
+    before, journaled = content(taught), (tmp_path / "state" / "journal.jsonl").read_bytes()
+    actions = {"undo": lambda: taught.undo(3), "final": lambda: taught.replay(final=True), "step": taught.step}
+    whole, count = type(taught.method).absorb, iter(range(99))
+
+    def second_fails(method, correction):
+        if next(count) == 1:
+            raise RuntimeError("out of memory")
+        return whole(method, correction)
+
+    def fails(method):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(taught.method), "absorb", second_fails)
+        patched.setattr(type(taught.method), "step", fails)
+        with pytest.raises(RuntimeError):
+            actions[change]()
+    assert content(taught) == before
+    assert (tmp_path / "state" / "journal.jsonl").read_bytes() == journaled
+    view, truth = make_object(8)
+    taught.correct(taught.infer(view), truth)
+    assert content(OnlineLearner(make_method(), tmp_path / "state", "sam1")) == content(taught)
+
+
 def test_a_changed_line_of_the_journal_is_refused(taught, make_method, tmp_path):
     path = tmp_path / "state" / "journal.jsonl"
     path.write_text(path.read_text().replace("case1/0", "case9/0"))
