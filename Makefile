@@ -1,16 +1,23 @@
 # make demo, make test: both create .venv where there is none and install the package into it.
 # Another Python than python3: make demo PYTHON=python3.12. Options for pytest: make test ARGS="tests/prompts -x".
+# Tests run in as many processes as there are cores, at most eight; in one, for a debugger: make test WORKERS=0.
 # The versions that the tests ran with: make install PIP_ARGS="-c constraints.txt".
 
 PYTHON ?= python3
 VENV   ?= .venv
 DEMO   ?= outputs/demo
 ARGS   ?=
+WORKERS ?= logical
 LABEL_PYTHON ?= python3.11
 LABEL_VENV   ?= .venv-label
 LABEL_DEMO   ?= outputs/label
 
 BIN    := $(VENV)/bin
+# A thread each: those of torch would only get in each other's way. Bytecode is written, or each process that a test
+# starts would compile the package again. A file's tests stay in one process, as they share what is slow to make; files
+# are taken in their order, the long ones of tests/bundles first.
+PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+ALONE  := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1
 STAMP  := $(VENV)/.installed
 LABEL_STAMP := $(LABEL_VENV)/.installed
 
@@ -20,7 +27,7 @@ LABEL_STAMP := $(LABEL_VENV)/.installed
 help:
 	@echo "make demo       run P2SAM on a phantom patient, into $(DEMO)"
 	@echo "make test       run the tests"
-	@echo "make test-fast  the tests but those that run whole bundles"
+	@echo "make test-fast  the tests but those that run whole bundles, and others that are slow"
 	@echo "make test-processors  the tests that can differ, as on older processors"
 	@echo "make label-demo a MONAI Label server on the phantom patient, its mask compared, up until Ctrl-C (CHECK=--check ends it), into $(LABEL_DEMO)"
 	@echo "make label-auxol-demo a MONAI Label server that learns from submitted labels, into $(LABEL_DEMO)_auxol"
@@ -51,12 +58,12 @@ demo: $(STAMP)
 	  --bundle_root bundles/p2sam --output_dir $(DEMO)
 	@echo "pictures: $(DEMO)/overlays    masks: $(DEMO)/masks"
 
-# Without the tests that run whole bundles, or take seconds: for the everyday.
+# Without the tests that run whole bundles, or take half a second and more: for the everyday.
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest --ignore tests/label -m "not slow" $(ARGS)
+	$(ALONE) $(BIN)/python $(PYTEST) --ignore tests/label -m "not slow" $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --ignore tests/label $(ARGS)
+	$(ALONE) $(BIN)/python $(PYTEST) --ignore tests/label $(ARGS)
 
 # Each line is an older processor to torch, oneDNN, MKL and OpenBLAS; the first test run is without a limit.
 AVX512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=avx512 MKL_ENABLE_INSTRUCTIONS=AVX512 OPENBLAS_CORETYPE=SkylakeX
@@ -93,7 +100,7 @@ label-auxol-demo: $(LABEL_STAMP)
 	$(LABEL_VENV)/bin/python -m monai_ext.label --online --demo --bundle bundles/auxol --output_dir $(LABEL_DEMO)_auxol
 
 test-label: $(LABEL_STAMP)
-	$(LABEL_VENV)/bin/python -m pytest tests/label $(ARGS)
+	$(ALONE) $(LABEL_VENV)/bin/python $(PYTEST) tests/label $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

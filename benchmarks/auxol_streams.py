@@ -12,8 +12,12 @@ Of a volume at most ``--slices`` slices are taken, spread evenly over those that
 
 Columns: ``sam`` (whole mask), ``ellipse`` (inscribed in the box; after a point in the box of SAM's mask),
 ``mean_crop``, ``memory``, ``auxol_0``, ``_25``, ``_50``, ``_100`` (per cent of the slices corrected; 0 is SAM within
-the crop), and of the run with 100 %: ``own`` (the network alone), ``half`` (fixed alpha 0.5), ``alpha``; ``single``
-(batch of one) and ``fifo`` are learners of their own.
+the crop), and of the run with 100 %: ``own`` (the network alone), ``half`` (fixed alpha 0.5), ``alpha``. Learners of
+their own, named with ``--more``, are ``single`` (batch of one), ``fifo``, ``direct`` (DirectOL: SAM's decoder learns;
+``--direct_rate``, ``--direct_steps``), ``below_85`` (corrected where its own Dice is below 0.85), ``pseudo_25`` (as
+``auxol_25``, and it learns from its own mask where nobody corrects) and ``pseudo_0`` (its own masks alone; alpha is
+0.5, as none can be learned without a correction). ``--only`` leaves out all that ``--more`` does not name, for a
+second table of the same order: ``OUT/<data set>_<order>_more.csv``.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ from monai_ext.data.streams import order_stream
 from monai_ext.engines.online.auxiliary import AuxiliaryFusion, AuxiliarySettings
 from monai_ext.engines.online.fusion import fuse
 from monai_ext.engines.online.learner import OnlineLearner, Pending
-from monai_ext.engines.online.rivals import InscribedEllipse, MeanCrop, Remembering
+from monai_ext.engines.online.rivals import DirectOnline, InscribedEllipse, MeanCrop, Remembering
 from monai_ext.engines.online.view import OnlineMethod
 from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.online import OnlineInferer, dice
@@ -60,10 +64,12 @@ Asked = tuple[int, Prompt]
 HEAD = ("task", "order", "prompt", "case", "patient", "modality", "slice", "label", "step")
 COLUMNS = (
     "sam", "ellipse", "mean_crop", "memory", "auxol_0", "auxol_25", "auxol_50", "auxol_100", "own", "half", "single",
-    "fifo", "alpha",
+    "fifo", "alpha", "direct", "below_85", "pseudo_25", "pseudo_0",
 )  # fmt: skip
 
 MORE = ("memory", "auxol_25", "auxol_50", "single", "fifo")
+FURTHER = ("direct", "below_85", "pseudo_25", "pseudo_0")
+THRESHOLD = 0.85
 
 
 class Kept:
@@ -89,68 +95,111 @@ class Slice:
 
 
 class Track:
-    """Learners of one kind, one a structure, and the share of the slices that they are corrected on."""
+    """Learners of one kind, one a structure, and who corrects them.
 
-    def __init__(self, labels: Sequence[str], make: Callable[[], OnlineMethod], feedback: float = 1.0) -> None:
+    Args:
+        labels: names of the structures.
+        make: builds what learns.
+        expert: corrects.
+        pseudo: learn from the answer itself where the expert does not correct.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        make: Callable[[], OnlineMethod],
+        expert: Expert | None = None,
+        pseudo: bool = False,
+    ) -> None:
         self.learners = {name: OnlineLearner(make()) for name in labels}
-        self.expert = Expert(feedback)
+        self.expert, self.pseudo = expert or Expert(), pseudo
 
     def ask(self, views: Sequence[View]) -> list[Pending]:
         """Answer the views of one structure."""
         return [self._of(view).infer(view) for view in views]
 
     def teach(self, image: int, views: Sequence[View], answers: Sequence[Pending], truth: Tensor) -> None:
-        """Correct the answers where this slice is looked at."""
-        if not self.expert.looks_at(image):
+        """Correct the answers where this slice is looked at; ``truth`` [H, W] bool."""
+        fused = united([answer.logits for answer in answers], views)
+        found = dice(fused, truth)
+        corrected = self.expert.looks_at(image) and self.expert.corrects(found, found)
+        if not corrected and not self.pseudo:
             return
+        mask, source = (truth, "expert") if corrected else (fused, "pseudo")
         for view, answer in zip(views, answers, strict=True):
-            if bool(view.crop.of(truth).any()):
-                self._of(view).correct(answer, truth)
+            if bool(view.crop.of(mask).any()):
+                self._of(view).correct(answer, mask, source)
 
     def _of(self, view: View) -> OnlineLearner:
         return self.learners[view.case["label"]]
 
 
+def united(logits: Sequence[Tensor], views: Sequence[View]) -> Tensor:
+    """Unite the answers of one structure on a slice: [H, W] bool."""
+    canvas = torch.full(views[0].size, BACKGROUND)
+    for view, one in zip(views, logits, strict=True):
+        paste(canvas, one, view.crop)
+    return canvas > 0
+
+
 class Tracks:
-    """All methods on one stream of one kind of prompt."""
+    """All methods on one stream of one kind of prompt.
+
+    Args:
+        labels: names of the structures.
+        settings: of AuxOL.
+        network: SAM.
+        chosen: learners of their own, from :data:`MORE` and :data:`FURTHER`.
+        only: these alone, beside SAM.
+        direct: settings of :class:`~monai_ext.engines.online.rivals.DirectOnline`.
+    """
 
     def __init__(
-        self, labels: Sequence[str], settings: AuxiliarySettings, network: PromptableNetwork, chosen: Sequence[str]
+        self,
+        labels: Sequence[str],
+        settings: AuxiliarySettings,
+        network: PromptableNetwork,
+        chosen: Sequence[str],
+        only: bool,
+        direct: Mapping[str, Any],
     ) -> None:
         def auxiliary(**changed: Any) -> Callable[[], OnlineMethod]:
             return lambda: AuxiliaryFusion(replace(settings, **changed), network.device)
 
-        self.auxol = Track(labels, auxiliary())
-        others: dict[str, tuple[Callable[[], OnlineMethod], float]] = {
-            "memory": (lambda: Remembering(network.image_size, network.grid), 1.0),
-            "auxol_25": (auxiliary(), 0.25),
-            "auxol_50": (auxiliary(), 0.5),
-            "single": (auxiliary(batch=1), 1.0),
-            "fifo": (auxiliary(policy="fifo"), 1.0),
+        self.auxol = None if only else Track(labels, auxiliary())
+        kinds: dict[str, Callable[[], Track]] = {
+            "memory": lambda: Track(labels, lambda: Remembering(network.image_size, network.grid)),
+            "auxol_25": lambda: Track(labels, auxiliary(), Expert(0.25)),
+            "auxol_50": lambda: Track(labels, auxiliary(), Expert(0.5)),
+            "single": lambda: Track(labels, auxiliary(batch=1)),
+            "fifo": lambda: Track(labels, auxiliary(policy="fifo")),
+            "direct": lambda: Track(labels, lambda: DirectOnline(network, **direct)),
+            "below_85": lambda: Track(labels, auxiliary(), Expert(threshold=THRESHOLD)),
+            "pseudo_25": lambda: Track(labels, auxiliary(), Expert(0.25), pseudo=True),
+            "pseudo_0": lambda: Track(labels, auxiliary(alpha=0.5), Expert(0.0), pseudo=True),
         }
-        self.others = {"ellipse": Track(labels, InscribedEllipse), "mean_crop": Track(labels, MeanCrop)}
-        self.others |= {name: Track(labels, *others[name]) for name in chosen}
+        self.others = {name: kinds[name]() for name in chosen}
+        if not only:
+            self.others |= {"ellipse": Track(labels, InscribedEllipse), "mean_crop": Track(labels, MeanCrop)}
 
     def run(self, image: int, views: Sequence[View], truth: Tensor) -> dict[str, float]:
         """Answer and learn one structure of a slice; returns the Dice of each method, and alpha."""
 
         def score(logits: Sequence[Tensor]) -> float:
-            canvas = torch.full(truth.shape, BACKGROUND)
-            for view, one in zip(views, logits, strict=True):
-                paste(canvas, one, view.crop)
-            return dice(canvas > 0, truth)
+            return dice(united(logits, views), truth)
 
-        answers = self.auxol.ask(views)
-        sams, own = [answer.view.sam for answer in answers], [answer.said["own"] for answer in answers]
-        found = {
-            "sam": dice(torch.stack([view.sam for view in views]).amax(0) > 0, truth),
-            "auxol_0": score(sams),
-            "auxol_100": score([answer.logits for answer in answers]),
-            "own": score(own),
-            "half": score([fuse(sam, one, 0.5) for sam, one in zip(sams, own, strict=True)]),
-            "alpha": float(answers[0].said["alpha"]),
-        }
-        self.auxol.teach(image, views, answers, truth)
+        found = {"sam": dice(torch.stack([view.sam for view in views]).amax(0) > 0, truth)}
+        if self.auxol is not None:
+            answers = self.auxol.ask(views)
+            sams, own = [answer.view.sam for answer in answers], [answer.said["own"] for answer in answers]
+            found |= {
+                "auxol_0": score(sams),
+                "auxol_100": score([answer.logits for answer in answers]),
+                "own": score(own),
+                "half": score([fuse(sam, one, 0.5) for sam, one in zip(sams, own, strict=True)]),
+                "alpha": float(answers[0].said["alpha"]),
+            }
+            self.auxol.teach(image, views, answers, truth)
         for name, track in self.others.items():
             others = track.ask(views)
             found[name] = score([answer.logits for answer in others])
@@ -234,12 +283,9 @@ def spread(count: int, most: int) -> list[int]:
     return [int((number + 0.5) * count / most) for number in range(most)]
 
 
-def run_order(
-    stream: Stream, order: int, settings: Mapping[str, AuxiliarySettings], chosen: Sequence[str]
-) -> Iterator[list[Any]]:
-    """Run one order of the patients; yields rows."""
+def run_order(stream: Stream, order: int, tracks: Mapping[str, Tracks]) -> Iterator[list[Any]]:
+    """Run one order of the patients, with the methods by kind of prompt; yields rows."""
     names = list(stream.labels)
-    tracks = {kind: Tracks(names, settings[kind], stream.network, chosen) for kind in stream.kinds}
     image = 0
     for case in order_stream(single_images(stream.cases), order):
         for one in stream.of_case(case):
@@ -276,7 +322,11 @@ def main() -> None:
     parser.add_argument("--point_window", type=float, default=0.5)
     parser.add_argument("--keep", nargs="+", help="only these patients")
     parser.add_argument("--leave_out", nargs="+", default=[], help="not these patients")
-    parser.add_argument("--more", nargs="*", default=list(MORE), choices=MORE, help="which of the dearer methods")
+    parser.add_argument("--more", nargs="*", default=list(MORE), choices=(*MORE, *FURTHER), help="the dearer methods")
+    parser.add_argument("--only", action="store_true", help="no other methods than those of --more, and SAM")
+    parser.add_argument("--direct_rate", type=float, default=5e-4, help="learning rate of direct")
+    parser.add_argument("--direct_steps", type=int, default=1, help="steps of direct after each correction")
+    parser.add_argument("--allow_dense_sam", action="store_true", help="SAM was adapted to other patients of this set")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of AuxOL")
     parser.add_argument("--output_dir", default="outputs/auxol_streams")
     options = parser.parse_args()
@@ -284,21 +334,25 @@ def main() -> None:
     datalist = options.datalist or write_phantom_stream(Path(options.output_dir) / "phantom")
     cases = select_patients(load_datalist(datalist), options.keep, options.leave_out)
     weights = find_weights(options.checkpoint, options.sam_root, cases=cases)
-    refuse_dense(weights, cases.dataset)
+    refuse_dense(weights, cases.dataset, options.allow_dense_sam)
     refuse_overlap(weights, cases.dataset, single_images(cases))
     network = build_sam(find_variant(weights, None), weights)
     given = {name: number(value) for name, value in (one.split("=") for one in options.set)}
-    settings = {kind: AuxiliarySettings(**given) for kind in options.prompts}
-    print(asdict(AuxiliarySettings(**given)), "point_window", options.point_window, flush=True)
+    settings = AuxiliarySettings(**given)
+    direct = {"learning_rate": options.direct_rate, "steps": options.direct_steps}
+    print(asdict(settings), "point_window", options.point_window, "direct", direct, flush=True)
     stream = Stream(cases, network, options.slices, options.point_window, options.prompts)
     folder, start = Path(options.output_dir), time.process_time()
     folder.mkdir(parents=True, exist_ok=True)
     for order in options.orders:
-        with open(folder / f"{cases.dataset}_{order}.csv", "w", newline="", encoding="utf-8") as file:
+        name = f"{cases.dataset}_{order}{'_more' if options.only else ''}.csv"
+        choice = (settings, network, options.more, options.only, direct)
+        tracks = {kind: Tracks(list(stream.labels), *choice) for kind in options.prompts}
+        with open(folder / name, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow([*HEAD, *COLUMNS])
             rows = []
-            for row in run_order(stream, order, settings, options.more):
+            for row in run_order(stream, order, tracks):
                 table.writerow(row)
                 rows.append(row)
         print(f"order {order}: {len(rows)} rows, {time.process_time() - start:.0f} s of processor time", flush=True)

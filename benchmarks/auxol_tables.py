@@ -1,8 +1,10 @@
 """Tables and the alpha curve of what ``benchmarks/auxol_streams.py`` measured.
 
 ``python benchmarks/auxol_tables.py [TABLE.csv ...] [--figure alpha.png]``; without tables those of the bundle's
-documents. All numbers are of the last half of each stream. Intervals are 95 %, patients resampled; tests are
-signed-rank tests over patients, adjusted by Holm for all tests of a table.
+documents. All numbers are of the last half of each stream. Of several orders of a stream a patient's numbers are
+averaged first, over those orders in which it is in the last half: a patient counts once, whatever the number of orders.
+Intervals are 95 %, patients resampled; tests are signed-rank tests over patients, adjusted by Holm for all tests of a
+table. Tables of ``--only`` (``<data set>_<order>_more.csv``) add columns to the rows of their order.
 """
 
 from __future__ import annotations
@@ -23,16 +25,21 @@ from monai_ext.evaluation.statistics import (
     percentile_intervals,
     resampled_means,
     signed_rank,
-    sum_by_patient,
 )
 
 RESULTS = Path(__file__).parents[1] / "bundles" / "auxol" / "docs" / "results" / "streams"
 WHOLE = "mean"
+KEY = ("task", "order", "prompt", "case", "slice", "label")
 METHODS = ("sam", "ellipse", "mean_crop", "memory", "auxol_0", "auxol_25", "auxol_50", "auxol_100", "own")
 CLAIMS = (("auxol_100", "sam"), ("auxol_100", "own"))
 """The paper's: it learns, and the fusion is better than either part."""
 
 FURTHER = tuple(("auxol_100", other) for other in ("half", "single", "fifo", "memory", "mean_crop", "auxol_50"))
+LEARNING = ("sam", "auxol_25", "auxol_100", "direct", "below_85", "pseudo_25", "pseudo_0")
+WAYS = (("auxol_100", "direct"), ("auxol_100", "below_85"), ("pseudo_25", "auxol_25"), ("pseudo_0", "sam"))
+"""Ways to learn, and what each is compared with."""
+
+THRESHOLD = 0.85
 Row = Mapping[str, str]
 
 
@@ -50,9 +57,7 @@ class Difference:
 def read(paths: Iterable[Path]) -> list[Row]:
     """Read the rows of the last half of each stream; ``fresh`` marks the first slice of its patient."""
     found: list[Row] = []
-    for path in paths:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+    for rows in _runs(paths):
         middle = (max(int(row["step"]) for row in rows) + 1) / 2
         seen: set[tuple[str, ...]] = set()
         for row in rows:
@@ -62,6 +67,24 @@ def read(paths: Iterable[Path]) -> list[Row]:
             if int(row["step"]) >= middle:
                 found.append({**row, "fresh": "yes" if fresh else ""})
     return found
+
+
+def _runs(paths: Iterable[Path]) -> Iterator[list[dict[str, str]]]:
+    """Yield the rows of each order, with the columns of its further table."""
+    whole: dict[tuple[Path, str], dict[tuple[str, ...], dict[str, str]]] = {}
+    more: dict[tuple[Path, str], dict[tuple[str, ...], dict[str, str]]] = {}
+    for path in paths:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = {tuple(row[name] for name in KEY): row for row in csv.DictReader(file)}
+        (more if path.stem.endswith("_more") else whole)[path.parent, path.stem.removesuffix("_more")] = rows
+    for name, rows in whole.items():
+        further = more.get(name, rows)
+        if further.keys() != rows.keys():
+            raise SystemExit(f"{name[1]} and {name[1]}_more are not of the same stream")
+        yield [
+            {column: row.get(column) or further[key].get(column, "") for column in {**row, **further[key]}}
+            for key, row in rows.items()
+        ]
 
 
 def groups(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, list[Row]]]:
@@ -83,13 +106,22 @@ def streams(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
 
 def having(rows: Sequence[Row], *columns: str) -> list[Row]:
     """Return the rows in which these methods were run."""
-    return [row for row in rows if all(row[column] for column in columns)]
+    return [row for row in rows if all(row.get(column) for column in columns)]
+
+
+def shares(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Return the weight of each row: one over the orders in which its patient has such rows."""
+    orders: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        orders.setdefault((row["patient"], row["label"]), set()).add(row["order"])
+    return np.array([1 / len(orders[row["patient"], row["label"]]) for row in rows])
 
 
 def mean(rows: Sequence[Row], column: str) -> float:
-    """Mean over the slices of each structure, then over structures."""
-    labels = dict.fromkeys(row["label"] for row in rows)
-    return float(np.mean([np.mean([float(r[column]) for r in rows if r["label"] == name]) for name in labels]))
+    """Mean over the orders of each patient, then over the slices of each structure, then over structures."""
+    values, weights = np.array([float(row[column]) for row in rows]), shares(rows)
+    names = np.array([row["label"] for row in rows])
+    return float(np.mean([np.average(values[names == one], weights=weights[names == one]) for one in np.unique(names)]))
 
 
 def compare(rows: Sequence[Row], first: str, second: str) -> Difference:
@@ -97,12 +129,13 @@ def compare(rows: Sequence[Row], first: str, second: str) -> Difference:
     labels = list(dict.fromkeys(row["label"] for row in rows))
     names = sorted({row["patient"] for row in rows})
     patients = np.array([names.index(row["patient"]) for row in rows], dtype=np.int64)
+    weights = shares(rows)
     values: NDArray[np.float64] = np.array([float(row[first]) - float(row[second]) for row in rows])
     sums, counts = np.zeros((len(names), len(labels))), np.zeros((len(names), len(labels)))
     for number, label in enumerate(labels):
         chosen = np.array([row["label"] == label for row in rows])
-        total, count = sum_by_patient(values[chosen, None], patients[chosen], len(names))
-        sums[:, number], counts[:, number] = total[:, 0], count[:, 0]
+        pair = np.stack([values * weights, weights], axis=1)[chosen]
+        sums[:, number], counts[:, number] = (np.bincount(patients[chosen], column, len(names)) for column in pair.T)
     means = np.nanmean(resampled_means(sums, counts), axis=1, keepdims=True)
     low, high = percentile_intervals(means)
     of_patients = sums.sum(1) / counts.sum(1)
@@ -148,6 +181,21 @@ def pairs_table(rows: Sequence[Row], pairs: Sequence[tuple[str, str]], tested: b
     table(["set", "prompt", *(f"{first} - {second}" for first, second in pairs)], lines)
 
 
+def ways_table(rows: Sequence[Row]) -> None:
+    """Print DirectOL, the threshold and pseudo-labels, each on the rows in which it was run, and who corrects less."""
+    methods = [column for column in LEARNING if having(rows, column)]
+    pairs = [pair for pair in WAYS if having(rows, *pair)]
+    chosen = [row for row in rows if any(row.get(one) for pair in pairs for one in pair if one in LEARNING[3:])]
+    lines = []
+    for task, prompt, here in streams(chosen):
+        scores = [f"{mean(run, column):.3f}" if (run := having(here, column)) else "" for column in methods]
+        differences = [show(compare(run, *pair)) if (run := having(here, *pair)) else "" for pair in pairs]
+        spared = [float(row["below_85"]) for row in having(here, "below_85")]
+        share = f"{np.mean([score < THRESHOLD for score in spared]):.2f}" if spared else ""
+        lines.append([task, prompt, *scores, share, *differences])
+    table(["set", "prompt", *methods, "corrected at 0.85", *(f"{one} - {other}" for one, other in pairs)], lines)
+
+
 def table(title: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
     """Print Markdown."""
     print("| " + " | ".join(title) + " |\n|" + "---|" * len(title))
@@ -168,7 +216,7 @@ def draw_alpha(paths: Sequence[Path], figure_path: Path) -> None:
     for path in paths:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                if row["order"] == "0":
+                if row["order"] == "0" and row["alpha"]:
                     lines.setdefault((row["prompt"], row["task"], row["label"]), []).append(float(row["alpha"]))
     several = [task for task, count in Counter(_structures(lines)).items() if count > 1]
     columns = [""] * any(task not in several for _, task, _ in lines) + several
@@ -213,6 +261,9 @@ def main() -> None:
     pairs_table(rows, FURTHER, tested=False)
     print("At first contact with a patient: the first slice of each, in the last half\n")
     main_table([row for row in rows if row["fresh"]], ("sam", "ellipse", "mean_crop", "auxol_100"))
+    if any(having(rows, column) for column in LEARNING[3:]):
+        print("Other ways to learn, over the last half of the orders in which they were run\n")
+        ways_table(rows)
     if options.figure:
         draw_alpha(paths, options.figure)
 

@@ -160,6 +160,7 @@ def test_a_label_corrects_each_answer_of_its_study(service, tmp_path):
     assert truth.float().mean() > 0.8  # the crop is the square's, in whole pixels
 
 
+@pytest.mark.slow
 def test_a_second_label_of_a_place_replaces_the_first(service, tmp_path):
     image, label = write_study(tmp_path)
     for _ in range(2):
@@ -182,6 +183,7 @@ def test_a_viewers_own_numbers_are_heeded(service, tmp_path):
     assert len(corrections(service)) == 3
 
 
+@pytest.mark.slow
 def test_without_an_answer_the_boxes_are_those_of_the_label(service, tmp_path):
     image, label = write_study(tmp_path)
     submit(service, image, label, answered=False)
@@ -226,6 +228,7 @@ def test_labels_of_other_grids_and_empty_ones_are_refused(tmp_path):
 # ------------------------------------------------------------------------------------------------- kills and disks
 
 
+@pytest.mark.slow
 def test_what_was_submitted_before_a_kill_is_learned_once(service, tmp_path, monkeypatch):
     image, label = write_study(tmp_path)
     service.ask("study", image, {"roi": ROI})

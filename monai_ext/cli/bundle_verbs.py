@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +106,8 @@ def _on_list(given: argparse.Namespace, bundle: Path, files: Sequence[Path], fur
     if "train" in files[0].name:
         weights = Path(given.output_dir) / "model.pt"
         say("trained", str(weights if weights.is_file() else given.output_dir))
-    else:
-        summarise(Path(given.output_dir))
+    else:  # learners that a stream goes on from are not written again where every case is done
+        summarise(Path(given.output_dir), ["learners"] if "stream" in given.overlays else [])
 
 
 def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], further: Sequence[str]) -> None:
@@ -124,9 +126,14 @@ def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], f
         return
     if content:
         write_list(content, datalist)
+    passed: list[str] = []
     if index:
-        say("indexed", _kept(index.run(), out / "indexing.txt", 0))
-    say("checked", _check(doctor, out))
+        told = index.run()
+        passed = passed_over(told)
+        say("indexed", _kept(told, out / "indexing.txt", 0))
+        if passed:
+            say("", f"some series or files were passed over; {out / 'indexing.txt'} says why")
+    say("checked", _check(doctor, out, passed))
     say("segmenting", f"with {bundle.name}, into {out}")
     run_bundle(segment)
     if export:
@@ -136,7 +143,7 @@ def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], f
     page.run()
     from monai_ext.cli.summary import summarise
 
-    summarise(out)
+    summarise(out, [PAGE, *(["dicom"] if export else [])])
 
 
 def _keep(pairs: Sequence[str]) -> list[str]:
@@ -192,8 +199,23 @@ def _export(given: argparse.Namespace, index: Step | None, datalist: Path, out: 
     return Step("monai_ext.data.dicom.export", tuple(words))
 
 
-def _check(doctor: Step, out: Path) -> str:
+def passed_over(indexing: str) -> list[str]:
+    """Return what the indexing has skipped and why, by what it has printed; series that would be cases come first."""
+    lines = iter(indexing.splitlines())
+    for line in lines:
+        if re.match(r"skipped: \d", line):
+            break
+    skipped = [line.strip() for line in itertools.takewhile(lambda line: line.startswith("  "), lines)]
+    return sorted(skipped, key=lambda line: "/" in line.partition(": ")[0])
+
+
+def _check(doctor: Step, out: Path, passed: Sequence[str] = ()) -> str:
     """Run the doctor; return its verdict.
+
+    Args:
+        doctor: the step.
+        out: takes its findings.
+        passed: what the indexing has passed over, which may be why something is missing.
 
     Raises:
         UserError: its first error.
@@ -210,7 +232,8 @@ def _check(doctor: Step, out: Path) -> str:
             "".join(f"{one.level}: {one}\n" for one in found) + verdict(found) + "\n", encoding="utf-8"
         )
     if stops(found):
-        raise UserError(f"{_sentence(found[0])}; all that was found is in {out / 'doctor.txt'}")
+        why = f" (passed over: {passed[0]})" if passed else ""
+        raise UserError(f"{_sentence(found[0])}{why}; all that was found is in {out / 'doctor.txt'}")
     return verdict(found) + (f" ({out / 'doctor.txt'})" if found else "")
 
 

@@ -18,6 +18,7 @@ MODULES = {
     "report": ("monai_ext.evaluation.report.__main__", "Make one page of one or more evaluations."),
     "verify": ("monai_ext.evaluation.verify", "Read the files of a run.json again and say what has changed."),
     "export": ("monai_ext.data.dicom.export", "Write masks as RTSTRUCT or SEG."),
+    "safetensors": ("monai_ext.session.safetensors", "Write weights as safetensors, with their record inside."),
     "serve": ("monai_ext.label.__main__", "Prepare a MONAI Label server on a data list."),
 }
 EXAMPLES = {
@@ -36,6 +37,10 @@ EXAMPLES = {
     "export": (
         "export --masks OUT/masks --datalist list.json --format rtstruct --output OUT/dicom",
         "export --mask m.nii.gz --series FOLDER --labels tumour=1 --format seg --output m.dcm",
+    ),
+    "safetensors": (
+        "safetensors TRAINING/model.pt",
+        "safetensors TRAINING/model.pt --output OUT/model.safetensors",
     ),
     "serve": ("serve list.json --output_dir OUT", "serve --demo --output_dir OUT"),
 }

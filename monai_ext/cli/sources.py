@@ -10,7 +10,7 @@ from typing import Any
 
 from monai_ext.cli.arguments import nearest
 from monai_ext.cli.steps import Step
-from monai_ext.data.dicom.reading import has_preamble
+from monai_ext.data.dicom.reading import has_preamble, looks_like_dicom, read_dataset
 from monai_ext.data.folders import walk
 from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES
 from monai_ext.errors import UserError
@@ -45,7 +45,8 @@ def recognise(folder: Path) -> str:
         return "bids"
     names = [path for _, files in walk(folder, once=True) for path in files][:LOOKED_AT]
     images = [path for path in names if path.name.lower().endswith(VOLUME_SUFFIXES + FRAME_SUFFIXES)]
-    dicom = next((path for path in names if path not in images and has_preamble(path)), None)
+    others = [path for path in names if path not in set(images)]
+    dicom = next((path for path in others if has_preamble(path)), None) or next(filter(_is_bare_dicom, others), None)
     if dicom and images:
         raise UserError(
             f"{folder}: holds DICOM ({dicom.name}) and {images[0].name}: say which with --input dicom or folder."
@@ -53,6 +54,17 @@ def recognise(folder: Path) -> str:
     if not dicom and not images:
         raise UserError(f"{folder}: holds neither DICOM nor NIfTI nor pictures; name the folder of the images.")
     return "dicom" if dicom else "folder"
+
+
+def _is_bare_dicom(path: Path) -> bool:
+    """Whether a file is DICOM without its usual first bytes, as old archives write it."""
+    if not looks_like_dicom(path):
+        return False
+    try:
+        read_dataset(path, pixels=False, tags=("SOPClassUID",))
+    except UserError:
+        return False
+    return True
 
 
 def index_step(kind: str, folder: Path, datalist: Path, options: dict[str, Any]) -> Step:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monai_ext.cli.arguments import explained
+from monai_ext.errors import UserError
 
 WIDTH = 11  # of the name of a stage
 
@@ -56,7 +57,14 @@ def _quote(word: str) -> str:
 
 
 def bundle_step(bundle: Path, files: Sequence[Path], options: Sequence[str]) -> Step:
-    """Return the step that runs config files of a bundle."""
+    """Return the step that runs config files of a bundle.
+
+    Raises:
+        UserError: a path holds a ``#``, which MONAI takes for ``::``.
+    """
+    for path in (str(bundle), *(word for word in options if not word.startswith("--"))):
+        if "#" in path and path[:1] not in "$@%":
+            raise UserError(f"{path}: MONAI takes '#' for '::' in options; give a name without it.")
     listed = "[" + ",".join(f"'{file}'" for file in files) + "]"
     return Step("monai.bundle", ("run", "--config_file", listed, "--bundle_root", str(bundle), *options))
 

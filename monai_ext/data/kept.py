@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_ext.data.images import read_geometry
+from monai_ext.data.images import read_geometry, read_label
 from monai_ext.errors import UserError
 
 SAME_PLACE = 1e-3
@@ -24,14 +24,15 @@ def with_kept(
     Args:
         targets: with ``case`` and ``image``.
         keep: name of a structure -> its mask (not 0 inside), of the only target; or a folder that holds
-            ``<case>.nii.gz`` or ``<case>.png``, from which targets without a file take nothing. None: nothing is kept.
+            ``<case>.nii.gz`` or ``<case>.png``, from which targets without a file take nothing; at least one target has
+            one. None: nothing is kept.
 
     Returns:
         Copies of the targets; without ``keep`` they are as they were.
 
     Raises:
-        UserError: a file or folder is not there, one file is given for several targets, or a mask lies on another grid
-            than its image.
+        UserError: a file or folder is not there or holds no mask of a target, one file is given for several targets, or
+            a mask lies on another grid than its image or cannot be read.
     """
     if not keep:
         return [dict(target) for target in targets]
@@ -42,6 +43,11 @@ def with_kept(
         found = {name: _file(name, Path(path).expanduser(), target, len(targets)) for name, path in keep.items()}
         files = {name: str(file) for name, file in found.items() if file is not None}
         kept.append({**target, "kept": list(files), "kept_mask": list(files.values())})
+    for name, path in keep.items():
+        if targets and not any(name in target["kept"] for target in kept):
+            raise UserError(
+                f"--keep {name}: {path} holds no mask of a case of this run, such as {targets[0]['case']}.nii.gz."
+            )
     return kept
 
 
@@ -65,4 +71,5 @@ def _file(name: str, path: Path, target: Mapping[str, Any], count: int) -> Path 
     )
     if not same:
         raise UserError(f"--keep {name}: {file} has another grid than the image {target['image']}; resample the mask.")
+    read_label(file)  # what is no mask is said before the first case is run
     return file.absolute()

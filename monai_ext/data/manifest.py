@@ -28,6 +28,7 @@ FILE_KEYS = ("image", "label", "scribble", "reference_image", "reference_label")
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_YEAR_LAST = re.compile(r"([0-9]{2})([0-9]{2})((?:19|20)[0-9]{2})")
 
 Visit: TypeAlias = int | float | datetime.date
 
@@ -38,6 +39,10 @@ def parse_visit(value: object) -> Visit:
     Raises:
         ValueError: it is neither.
     """
+    if isinstance(value, (str, int)) and has_year_last(str(value).strip()):
+        raise ValueError(
+            f'{value!r} reads like a date whose year is last, out of order as a number; write "2023-04-15"'
+        )
     if isinstance(value, str):
         text = value.strip()
         if _NUMBER.fullmatch(text):
@@ -53,6 +58,23 @@ def parse_visit(value: object) -> Visit:
     elif isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         return value
     raise ValueError(f'{value!r} is no visit; write a number (0, 1, 2.5) or a date ("2023-04-15")')
+
+
+def has_year_last(digits: str) -> bool:
+    """Whether eight digits are a date with the year last (``15012024``, ``01152024``), and none with the year first."""
+    match = _YEAR_LAST.fullmatch(digits)
+    if match is None:
+        return False
+    first, second, year = map(int, match.groups())
+    orders = ((year, second, first), (year, first, second))
+    return any(map(_is_date, orders)) and not _is_date((int(digits[:4]), int(digits[4:6]), int(digits[6:])))
+
+
+def _is_date(parts: tuple[int, int, int]) -> bool:
+    try:
+        return 1900 <= datetime.date(*parts).year < 2100
+    except ValueError:
+        return False
 
 
 def _parse_case_name(name: object) -> object:

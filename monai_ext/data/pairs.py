@@ -105,10 +105,10 @@ def with_previous(pairs: Sequence[Pair], follow: bool | str = True) -> list[Pair
 
     Returns:
         Copies with ``previous``, the name of the target of the latest earlier visit (of several in one visit the last
-        of the list), and ``previous_image``, its file. Both are ``""`` where there is none, or where that
-        image is annotated and serves as a reference: then the latest reference is the previous image.
+        of the list), ``previous_image``, its file, and ``previous_modality``. All are ``""`` where there is none, or
+        where that image is annotated and serves as a reference: then the latest reference is the previous image.
     """
-    linked = [{**pair, "previous": "", "previous_image": ""} for pair in pairs]
+    linked = [{**pair, "previous": "", "previous_image": "", "previous_modality": ""} for pair in pairs]
     patients: dict[str, list[Pair]] = {}
     for pair in linked if str(follow).lower() not in ("false", "none", "") else ():
         if pair["patient"] and pair["visit"] != "":
@@ -118,7 +118,11 @@ def with_previous(pairs: Sequence[Pair], follow: bool | str = True) -> list[Pair
             earlier = [other for other in theirs if _visit_time(other) < _visit_time(pair)]
             before = max(reversed(earlier), key=_visit_time, default=None)
             if before is not None and before["case"] not in pair["reference"]:
-                pair.update(previous=before["case"], previous_image=before["image"])
+                pair.update(
+                    previous=before["case"],
+                    previous_image=before["image"],
+                    previous_modality=before["modality"],
+                )
     return linked
 
 

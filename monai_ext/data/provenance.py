@@ -1,4 +1,7 @@
-"""Where weights come from: a JSON file beside each checkpoint, and checks against the cases of a test."""
+"""Where weights come from: a JSON file beside each checkpoint, and checks against the cases of a test.
+
+A safetensors file that :mod:`monai_ext.session.safetensors` has written holds the record itself.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from monai_ext.data.safetensors_file import RECORD, SUFFIX, TENSORS_SHA256, read_metadata, tensors_sha256
 from monai_ext.data.text import read_text
 from monai_ext.data.training_settings import SETTINGS_FILE, read_settings
 from monai_ext.errors import UserError
@@ -108,16 +112,17 @@ def record_path(checkpoint: PathLike) -> Path:
 
 
 def read_record(checkpoint: PathLike) -> WeightRecord | None:
-    """Read the record beside a checkpoint; None where there is none.
+    """Read the record beside a checkpoint, or in a safetensors file; None where there is none.
 
     Raises:
         UserError: the record is not usable.
     """
-    path = record_path(checkpoint)
-    if not path.is_file():
+    inside = _record_inside(checkpoint)
+    path = record_path(checkpoint) if inside is None else Path(checkpoint)
+    if inside is None and not path.is_file():
         return None
     try:
-        return WeightRecord.model_validate_json(read_text(path))
+        return WeightRecord.model_validate_json(read_text(path) if inside is None else inside)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: the file: not UTF-8 (byte {error.start}); correct the record of these weights"
@@ -126,6 +131,11 @@ def read_record(checkpoint: PathLike) -> WeightRecord | None:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(f"{path}: {key}: {first['msg'].lower()}; correct the record of these weights") from error
+
+
+def _record_inside(checkpoint: PathLike) -> str | None:
+    """Return the record that a safetensors file holds, as JSON."""
+    return read_metadata(checkpoint).get(RECORD) if Path(checkpoint).suffix == SUFFIX else None
 
 
 def write_record(checkpoint: PathLike, record: WeightRecord) -> None:
@@ -236,6 +246,29 @@ def refuse_dense_labels(record: WeightRecord | None, dataset: str, allow: bool =
             f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what few "
             f"labels of {dataset} teach could not be told apart from it; give others or set --allow_dense_sam true"
         )
+
+
+def verify_weights(path: PathLike, record: WeightRecord) -> None:
+    """Check that weights are those of their record.
+
+    Raises:
+        UserError: their checksum is another, or there is no such file.
+    """
+    if _record_inside(path) is None:
+        verify_sha256(path, record.sha256)
+    elif read_metadata(path).get(TENSORS_SHA256) != tensors_sha256(path):
+        raise UserError(
+            f"{path}: the sha256 of its tensors is not the one in its header; it is damaged, copy or download it again"
+        )
+
+
+def weights_sha256(path: PathLike) -> str:
+    """Return the checksum by which weights are known to what was trained beside them.
+
+    That of a safetensors file with a record is the checksum of the file that it was made of: the tensors are the same.
+    """
+    record = read_record(path) if _record_inside(path) is not None else None
+    return sha256_of(path) if record is None else record.sha256
 
 
 def verify_sha256(path: PathLike, expected: str) -> None:

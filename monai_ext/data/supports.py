@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from monai_ext.data.checks import check_same_grid
 from monai_ext.data.contents import content_key
 from monai_ext.data.images import read_geometry, read_label, write_mask
 from monai_ext.data.manifest import Case, DataList
@@ -154,16 +155,17 @@ def write_support_mask(
         slice_axis: "R", "A" or "S" where the network's slices are cut orthogonal to it; None: as the inferers choose.
 
     Raises:
-        UserError: a slice is none of the image's, or does not show the organ.
+        UserError: the label does not lie on its image, a slice is none of the image's, or does not show the organ.
     """
     label = str(case.label)
+    geometry = read_geometry(case.image)
+    check_same_grid(case.image, geometry, label, read_geometry(label))  # the mask gets the image's header
     mask = read_label(label) == value
     if support.slices:
         mask &= _named_slices(support, case, organ, mask, slice_axis)
     if not mask.any():
         raise UserError(f"support {support.name}: {label} shows no {organ} (value {value}): choose another support.")
-    affine = read_geometry(case.image).affine
-    place = None if affine is None else affine.tolist()
+    place = None if geometry.affine is None else geometry.affine.tolist()
     key = content_key([sha256_of(label), list(support.slices), value, written, slice_axis, place])[:10]
     path = Path(folder) / f"{case.case}_{key}{'.png' if mask.ndim == 2 else '.nii.gz'}"
     if not path.is_file():

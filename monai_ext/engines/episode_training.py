@@ -75,7 +75,8 @@ def split_patients(
         held_out: further patients that are not trained on, such as those of supports.
 
     Raises:
-        UserError: a patient or the fold is in no list, or nobody is left to train on.
+        UserError: a patient or the fold is in no list, a patient of the fold is to validate, or nobody is left to train
+            on.
     """
     first = lists[0]
     if fold is not None and fold not in {case.fold for case in first.cases}:
@@ -86,6 +87,13 @@ def split_patients(
     for patient in (*validating, *kept_out):
         if patient not in known:
             raise UserError(f"patient {patient!r} is in no data list: check --validation_patients and --held_out.")
+    tested_on = {_patient(case) for case in first.cases if fold is not None and case.fold == fold}
+    both = sorted(tested_on & set(validating))
+    if both:
+        raise UserError(
+            f"patient {both[0]!r} is of fold {fold} of {first.dataset}, which is tested: name others with "
+            "--validation_patients."
+        )
     groups: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     for one in lists:
         for case in one.cases:

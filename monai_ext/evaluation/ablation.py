@@ -14,7 +14,8 @@ and differences to the default, paired by case, as :mod:`monai_ext.evaluation.co
 
 With ``--train_configs`` the settings are of a training: each network is trained, then evaluated by ``--configs``, from
 each of ``--supports`` where the method takes one. Options of all trainings are ``--train_options``. Another protocol of
-the same networks takes their folder, ``--trainings``.
+the same networks takes their folder, ``--trainings``. With ``--novel A B`` each setting is trained once for each of
+these structures, without it (option ``novel``), and asked for it (option ``labels``): one table of all and their mean.
 """
 
 from __future__ import annotations
@@ -207,7 +208,8 @@ class TrainedAblation(Ablation):
 
     The settings' options are those of the training; ``OUT/trainings/<setting>`` holds what it leaves, and a training
     that is finished is not done again. ``OUT/<algorithm>/<support>`` are the evaluations, whose rows are joined in
-    ``OUT/<algorithm>/metrics.csv``: column ``run`` names the support. Methods are paired by case and support.
+    ``OUT/<algorithm>/metrics.csv``: column ``run`` names the support. Methods are paired by case and support. Each of
+    the novel structures has a folder of its own within those of the training and of the evaluations.
 
     Args:
         bundle_root: see :class:`Ablation`.
@@ -218,6 +220,8 @@ class TrainedAblation(Ablation):
         train_options: set over those of ``train_configs`` for all settings.
         options: see :class:`Ablation`.
         trainings: folder of the trainings, which another protocol may share; None: ``OUT/trainings``.
+        novel: structures, each the ``novel`` one of a training of its own and the ``labels`` of its evaluation; none:
+            as the options say, once.
 
     Raises:
         UserError: see :class:`Ablation`.
@@ -233,6 +237,7 @@ class TrainedAblation(Ablation):
         train_options: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         trainings: str | Path | None = None,
+        novel: Sequence[str] = (),
     ) -> None:
         super().__init__(bundle_root, configs, output_dir, options)
         if supports:
@@ -243,6 +248,10 @@ class TrainedAblation(Ablation):
         self.trainings = self.output_dir / "trainings" if trainings is None else Path(trainings)
         self._training = read_configs("--train_configs", self.train_files)
         refuse_unknown("--train_configs", self._training, self.train_options)
+        self.novel = list(dict.fromkeys(novel))
+        if self.novel:
+            refuse_unknown("--train_configs", self._training, {"novel": None})
+            refuse_unknown("--configs", self._config, {"labels": None})
 
     def _refuse(self, setting: Setting) -> None:
         refuse_unknown("--train_configs", self._training, setting.options)
@@ -252,18 +261,25 @@ class TrainedAblation(Ablation):
 
     def _carry_out(self, setting: Setting, algorithm: str, folder: Path) -> None:
         trained = self.trainings / (algorithm[len(self.algorithm) + 1 :] or DEFAULT)
-        run_bundle(self.train_files, "train", {**self.train_options, **setting.options, "output_dir": str(trained)})
-        given = {**self.options, "checkpoint": str(trained / "model.pt"), "algorithm": algorithm}
-        if not self.supports:
-            run_bundle(self.files, "infer", {**given, "output_dir": str(folder)})
-            return
         rows: list[Row] = []
-        for support in self.supports:
-            own = folder / re.sub(r"\W+", "-", support)
-            run_bundle(self.files, "infer", {**given, "support": support, "output_dir": str(own)})
-            rows += [replace(row, run=support) for row in read_rows(own / "metrics.csv")]
-        write_rows(folder / "metrics.csv", rows)
-        write_summary(folder / "summary.json", summarise(rows, mean_of=_read_summary(own)["mean_of_levels"]))
+        novel: Sequence[str | None] = self.novel or [None]
+        supports: Sequence[str | None] = self.supports or [None]
+        for name in novel:
+            part = "" if name is None else re.sub(r"\W+", "-", name)
+            train = {**self.train_options, **setting.options, "output_dir": str(trained / part)}
+            evaluate = {**self.options, "checkpoint": str(trained / part / "model.pt"), "algorithm": algorithm}
+            if name is not None:
+                train, evaluate = {**train, "novel": name}, {**evaluate, "labels": [name]}
+            run_bundle(self.train_files, "train", train)
+            for support in supports:
+                own = folder / part / ("" if support is None else re.sub(r"\W+", "-", support))
+                served = {} if support is None else {"support": support}
+                run_bundle(self.files, "infer", {**evaluate, **served, "output_dir": str(own)})
+                found = read_rows(own / "metrics.csv")
+                rows += found if support is None else [replace(row, run=support) for row in found]
+        if own != folder:
+            write_rows(folder / "metrics.csv", rows)
+            write_summary(folder / "summary.json", summarise(rows, mean_of=_read_summary(own)["mean_of_levels"]))
 
 
 def read_tables(bundle_root: str | Path) -> dict[str, Table]:
@@ -344,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train_options", default="{}", help="for all trainings")
     parser.add_argument("--trainings", help="folder of the trainings (default: OUT/trainings)")
     parser.add_argument("--supports", nargs="+", default=[], help="annotated cases that serve one after the other")
+    parser.add_argument("--novel", nargs="+", default=[], help="structures, each left out of a training and asked for")
     given = parser.parse_args(arguments)
     tables = read_tables(given.bundle_root)
     for name in given.table:
@@ -365,8 +382,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _ablation(given: argparse.Namespace, options: dict[str, Any]) -> Ablation:
     configs = [str(name) for name in _literal("--configs", given.configs, list)]
     if given.train_configs is None:
-        if given.supports or given.trainings or given.train_options != "{}":
-            raise UserError("--supports, --trainings and --train_options go with --train_configs: give it, too")
+        if given.supports or given.novel or given.trainings or given.train_options != "{}":
+            raise UserError(
+                "--supports, --novel, --trainings and --train_options go with --train_configs: give it, too"
+            )
         return Ablation(given.bundle_root, configs, given.output_dir, options)
     train_options = _literal("--train_options", given.train_options, dict)
     if "output_dir" in train_options:
@@ -382,6 +401,7 @@ def _ablation(given: argparse.Namespace, options: dict[str, Any]) -> Ablation:
         train_options,
         options,
         given.trainings,
+        given.novel,
     )
 
 

@@ -27,6 +27,7 @@ from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.text import read_table
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import resampled
+from monai_ext.evaluation.record import RUN_FILE, read_record
 from monai_ext.evaluation.review import (
     FEATURES,
     GOOD_DICE,
@@ -67,16 +68,22 @@ class SliceOfRun:
 def read_run(run: Path, cases: DataList) -> list[SliceOfRun]:
     """Read what a run says of its slices, and their Dice.
 
+    Slices are those that the run has cut, as its ``run.json`` says.
+
     Raises:
-        UserError: the run has no features, or one of its cases has no label or mask.
+        UserError: the run has no features, has left out masks, or one of its cases has no label or mask.
     """
     features, patients = _read_features(run / FEATURES)
+    config = (read_record(run).get("config") or {}) if (run / RUN_FILE).is_file() else {}
+    if config.get("abstain"):
+        raise UserError(f"{run}: this run has left out masks (--abstain), whose Dice says nothing; run without it.")
+    slice_axis = axis if (axis := config.get("slice_axis")) in ("R", "A", "S") else None
     labels = {case.case: case.label for case in cases.cases}
     volumes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     slices = []
     for (case, label, k), known in features.items():
         if case not in volumes:
-            volumes = {case: _volumes(run, case, labels.get(case))}
+            volumes = {case: _volumes(run, case, labels.get(case), slice_axis)}
         found, truth = (volume[..., k] == cases.labels[label] for volume in volumes[case])
         both = int(found.sum() + truth.sum())
         dice = 2 * int((found & truth).sum()) / both if both else 1.0
@@ -213,13 +220,13 @@ def _read_features(path: Path) -> tuple[dict[Key, dict[str, float | None]], dict
     return features, patients
 
 
-def _volumes(run: Path, case: str, label: Path | str | None) -> tuple[np.ndarray, np.ndarray]:
+def _volumes(run: Path, case: str, label: Path | str | None, slice_axis: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Mask and label of a case, upright: [H, W, D] each."""
-    files = [path for path in (run / "masks").glob(f"{case}.*") if path.is_file()]
+    files = [path for suffix in (".nii.gz", ".png") if (path := run / "masks" / f"{case}{suffix}").is_file()]
     if label is None or not files:
         raise UserError(f"case {case} has no label in the data list, or no mask in {run / 'masks'}: add it.")
     affine = read_geometry(label).affine
-    mask, truth = (to_display(read_label(path), affine) for path in (files[0], label))
+    mask, truth = (to_display(read_label(path), affine, slice_axis) for path in (files[0], label))
     return mask, truth
 
 

@@ -16,6 +16,7 @@ from scipy.ndimage import affine_transform
 
 from monai_ext.data.checks import check_affine, grid_difference, grids_overlap, on_image
 from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, Geometry, read_geometry, read_label
+from monai_ext.data.mask_names import shared_file, structure_file, structure_files
 from monai_ext.errors import UserError
 from monai_ext.files import PathLike
 
@@ -64,22 +65,28 @@ def find_predictions(
         The files of each of ``cases``, and the names of the masks in the folder that belong to no case known.
 
     Raises:
-        UserError: where there is no such folder, it holds two masks of one case, or none of any.
+        UserError: where there is no such folder, it holds two masks of one case, none of any, or one whose name may
+            stand for several cases or structures.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; set --predictions to the folder of the masks")
     everyone = {*(known or ()), *cases}
     masks = _masks_in(folder, everyone)
-    endings = {f"_{_file_name(label)}": label for label in labels}
-    found = {case: _files_of(case, masks, endings, everyone) for case in cases}
+    labels = list(labels)
+    by_label = structure_files(sorted(everyone), labels)
+    for stem in masks.keys() & by_label.keys() - everyone:
+        owners = [(case, label) for case, label in by_label[stem] if case not in masks]
+        if len(owners) > 1:
+            raise shared_file(stem, owners)
+    found = {case: _files_of(case, masks, labels, everyone) for case in cases}
     if not any(files.paths for files in found.values()):
         there = ", ".join(sorted(masks)[:3]) + ", ..." if masks else "no mask at all"
         raise UserError(
             f"{folder}: there is no prediction of any of the {len(cases)} cases, such as {cases[0]}.nii.gz or "
             f"{cases[0]}.png, but {there}; name the masks by their case or choose another --predictions"
         )
-    claimed = everyone | {f"{case}{ending}" for case in everyone for ending in endings}
+    claimed = everyone | by_label.keys()
     return found, sorted(path.name for stem, paths in masks.items() if stem not in claimed for path in paths)
 
 
@@ -161,14 +168,13 @@ def _masks_in(folder: Path, cases: Collection[str]) -> dict[str, list[Path]]:
 
 
 def _files_of(
-    case: str, masks: dict[str, list[Path]], endings: dict[str, str], everyone: Collection[str]
+    case: str, masks: dict[str, list[Path]], labels: Iterable[str], everyone: Collection[str]
 ) -> PredictionFiles:
     whole = _only(case, masks)
     if whole is not None:
         return PredictionFiles(whole)
-    found = {
-        label: _only(f"{case}{ending}", masks) for ending, label in endings.items() if f"{case}{ending}" not in everyone
-    }
+    names = {label: structure_file(case, label) for label in labels}
+    found = {label: _only(name, masks) for label, name in names.items() if name not in everyone}
     return PredictionFiles(None, {label: path for label, path in found.items() if path is not None})
 
 
@@ -177,8 +183,3 @@ def _only(stem: str, masks: dict[str, list[Path]]) -> Path | None:
     if len(paths) > 1:
         raise UserError(f"case {stem!r} has two predictions, {paths[0]} and {paths[1]}; remove one of them")
     return paths[0] if paths else None
-
-
-def _file_name(label: str) -> str:
-    """Return what MaskWriter makes of a label in a file's name."""
-    return "".join("_" if character in "/\\" or character.isspace() else character for character in label)

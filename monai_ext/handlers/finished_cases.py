@@ -213,7 +213,8 @@ class FinishedCases:
     def _entries(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """Replace what a case names by what stands there: files by their contents, the case before by its key."""
         entries = case_contents(case)
-        entries.pop("previous_image", None)  # is in that case's key
+        for known in ("previous_image", "previous_modality"):  # are in that case's key
+            entries.pop(known, None)
         if case.get("previous"):
             entries["previous"] = self._keys.get(case["previous"], case["previous"])
         return entries

@@ -10,6 +10,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from monai_ext.data.images import write_mask
+from monai_ext.data.mask_names import refuse_shared_files, structure_file
 from monai_ext.handlers.finished_cases import FinishedCases
 
 
@@ -25,6 +26,9 @@ class MaskWriter:
         output_dir: folder of the run's outputs.
         labels: name -> value in the mask, in the order of the channels.
         finished: is told of each file.
+
+    Raises:
+        UserError: at the first of overlapping masks, where two of the run would have one file's name.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class MaskWriter:
         self.folder = Path(output_dir) / "masks"
         self.labels = dict(labels)
         self.finished = finished
+        self._names_checked = False
 
     def attach(self, engine: Engine) -> None:
         """Register with ``engine``."""
@@ -56,7 +61,10 @@ class MaskWriter:
         masks = {label: mask.astype(np.int64) for label, mask in label_masks(pred, self.labels).items()}
         if len(masks) == 1:
             return [(case, mask * self.labels[label]) for label, mask in masks.items()]
-        return [(f"{case}_{_file_name(label)}", mask * self.labels[label]) for label, mask in masks.items()]
+        if not self._names_checked:
+            refuse_shared_files([{"case": case}] if self.finished is None else self.finished.cases, self.labels)
+            self._names_checked = True
+        return [(structure_file(case, label), mask * self.labels[label]) for label, mask in masks.items()]
 
 
 def decollated(engine: Engine) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -87,7 +95,3 @@ def label_masks(pred: np.ndarray, labels: Mapping[str, int]) -> dict[str, np.nda
     if len(pred) == 1:
         return {label: pred[0] == value for label, value in labels.items()}
     raise ValueError(f"the prediction has {len(pred)} channels but there are {len(labels)} labels")
-
-
-def _file_name(label: str) -> str:
-    return "".join("_" if character in "/\\" or character.isspace() else character for character in label)

@@ -196,8 +196,8 @@ class OverlayWriter:
         if served is None or not details.references:
             return None
         index = int(str(served["reference_slice"]).split("+")[0])
-        image = details.references[0].image
-        label = details.references[0].label[0].cpu().numpy()[..., index]
+        reference = details.references[served.get("reference_number") or 0]
+        image, label = reference.image, reference.label[0].cpu().numpy()[..., index]
         grey = image.cpu().numpy()[..., index]
         if scene.shown is not None:
             volume = windowed(read_image(image.meta["filename_or_obj"]), LUNG_WINDOW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from ignite.engine import Engine, Events
 from monai_ext import processes
 from monai_ext.data.case_details import DETAILS
 from monai_ext.data.images import read_geometry
+from monai_ext.errors import UserError
 from monai_ext.evaluation.review import (
     FEATURE_COLUMNS,
     FEATURES,
+    MEAN_OF_SHARES,
     REVIEW,
     REVIEW_COLUMNS,
+    SHARES,
     Calibration,
     Scorer,
     Uncalibrated,
@@ -31,6 +35,8 @@ from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 from monai_ext.transforms.sam_input import to_display
 
+logger = logging.getLogger(__name__)
+
 
 class ReviewTable:
     """Scores the masks of each case and, where that is asked for, leaves out those that it flags.
@@ -39,7 +45,11 @@ class ReviewTable:
     ``review_features.csv`` has all features that the method hands over, long form, for
     :mod:`monai_ext.evaluation.calibrate_review`; ``review.csv`` has ``case, patient, visit, label, slice, score, flag,
     reason, method``, lowest score first, and a line on the console names the worst case. Both are written only where
-    the method hands over features. With a calibration the details' rows get ``score`` and ``flagged``, for pictures.
+    the method hands over features; where it does not, those of an earlier run go. With a calibration the details' rows
+    get ``score`` and ``flagged``, for pictures.
+
+    A feature of the calibration that the method does not hand over counts as the mean of those that it was calibrated
+    on. A warning names it; a calibration of which the method hands over none is refused.
 
     Args:
         output_dir: folder of the tables.
@@ -67,6 +77,7 @@ class ReviewTable:
         self.abstain, self.slice_axis = abstain, slice_axis
         self._features = CaseRows(output_dir, FEATURES, FEATURE_COLUMNS, finished)
         self._review = CaseRows(output_dir, REVIEW, REVIEW_COLUMNS, finished)
+        self._warned = False
 
     def attach(self, engine: Engine) -> None:
         """Attach after postprocessing and before handlers that write masks."""
@@ -77,6 +88,7 @@ class ReviewTable:
     def _start(self, engine: Engine) -> None:
         self._features.clear()
         self._review.clear()
+        self._warned = False
 
     def _score(self, engine: Engine) -> None:
         for case, output in decollated(engine):
@@ -88,6 +100,7 @@ class ReviewTable:
                 for name, value in sorted(known.items())
             ]
             self._features.add(names[0], features)
+            self._check_features({name for _, _, known in slices for name in known}, names[0])
             rows = review_rows(names, slices, self.scorer)
             self._review.add(names[0], rows)
             if self.scorer.threshold is not None:
@@ -95,6 +108,29 @@ class ReviewTable:
             if self.abstain:
                 flagged = [(r[3], int(r[4])) for r in rows if r[4] != "" and r[6] == "1"]
                 output["pred"] = self._without(output["pred"], flagged, case)
+
+    def _check_features(self, known: set[str], case: str) -> None:
+        """Compare the features of a case with those of the calibration, which may be another method's.
+
+        Raises:
+            UserError: the calibration has none of them.
+        """
+        if not isinstance(self.scorer, Calibration) or not known:
+            return
+        given = known | {MEAN_OF_SHARES} if known & set(SHARES) else known
+        missing = [name for name in self.scorer.names if name not in given]
+        if len(missing) == len(self.scorer.names):
+            raise UserError(
+                f"case {case}: --review was calibrated on {', '.join(missing)}, and this method hands over "
+                f"{', '.join(sorted(known))}: calibrate on a run of this method."
+            )
+        if missing and not self._warned:
+            logger.warning(
+                "--review was calibrated on %s, too, which case %s does not have: it counts as average there",
+                ", ".join(missing),
+                case,
+            )
+            self._warned = True
 
     def _without(self, pred: torch.Tensor, flagged: list[tuple[str, int]], case: Mapping[str, Any]) -> torch.Tensor:
         """Return the masks without flagged slices: [1, *spatial] integer or [L, *spatial], on the file's grid."""
@@ -111,7 +147,11 @@ class ReviewTable:
         return result
 
     def _write(self, engine: Engine) -> None:
-        if not processes.is_first() or not self._features.all():
+        if not processes.is_first():
+            return
+        if not self._features.all():
+            for name in (FEATURES, REVIEW):
+                (self.output_dir / name).unlink(missing_ok=True)
             return
         self._features.write()
         rows = worst_first(self._review.all())

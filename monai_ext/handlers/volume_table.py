@@ -32,8 +32,8 @@ class VolumeTable:
     there is no reference, it lacks the structure or is another patient's (a support); ``longest_mm``, the longest
     diameter in the plane of a slice, and ``perpendicular_mm``, the width across it
     (:func:`monai_ext.metrics.diameters.longest_diameters`); ``parts``, the number of connected pieces (over sides,
-    edges and corners); ``slices`` that hold the structure. A frame has no mm: its change is that of the area, and the
-    other measures are empty.
+    edges and corners); ``slices`` that hold the structure. A frame has no mm: its change is that of the area, empty
+    where its reference has another size, and the other measures are empty.
 
     Args:
         output_dir: folder of ``volumes.csv``.
@@ -51,7 +51,7 @@ class VolumeTable:
     ) -> None:
         self.labels, self.slice_axis = dict(labels), slice_axis
         self._rows = CaseRows(output_dir, TABLE, COLUMNS, finished)
-        self._references: tuple[str, dict[str, float]] | None = None
+        self._references: tuple[str, tuple[int, ...], dict[str, float]] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Attach after postprocessing, before a handler that ends the case."""
@@ -63,7 +63,7 @@ class VolumeTable:
         for case, output in decollated(engine):
             geometry = read_geometry(case["image"].meta["filename_or_obj"])
             masks = label_masks(output["pred"].cpu().numpy(), self.labels)
-            before = self._reference_sizes(case)
+            before = self._reference_sizes(case, geometry)
             rows = [self._row(case, label, mask, geometry, before.get(label)) for label, mask in masks.items()]
             self._rows.add(case["case"], rows)
 
@@ -84,7 +84,7 @@ class VolumeTable:
         names = [cell_text(case.get(key)) for key in ("case", "patient", "visit")]
         return [*names, label, volume, change, *lengths, str(parts), str(slices)]
 
-    def _reference_sizes(self, case: Mapping[str, Any]) -> dict[str, float]:
+    def _reference_sizes(self, case: Mapping[str, Any], own: Geometry) -> dict[str, float]:
         """Size of each structure in the patient's latest reference, by label; of one patient's cases read once."""
         paths = _paths(case.get("reference_label"))
         if not paths or case.get("reference_patient", case.get("patient")) != case.get("patient"):
@@ -92,8 +92,10 @@ class VolumeTable:
         if self._references is None or self._references[0] != paths[-1]:
             images = _paths(case.get("reference_image")) or paths  # masks often state no unit of length
             mask, geometry = read_label(paths[-1]), read_geometry(images[-1])
-            self._references = paths[-1], {name: _size(mask == v, geometry) for name, v in self.labels.items()}
-        return self._references[1]
+            sizes = {name: _size(mask == v, geometry) for name, v in self.labels.items()}
+            self._references = paths[-1], mask.shape, sizes
+        _, shape, sizes = self._references
+        return {} if own.spacing is None and shape != own.shape else sizes  # pixels of two pictures may differ in size
 
 
 def _size(mask: np.ndarray, geometry: Geometry) -> float:

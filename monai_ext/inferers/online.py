@@ -90,7 +90,8 @@ class OnlineInferer(CaseInferer):
         UserError: for an unknown option.
 
     The details of a case have a row for each prompt (see :data:`COLUMNS`) and a map ``sam``: SAM's own logits
-    [L, H, W, D]. ``images`` counts the slices with prompts.
+    [L, H, W, D]. With ``follow_up`` and a true label there is also a row for each structure on a slice that was not
+    found (``status`` missed). ``images`` counts the slices with prompts.
 
     Example:
         >>> inferer = OnlineInferer({"polyp": 1}, learners)  # of open_learners
@@ -178,7 +179,8 @@ class OnlineInferer(CaseInferer):
         for k in range(planes.shape[-1]):
             of_slice = None if truth is None else truth[..., k]
             if found is not None:
-                asked = self._ask_followed(plain(found)[..., k], planes[..., k], name, k)
+                asked = self.ask_followed(plain(found)[..., k], planes[..., k], name, k)
+                self._note_missed(k, asked, seen)
             else:
                 prompts = given.get(k, []) if self.prompter is None else self._prompts(name, k, of_slice)
                 asked = self.ask(network, planes[..., k], frame, name, k, prompts) if prompts else []
@@ -271,8 +273,15 @@ class OnlineInferer(CaseInferer):
             asked.append(Asked(channel, k, view, self.learners[names[channel]].infer(view)))
         return asked
 
-    def _ask_followed(self, logits: Tensor, plane: Tensor, case: str, k: int) -> list[Asked]:
-        """Ask for the structures that were found on a slice without a prompt; ``logits`` [L, H, W]."""
+    def ask_followed(self, logits: Tensor, plane: Tensor, case: str, k: int) -> list[Asked]:
+        """Ask the learners for the structures that were found on a slice without a prompt.
+
+        Args:
+            logits: [L, H, W] of what was found; it takes SAM's place.
+            plane: [C, H, W] in [0, 255].
+            case: name of the case.
+            k: number of the slice.
+        """
         asked = []
         for channel, name in enumerate(self.labels):
             sam = logits[channel].float().cpu()
@@ -282,6 +291,17 @@ class OnlineInferer(CaseInferer):
             view = View(f"{case}/{name}/{k}/0", plane, sam, self._followed_crop(sam), {}, place)
             asked.append(Asked(channel, k, view, self.learners[name].infer(view)))
         return asked
+
+    def _note_missed(self, k: int, asked: Sequence[Asked], seen: AnsweredCase) -> None:
+        """Add a row for each structure that is on the slice and was not found, where the expert looks: who draws it."""
+        if seen.truth is None or self.expert is None or not self.expert.looks_at(self.images):
+            return
+        there = {one.channel for one in asked}
+        for channel, (name, value) in enumerate(self.labels.items()):
+            if channel not in there and bool((seen.truth[..., k] == value).any()):
+                row = {"image": self.images, "slice": k, "label": name, "status": "missed", "corrected": 0}
+                row |= {"dice": 0.0, "dice_sam": 0.0}
+                seen.rows.append({column: row.get(column) for column in self.COLUMNS})
 
     def _crop(self, prompt: Prompt, sam: Tensor) -> Crop:
         if not self.cropped:

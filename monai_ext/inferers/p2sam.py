@@ -273,6 +273,7 @@ class P2SamInferer(ReferenceInferer):
         modality: str | None,
         previous: Any = None,
         previous_image: Any = None,
+        previous_modality: Any = None,
         **entries: Any,
     ) -> dict[str, Any]:
         """Load the mask of the case before, where ``previous_box`` asks for it.
@@ -282,6 +283,7 @@ class P2SamInferer(ReferenceInferer):
             modality: of the case.
             previous: name of the case before it, whose mask ``run_dir`` holds; none or "": the reference is before it.
             previous_image: its file.
+            previous_modality: its modality, for its intensity window; None: the case's.
             entries: see :class:`ReferenceInferer`.
         """
         self._before, self._place, self._image = None, None, image
@@ -291,7 +293,8 @@ class P2SamInferer(ReferenceInferer):
             if self.run_dir is None:
                 raise ValueError("previous_box needs run_dir, the folder of the masks")
             mask = find_mask(self.run_dir, name)
-            frame = self.load_reference.load(single_value(previous_image), str(mask), modality)
+            seen_with = modality if previous_modality is None else single_value(previous_modality)
+            frame = self.load_reference.load(single_value(previous_image), str(mask), seen_with)
             self._before = self._frame(frame)
         return super().begin_case(image, modality, **entries)
 

@@ -124,8 +124,9 @@ class ReferenceInferer(CaseInferer):
         UserError: for an unknown rule.
 
     The rows of a case's details, one for each structure and slice, are those of ``prompts.csv``: ``label, slice,
-    reference, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``; rows of masks that were
-    sought also have ``features``, for the review score.
+    reference, reference_slice, status, recovered, n_pos, n_neg, distance, margin, points``; ``reference_number`` is
+    that of the first reference that served the slice, among the details' ``references``; rows of masks that were sought
+    also have ``features``, for the review score.
 
     An image that a viewer's request came with (:class:`monai_ext.transforms.request.Requestd`) brings its own
     reference, labels and clicks; these go before the constructor's.
@@ -229,7 +230,7 @@ class ReferenceInferer(CaseInferer):
             for channel, result in enumerate(self._results(network, target, matched, extra)):
                 if result.logits is not None:
                     logits[channel, :, :, k] = result.logits.float().cpu()
-                rows.append(self._row(channel, k, matched, result, names))
+                rows.append(self._row(channel, k, matched, result, references, names))
         self._describe(rows, logits, references, matches, own_dice)
         return MetaTensor(logits[None]), CaseDetails(rows, references=list(references))
 
@@ -322,12 +323,21 @@ class ReferenceInferer(CaseInferer):
         """Segment every structure of ``labels`` on one slice, from one or more reference slices."""
 
     def _row(
-        self, channel: int, k: int, matched: Sequence[MatchedSlice], result: SliceResult, names: Sequence[str]
+        self,
+        channel: int,
+        k: int,
+        matched: Sequence[MatchedSlice],
+        result: SliceResult,
+        references: Sequence[Reference],
+        names: Sequence[str],
     ) -> dict[str, Any]:
+        """Tell of a structure on a slice, and of the references that served there: some may not reach that far."""
+        numbers = [next(n for n, reference in enumerate(references) if reference is m.reference) for m in matched]
         return {
             "label": list(self.labels)[channel],
             "slice": k,
-            "reference": "+".join(names),
+            "reference": "+".join([names[n] for n in numbers] if names and numbers else names),
+            "reference_number": numbers[0] if numbers else None,
             "reference_slice": "+".join(str(m.index) for m in matched),
             "status": result.status,
             **result.details,

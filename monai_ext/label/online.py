@@ -27,7 +27,7 @@ from monai_ext.engines.online.view import tensor_sha256
 from monai_ext.errors import UserError
 from monai_ext.inferers.online import Asked, OnlineInferer
 from monai_ext.inferers.reference import plain
-from monai_ext.inferers.reference_inferer import BACKGROUND
+from monai_ext.inferers.reference_inferer import BACKGROUND, ReferenceInferer
 from monai_ext.label.answers import Answers, read_answer, trust
 from monai_ext.label.inbox import Inbox, Submission
 from monai_ext.label.parts import Parts
@@ -35,6 +35,7 @@ from monai_ext.label.viewer_prompts import read_prompts
 from monai_ext.prompts.boxes import tight_box
 from monai_ext.prompts.crops import is_small, paste
 from monai_ext.prompts.prompt import Prompt
+from monai_ext.transforms.request import REQUEST
 from monai_ext.transforms.sam_input import frame_size
 
 LOCK = "server.lock"
@@ -93,10 +94,19 @@ class OnlineService:
         parts: of the bundle.
         folder: where answers and submissions are kept; those left over are learned.
         modality: study's file -> modality, for grey values.
+        find: study's file -> what serves it as a reference, see :class:`~monai_ext.data.studies.Studies`; for parts
+            with a ``follow_up``.
     """
 
-    def __init__(self, parts: Parts, folder: Path, modality: Callable[[Path], str] = lambda path: "") -> None:
-        self.parts, self.modality = parts, modality
+    def __init__(
+        self,
+        parts: Parts,
+        folder: Path,
+        modality: Callable[[Path], str] = lambda path: "",
+        find: Callable[[Mapping[Any, Any]], Mapping[str, Any] | None] = lambda item: None,
+    ) -> None:
+        self.parts, self.modality, self.find = parts, modality, find
+        self._following = threading.Lock()  # it keeps the references of one patient
         self.inbox, self.answers = Inbox(folder), Answers(folder)
         self._inferer = OnlineInferer(parts.labels, parts.learners, point_window=parts.point_window)
         self._wake, self._ended = threading.Event(), False
@@ -138,15 +148,43 @@ class OnlineService:
             UserError: the image or the prompts are not usable.
         """
         image = self._load(path)
+        if self.parts.follow_up is None:
+            found = read_prompts(params, image, self.parts.labels).items()
+            asked = [self._ask(image, study, name, k, prompt) for (name, k), prompt in found]
+        else:
+            asked = self._follow(image, study, path, params)
         logits = torch.full((len(self.parts.labels), *image.shape[1:]), BACKGROUND)
         said: list[dict[str, Any]] = []
-        for (name, k), prompt in read_prompts(params, image, self.parts.labels).items():
-            one = self._ask(image, study, name, k, prompt)
+        for one in asked:
             self.answers.keep(study, cast(Pending, one.answer))
-            paste(logits[one.channel, :, :, k], one.answer.logits, one.view.crop)
-            said.append(self._describe(name, k, cast(Pending, one.answer)))
+            paste(logits[one.channel, :, :, one.slice], one.answer.logits, one.view.crop)
+            said.append(self._describe(str(one.view.case["label"]), one.slice, cast(Pending, one.answer)))
         mask = self.parts.postprocessing({"image": image, "pred": MetaTensor(logits)})["pred"]
         return plain(mask)[0].numpy(), {"labels": dict(self.parts.labels), "answers": said}
+
+    def _follow(self, image: MetaTensor, study: str, path: Path, params: Mapping[str, Any]) -> list[Asked]:
+        """Find the structures by an annotated earlier visit, and ask the learners for each slice of each."""
+        if any(params.get(name) for name in ("roi", "foreground", "background", *self.parts.labels)):
+            raise UserError(
+                "structures are found by the patient's annotated visit here, without prompts: leave box and points out."
+            )
+        found = self.find({"image_path": str(path)})
+        if found is None:
+            raise UserError(f"study {study} has no reference: later visits are found in a folder of studies alone.")
+        follow_up = cast(ReferenceInferer, self.parts.follow_up)
+        names = [name for name in found["labels"] if name in self.parts.labels]
+        image.meta[REQUEST] = {**found, "labels": {name: found["labels"][name] for name in names}}
+        with self._following:
+            some = plain(follow_up(image[None], self.parts.network))[0]
+        del image.meta[REQUEST]
+        every = torch.full((len(self.parts.labels), *image.shape[1:]), BACKGROUND)
+        for number, name in enumerate(names):
+            every[list(self.parts.labels).index(name)] = some[number]
+        planes = plain(image)
+        asked: list[Asked] = []
+        for k in range(planes.shape[-1]):
+            asked += self._inferer.ask_followed(every[..., k], planes[..., k], study, k)
+        return asked
 
     def _describe(self, name: str, k: int, answer: Pending) -> dict[str, Any]:
         alpha = answer.said.get("alpha")
@@ -202,9 +240,10 @@ class OnlineService:
         image, truth = self._load_label(Path(what["image"]), label)
         values: Mapping[str, int] = what["values"]
         if not answers and self.parts.prompt != "box":
-            raise UserError(
-                f"the label of {what['study']} corrects no answer: ask for a mask of the study first, then submit."
-            )
+            how = "ask for a mask of the study first, then submit."
+            if self.parts.follow_up is not None:
+                how = f"it serves later visits as it is; to teach, {how}"
+            raise UserError(f"the label of {what['study']} corrects no answer: {how}")
         pendings = answers or self._derive(image, truth, str(what["study"]), values)
         learned: list[dict[str, Any]] = []
         refused: list[str] = []

@@ -23,14 +23,14 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_ext.data.images import is_frame, write_mask
 from monai_ext.data.manifest import load_datalist
-from monai_ext.data.studies import FINAL
+from monai_ext.data.studies import FINAL, Studies
 from monai_ext.data.text import read_json
 from monai_ext.errors import UserError, answer_user_errors
 from monai_ext.label.answers import Answers
 from monai_ext.label.inbox import Inbox
 from monai_ext.label.layout import ONLINE_OPTIONS
 from monai_ext.label.online import OnlineService, check_label, take_lock
-from monai_ext.label.parts import load_parts
+from monai_ext.label.parts import AUTOMATIC, load_parts
 
 STRATEGY = "lowest_trust"
 SECONDS_TO_REPLAY = 24 * 3600.0
@@ -46,11 +46,20 @@ class OnlineInferTask(InferTask):
         labels: name -> value.
         dimension: 2 or 3.
         folder: of the learners, for the sentence of an error.
+        automatic: structures are found without prompts, and viewers need not ask for any.
     """
 
-    def __init__(self, service: OnlineService | None, labels: Mapping[str, int], dimension: int, folder: Path) -> None:
+    def __init__(
+        self,
+        service: OnlineService | None,
+        labels: Mapping[str, int],
+        dimension: int,
+        folder: Path,
+        automatic: bool = False,
+    ) -> None:
         about = "SAM with a network that learns from each submitted label"
-        super().__init__(InferType.DEEPGROW, dict(labels), dimension, about)
+        kind = InferType.SEGMENTATION if automatic else InferType.DEEPGROW
+        super().__init__(kind, dict(labels), dimension, about)
         self.service, self.folder = service, folder
 
     def is_valid(self) -> bool:
@@ -165,20 +174,22 @@ class OnlineApp(MONAILabelApp):
         folder = Path(self.options["folder"])
         self.inbox, self.kept = Inbox(folder), Answers(folder)
         self._lock = take_lock(folder)
-        self.service = None if self._lock is None else self._start(folder)
+        self.service = None if self._lock is None else self._start(folder, studies)
         super().__init__(app_dir, studies, conf, "online", "Learns from each submitted label", labels=self.values)
 
-    def _start(self, folder: Path) -> OnlineService:
+    def _start(self, folder: Path, studies: str) -> OnlineService:
         datalist = Path(self.options["datalist"])
         parts = load_parts(Path(self.options["bundle"]), datalist, folder, self.options["options"])
-        service = OnlineService(parts, folder, _modalities(datalist))
+        find = Studies(studies) if Path(studies).is_dir() else lambda item: None  # not of a DICOMweb store
+        service = OnlineService(parts, folder, _modalities(datalist), find)
         service.start()
         return service
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return the one model."""
         folder = Path(self.options["folder"])
-        return {self.model: OnlineInferTask(self.service, self.values, self.options["dimension"], folder)}
+        automatic = self.options["options"].get("prompt") == AUTOMATIC
+        return {self.model: OnlineInferTask(self.service, self.values, self.options["dimension"], folder, automatic)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Return the replay."""

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_ext.errors import UserError
+
 POOLS = ("two_class", "queue", "literal")
 
 
@@ -30,13 +32,13 @@ class SpatialContrastLoss(nn.Module):
         temperature: tau, not stated; 0.1 as Ouali et al.
 
     Raises:
-        ValueError: for an unknown pool.
+        UserError: for an unknown pool.
     """
 
     def __init__(self, pool: str = "two_class", temperature: float = 0.1) -> None:
         super().__init__()
         if pool not in POOLS:
-            raise ValueError(f"pool must be one of {', '.join(POOLS)}, not {pool!r}")
+            raise UserError(f"--scl_pool {pool!r} is unknown: choose one of {', '.join(POOLS)}.")
         self.pool, self.temperature = pool, temperature
 
     def forward(self, relevance: Tensor, classes: Sequence[int]) -> Tensor:

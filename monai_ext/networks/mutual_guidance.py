@@ -23,12 +23,22 @@ class MutualGuidance(nn.Module):
         width: E1; not stated in the paper.
         normalise: ``softmax``: of each row of alpha / sqrt(M); ``mean``: alpha / M; ``none``.
         start: ``alike`` or ``random``.
+        share: how much of Z_q alpha^T is added to Z_q. ``whole``, as Eq. 10 has it; ``learned``: times a number that is
+            learned from 0, as DANet has it, so that a training begins with the plain comparison.
     """
 
-    def __init__(self, channels: int = 256, width: int = 256, normalise: str = "softmax", start: str = "alike") -> None:
+    def __init__(
+        self,
+        channels: int = 256,
+        width: int = 256,
+        normalise: str = "softmax",
+        start: str = "alike",
+        share: str = "whole",
+    ) -> None:
         super().__init__()
         self.support, self.query = nn.Conv2d(channels, width, 1), nn.Conv2d(channels, width, 1)
         self.normalise = normalise
+        self.share = nn.Parameter(torch.zeros(())) if share == "learned" else None
         if start == "alike":
             self.query.load_state_dict(self.support.state_dict())
 
@@ -49,4 +59,6 @@ class MutualGuidance(nn.Module):
     def forward(self, query: Tensor, support: Tensor) -> Tensor:
         """Reweight a query: Z_q alpha^T + Z_q (Eq. 10), [E1, g, g]; arguments as in :meth:`attention`."""
         weighted = self.attention(query, support) @ query.flatten(1)  # [E1, M], the transpose of Z_q alpha^T
+        if self.share is not None:
+            weighted = self.share * weighted
         return weighted.view_as(query) + query

@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from monai_ext.networks.label_encoder import LabelEncoder
 from monai_ext.networks.latent_block import Gaussian, LatentBlock
 from monai_ext.networks.mutual_guidance import MutualGuidance
 from monai_ext.networks.spatial_interaction import Projected, SpatialInteraction
-from monai_ext.networks.state_dict import load_weights
+from monai_ext.networks.state_dict import load_weights, read_checkpoint
 from monai_ext.networks.trunk import Trunk, build_trunk
 from monai_ext.networks.trunk_stages import LITE0
 from monai_ext.prompts.local_prototypes import WINDOW, class_score, local_prototypes
@@ -56,6 +57,7 @@ class PrototypeOptions:
         mgd_width: see :class:`MutualGuidance`.
         mgd_normalise: see :class:`MutualGuidance`.
         mgd_start: see :class:`MutualGuidance`.
+        mgd_share: see :class:`MutualGuidance`.
         prototypes: ``global``: one a class, Eq. 11. ``local``: ALPNet's windows, and the global one of a class that
             fills none. ``both``: of the structure windows and the global one, of the background windows, as ALPNet.
         window: cells along one side of a window.
@@ -77,6 +79,7 @@ class PrototypeOptions:
     mgd_width: int = 256
     mgd_normalise: str = "softmax"
     mgd_start: str = "alike"
+    mgd_share: str = "whole"
     prototypes: str = "global"
     window: int = WINDOW
     mask_resize: str = "bilinear"
@@ -95,6 +98,7 @@ CHOICES = {
     "sim_values": ("other", "printed"),
     "mgd_normalise": ("softmax", "mean", "none"),
     "mgd_start": ("alike", "random"),
+    "mgd_share": ("whole", "learned"),
     "prototypes": ("global", "local", "both"),
     "mask_resize": ("bilinear", "area"),
 }
@@ -202,7 +206,7 @@ class PrototypeNet(nn.Module):
         if o.scl and auxiliary:
             self.interaction = SpatialInteraction(channels, o.sim_width, o.sim_values)
         if o.mgd:
-            self.guidance = MutualGuidance(channels, o.mgd_width, o.mgd_normalise, o.mgd_start)
+            self.guidance = MutualGuidance(channels, o.mgd_width, o.mgd_normalise, o.mgd_start, o.mgd_share)
 
     @property
     def device(self) -> torch.device:
@@ -487,9 +491,14 @@ def build_prototype_net(
         if name not in names:
             raise UserError(f"option {name!r} of the network is unknown: choose among {', '.join(names)}.")
     chosen = PrototypeOptions(**(options or {}))
-    network = PrototypeNet(
-        build_trunk(trunk, trunk_weights, image_size, channels, frozen_statistics=frozen_statistics), chosen, auxiliary
-    )
+    try:
+        built = build_trunk(trunk, trunk_weights, image_size, channels, frozen_statistics=frozen_statistics)
+    except UserError as error:
+        known = None if checkpoint is None else _recognise(read_checkpoint(Path(checkpoint), trunk))
+        if known is None:
+            raise
+        raise UserError(f"checkpoint {checkpoint} is of another network: {known}") from error
+    network = PrototypeNet(built, chosen, auxiliary)
     if checkpoint is not None:
         load_weights(network, checkpoint, trunk, "--trunk", _recognise)
     return network.eval()

@@ -1,8 +1,9 @@
 """Weights from a file into a network: strictly, and with a sentence that says what another file is.
 
-A file is a plain state dict of finite numbers whose every name and shape fits. Whatever else is given under the name of
-weights - a training checkpoint, names with a wrapper's prefix, another variant, LoRA's updates, a web page - is
-recognised, named and refused: a file that is taken for what it is not would give masks that nobody asked for.
+A file is a plain state dict of finite numbers whose every name and shape fits, written by PyTorch or as safetensors.
+Whatever else is given under the name of weights - a training checkpoint, names with a wrapper's prefix, another
+variant, LoRA's updates, a web page - is recognised, named and refused: a file that is taken for what it is not would
+give masks that nobody asked for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from monai_ext.errors import UserError
@@ -77,7 +80,7 @@ def load_weights(
 
 
 def read_checkpoint(path: Path, variant: str) -> Any:
-    """Read a file of ``torch.save`` without running code that it may hold.
+    """Read a file of ``torch.save`` without running code that it may hold, or one of safetensors.
 
     Args:
         path: of the file.
@@ -88,7 +91,11 @@ def read_checkpoint(path: Path, variant: str) -> Any:
     """
     check_file(path, variant)
     try:
+        if _is_safetensors(path):
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise UserError(f"checkpoint {path} is damaged ({error}): copy or download it again.") from error
     except Exception as error:
         kind = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         what = f"it holds {kind[1]}, which" if kind else "it is damaged, or"
@@ -99,7 +106,7 @@ def read_checkpoint(path: Path, variant: str) -> Any:
 
 
 def check_file(path: Path, variant: str) -> None:
-    """Refuse what is no file of ``torch.save`` by its first bytes; see :func:`read_checkpoint`."""
+    """Refuse what is no file of ``torch.save`` or safetensors by its first bytes; see :func:`read_checkpoint`."""
     if path.is_dir():
         raise UserError(f"checkpoint {path} is a folder: give the path of a {variant} state dict in it.")
     if not path.is_file():
@@ -179,15 +186,24 @@ def _describe(path: Path, file: BinaryIO) -> str | None:
     for beginning, what in BEGINNINGS.items():
         if begin.startswith(beginning):
             return what
-    header = int.from_bytes(begin[:8], "little")
-    if begin[8:9] == b"{" and 2 <= header < 2**32:
-        return _describe_safetensors(path, file, header)
+    if _begins_safetensors(begin):
+        return _describe_safetensors(path, file, int.from_bytes(begin[:8], "little"))
     if begin.startswith(b"PK"):
         return _describe_archive(file)
     return None
 
 
-def _describe_safetensors(path: Path, file: BinaryIO, header: int) -> str:
+def _begins_safetensors(begin: bytes) -> bool:
+    return begin[8:9] == b"{" and 2 <= int.from_bytes(begin[:8], "little") < 2**32
+
+
+def _is_safetensors(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return _begins_safetensors(file.read(9))
+
+
+def _describe_safetensors(path: Path, file: BinaryIO, header: int) -> str | None:
+    """Say that a safetensors file ends early; None where it is whole, or its header says nothing of its end."""
     size = path.stat().st_size
     file.seek(8)
     text = file.read(header)
@@ -198,11 +214,7 @@ def _describe_safetensors(path: Path, file: BinaryIO, header: int) -> str:
         end = 8 + header if len(text) < header else 0
     if size < end:
         return f"a safetensors file that ends early ({size} of {end} bytes): copy or download it again"
-    command = f"torch.save(load_file({str(path)!r}), {_beside(path)!r})"
-    return (
-        "a safetensors file: make it one of PyTorch, "
-        f'python -c "import torch; from safetensors.torch import load_file; {command}"'
-    )
+    return None
 
 
 def _describe_archive(file: BinaryIO) -> str | None:

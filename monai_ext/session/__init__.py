@@ -4,7 +4,7 @@ Configs import this package as ``session`` and call what is named here. Where to
 what must happen once happens in the first of them, and a mistake is shown once: see :mod:`monai_ext.processes`.
 """
 
-from monai_ext.data.provenance import as_trained
+from monai_ext.data.provenance import as_trained, weights_sha256
 from monai_ext.session.cases import (
     bundle_beside,
     count_classes,
@@ -84,4 +84,5 @@ __all__ = [
     "short_sha256",
     "start",
     "try_out",
+    "weights_sha256",
 ]

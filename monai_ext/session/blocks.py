@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai.transforms import Compose, Invertd, LoadImaged
+from monai.transforms import Compose, Invertd, KeepLargestConnectedComponentd, LoadImaged
 from monai.utils import ensure_tuple
 
 from monai_ext.data.case_reader import CaseReader
@@ -105,7 +105,11 @@ def mask_preprocessing(image_size: int, slice_axis: str | None = None, key: str 
 
 
 def mask_postprocessing(
-    preprocessing: Compose, labels: Mapping[str, int], overlap: bool = False, with_request: bool = False
+    preprocessing: Compose,
+    labels: Mapping[str, int],
+    overlap: bool = False,
+    with_request: bool = False,
+    largest_piece: bool = False,
 ) -> Compose:
     """Return the transforms of logits [L, H, W, D] in the input frame to an integer mask on the grid of the image file.
 
@@ -114,10 +118,14 @@ def mask_postprocessing(
         labels: name -> value in the mask, in the order of the channels.
         overlap: keep one channel a label; see :class:`~monai_ext.transforms.labels.MergeLabelsd`.
         with_request: heed the labels that a MONAI Label request names.
+        largest_piece: keep only the largest connected piece of each label; not with ``overlap``.
     """
     back = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
     image_key = "image" if with_request else None
-    return Compose([back, MergeLabelsd("pred", list(labels.values()), overlap=overlap, image_key=image_key)])
+    merge = MergeLabelsd("pred", list(labels.values()), overlap=overlap, image_key=image_key)
+    if not largest_piece:
+        return Compose([back, merge])
+    return Compose([back, merge, KeepLargestConnectedComponentd("pred", list(labels.values()), is_onehot=False)])
 
 
 def case_table(
@@ -145,24 +153,45 @@ def case_table(
     )
 
 
-def run_record(
+def case_outputs(
+    labels: Mapping[str, int],
     finished: FinishedCases,
     checkpoint: str | Path | None,
     datalist: str | Path,
     data_root: str | Path | None = None,
+    prompts: bool = False,
+    review: str | Path | None = None,
+    abstain: bool = False,
+    slice_axis: str | None = None,
     note: str = "",
-) -> RunRecord:
-    """Return the handler that writes ``run.json``; the files of cases that were finished before are among its outputs.
+    further: Sequence[Any] = (),
+) -> list[Any]:
+    """Return the handlers of a run, in their order: masks, overlays, volumes, tables, ``run.json``, and progress.
 
     Args:
-        finished: its cases are the inputs; its folder, seed and shard are taken.
+        labels: name -> value in the masks.
+        finished: keeps what was written of each case; its folder, seed and shard are taken. Its cases are the inputs in
+            ``run.json``, and the files of those that were finished before are among the outputs.
         checkpoint: file of the weights; None: there are none.
         datalist: the data list.
-        data_root: folder that inputs are named relative to; None: the folder of the data list.
-        note: what a reader of the results has to know.
+        data_root: folder that inputs are named relative to in ``run.json``; None: the folder of the data list.
+        prompts: the inferer says what it chose: write ``prompts.csv``, ``review.csv`` and what a calibration needs.
+        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: ``review.csv`` has a score that is
+            not calibrated, and no flags.
+        abstain: leave masks out that the review flags.
+        slice_axis: "R", "A" or "S" where slices are cut orthogonal to it.
+        note: what a reader of the results has to know, on each overlay and in ``run.json``.
+        further: handlers that a method or an overlay of the config adds, such as :func:`case_table`.
+
+    Raises:
+        UserError: for ``abstain`` without ``review``, or a file that is no calibration.
     """
+    if abstain and review is None:
+        raise UserError("--abstain leaves out what the review flags: give its calibration with --review, too.")
+    output_dir = finished.output_dir
+    review_table = [ReviewTable(output_dir, labels, review, abstain, slice_axis, finished)] if prompts else []
     record = RunRecord(
-        finished.output_dir,
+        output_dir,
         inputs=finished.cases,
         checkpoint=checkpoint,
         seed=finished.seed,
@@ -172,37 +201,6 @@ def run_record(
         note=note,
     )
     record.keep(finished.kept())
-    return record
-
-
-def case_outputs(
-    labels: Mapping[str, int],
-    finished: FinishedCases,
-    prompts: bool = False,
-    review: str | Path | None = None,
-    abstain: bool = False,
-    slice_axis: str | None = None,
-    note: str = "",
-) -> list[Any]:
-    """Return the handlers that write what every run leaves: masks, overlays, volumes, tables, and progress.
-
-    Args:
-        labels: name -> value in the masks.
-        finished: is told of each file and row; its folder is taken.
-        prompts: the inferer says what it chose: write ``prompts.csv``, ``review.csv`` and what a calibration needs.
-        review: file of a calibration (:mod:`monai_ext.evaluation.review`); None: ``review.csv`` has a score that is
-            not calibrated, and no flags.
-        abstain: leave masks out that the review flags.
-        slice_axis: "R", "A" or "S" where slices are cut orthogonal to it.
-        note: on each overlay.
-
-    Raises:
-        UserError: for ``abstain`` without ``review``, or a file that is no calibration.
-    """
-    if abstain and review is None:
-        raise UserError("--abstain leaves out what the review flags: give its calibration with --review, too.")
-    output_dir = finished.output_dir
-    review_table = [ReviewTable(output_dir, labels, review, abstain, slice_axis, finished)] if prompts else []
     return [
         *review_table,  # first: it may leave masks out
         KeptMasks(labels),
@@ -211,4 +209,7 @@ def case_outputs(
         OverlayWriter(output_dir, labels, finished=finished, note=note),
         VolumeTable(output_dir, labels, slice_axis, finished),
         CaseProgress(),
+        *further,
+        finished,  # what the handlers before it have written
+        record,
     ]

@@ -18,6 +18,15 @@ from monai_ext.data.manifest import DataList
 from monai_ext.data.provenance import WeightRecord, read_record
 from monai_ext.errors import UserError
 
+SUFFIXES = (".pt", ".safetensors")
+"""Of files of weights in a bundle's ``models``; of two with the same name the first, which MONAI Label reads too."""
+
+
+def weight_files(models: Path) -> list[Path]:
+    """Return the files of weights in a folder by their names, one of each name."""
+    found = {path.stem: path for suffix in reversed(SUFFIXES) for path in models.glob(f"*{suffix}")}
+    return [found[stem] for stem in sorted(found)]
+
 
 def choose_weights(models: str | os.PathLike, cases: DataList, variant: str | None = None) -> Path:
     """Return the weights in ``models`` that serve the modality and structures of a data list.
@@ -36,7 +45,7 @@ def choose_weights(models: str | os.PathLike, cases: DataList, variant: str | No
         UserError: no weights in the folder serve the list.
     """
     folder = Path(models)
-    records = {p: read_record(p) for p in sorted(folder.glob("*.pt")) if not p.is_symlink()}
+    records = {p: read_record(p) for p in weight_files(folder) if not p.is_symlink()}
     known = {p: r for p, r in records.items() if r is not None and r.serves is not None}
     fit = {p: r for p, r in known.items() if variant in (None, r.variant)}
     modalities = {c.modality or cases.modality or "" for c in cases.cases} or {cases.modality or ""}

@@ -72,9 +72,22 @@ def check_options(argv: Sequence[str]) -> dict[str, Any]:
             continue
         text = texts.get(option)
         found = config.read(option, value, text if isinstance(text, str) else None)
+        cut = isinstance(text, str) and isinstance(found, str) and text != found and text.startswith(f"{found}#")
+        if cut or _holds_separator(found):  # fire, too, reads "a#1" as Python would: a, and a comment
+            told = text or value
+            raise UserError(f"--{option} is {told}: MONAI takes '#' for '::' in options; give a name without it.")
         if found is not value:
             read[option.replace("#", "::")] = found
     return read
+
+
+def _holds_separator(value: Any) -> bool:
+    """Whether an option's text, no reference or expression, holds what MONAI replaces: it would name another file."""
+    if isinstance(value, Mapping):
+        return any(map(_holds_separator, [*value, *value.values()]))
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_separator, value))
+    return isinstance(value, str) and "#" in value and not is_expression(value)
 
 
 class _Config:

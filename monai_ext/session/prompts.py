@@ -12,7 +12,7 @@ import torch
 from monai_ext.data.drawn_supports import draw_support
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import Pair, pair_with_reference
-from monai_ext.data.provenance import as_trained, read_record, verify_sha256
+from monai_ext.data.provenance import as_trained, read_record, verify_weights, weights_sha256
 from monai_ext.data.supports import pair_with_support
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
@@ -52,12 +52,12 @@ def find_prompts(
             f"learned prompts {path} have no record that says which SAM they fit: keep the .json file that their "
             "training wrote beside them."
         )
-    verify_sha256(path, record.sha256)
-    if weights is not None and record.trained_as[SAM_SHA256] != sha256_of(weights):
+    verify_weights(path, record)
+    if weights is not None and record.trained_as[SAM_SHA256] != weights_sha256(weights):
         raise UserError(
             f"learned prompts {path} fit the SAM {record.trained_as.get(SAM)} with sha256 "
-            f"{str(record.trained_as[SAM_SHA256])[:12]}..., but {weights} has {sha256_of(weights)[:12]}...: give that "
-            "SAM with --checkpoint, or train prompts for this one."
+            f"{str(record.trained_as[SAM_SHA256])[:12]}..., but {weights} has {weights_sha256(weights)[:12]}...: give "
+            "that SAM with --checkpoint, or train prompts for this one."
         )
     return path
 
@@ -199,7 +199,7 @@ def prompts_trained_as(weights: str | os.PathLike, options: Mapping[str, Any]) -
     """
     record = read_record(weights)
     name = Path(weights).stem if record is None else record.name
-    return {**options, SAM: name, SAM_SHA256: sha256_of(weights)}
+    return {**options, SAM: name, SAM_SHA256: weights_sha256(weights)}
 
 
 def seen_by(weights: str | os.PathLike) -> list[dict[str, Any]]:

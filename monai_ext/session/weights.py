@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 from monai_ext import processes
 from monai_ext.data.manifest import DataList
-from monai_ext.data.provenance import as_trained, check_overlap, read_record, refuse_dense_labels, verify_sha256
+from monai_ext.data.provenance import as_trained, check_overlap, read_record, refuse_dense_labels, verify_weights
 from monai_ext.data.studies import served_folder
 from monai_ext.errors import UserError, answer_user_errors
 from monai_ext.networks.sam import CHECKPOINTS, VARIANTS, fetch_checkpoint
-from monai_ext.session.default_weights import choose_weights
+from monai_ext.session.default_weights import SUFFIXES, choose_weights, weight_files
 
 
 def find_weights(
@@ -58,7 +58,7 @@ def find_weights(
             path = choose_weights(Path(bundle_root) / "models", cases, variant)
         record = read_record(path)
         if record is not None and record.sha256:
-            verify_sha256(path, record.sha256)
+            verify_weights(path, record)
         return path
 
     if processes.count() > 1:
@@ -120,7 +120,8 @@ def locate_weights(name: str, bundle_root: str | os.PathLike, option: str = "che
         UserError: there is no such file.
     """
     models = Path(bundle_root) / "models"
-    found = [path for path in (Path(name), models / f"{name}.pt") if path.is_file()]
+    named = (Path(name), *(models / f"{name}{suffix}" for suffix in SUFFIXES))
+    found = [path for path in named if path.is_file()]
     if not found:
         _refuse_none(bundle_root)
         raise UserError(
@@ -142,8 +143,8 @@ def _locate(checkpoint: str | None, variant: str | None, bundle_root: Path) -> P
 
 
 def _there(bundle_root: str | os.PathLike) -> str:
-    files = (path for path in (Path(bundle_root) / "models").glob("*.pt") if not path.is_symlink())
-    return ", ".join(sorted(path.stem for path in files)) or "none"
+    files = weight_files(Path(bundle_root) / "models")
+    return ", ".join(path.stem for path in files if not path.is_symlink()) or "none"
 
 
 def _refuse_unnamed(bundle_root: str | os.PathLike) -> NoReturn:
@@ -155,7 +156,7 @@ def _refuse_unnamed(bundle_root: str | os.PathLike) -> NoReturn:
 
 def _refuse_none(bundle_root: str | os.PathLike) -> None:
     models = Path(bundle_root) / "models"
-    if not any(models.glob("*.pt")):
+    if not weight_files(models):
         raise UserError(
             f"there are no weights in {models}: is --bundle_root right? If so, train some with configs/train.yaml and "
             "give them with --checkpoint."

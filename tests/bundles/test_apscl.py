@@ -14,6 +14,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from scipy import ndimage
 from torch import nn
 
 from monai_ext.data.phantoms.writing import write_phantom_patients
@@ -83,6 +84,11 @@ def masks(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((Path(folder) / "masks").iterdir())}
 
 
+def voxels(folder: str | Path) -> np.ndarray:
+    (path,) = (Path(folder) / "masks").iterdir()
+    return np.asarray(nib.load(path).dataobj)
+
+
 def table(folder: str, name: str) -> list[dict[str, str]]:
     with open(Path(folder) / name, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -127,7 +133,7 @@ def test_evaluation_by_both_protocols(options, tmp_path):
     rows = {p: table(o["output_dir"], "metrics.csv") for p, o in (("EP2", options), ("EP1", ep1))}
     assert {row["metric"] for row in rows["EP2"]} >= {"dice", "hd95_mm"}
     assert {row["label"] for row in rows["EP1"]} == {"kidney"}
-    assert [row["algorithm"] for row in rows["EP1"]][:1] == ["apscl_ep1"]
+    assert [row["algorithm"] for row in rows["EP1"]][:1] == ["apscl_ep1_oracle"]
     served = [row["reference_slice"] for row in table(ep1["output_dir"], "prompts.csv")]
     assert "" in served  # outside of the structure's range
     assert len(set(served) - {""}) == 3
@@ -187,6 +193,17 @@ def test_pictures(options, tmp_path):
     assert "is a picture and has no slices" in sentence_of("inference", **{**given, "support": "a:0"})
 
 
+def test_the_largest_piece_alone(options, tmp_path):
+    run("inference", **options)
+    whole = voxels(options["output_dir"])
+    run("inference", **{**options, "output_dir": str(tmp_path / "largest"), "largest_piece": True})
+    kept = voxels(tmp_path / "largest")
+    pieces, count = ndimage.label(whole, np.ones((3, 3, 3)))
+    assert count > 1, "there is something to leave out"
+    sizes = np.bincount(pieces.ravel())[1:]
+    np.testing.assert_array_equal(kept > 0, pieces == 1 + sizes.argmax())
+
+
 def test_modalities_and_known_structures_are_refused_unless_told(options, phantoms, tmp_path):
     content = json.loads(phantoms.read_text())
     content["labels"] = {"spleen" if name == "kidney" else name: value for name, value in content["labels"].items()}
@@ -216,6 +233,7 @@ def test_mistakes_are_sentences(options, tmp_path, weights):
     assert "has no such case" in said
     said = sentence_of("inference", **{**options, "trunk": "resnet18"})
     assert "does not hold resnet18 weights" in said
+    assert not list(Path(options["output_dir"]).rglob("*.*"))
     said = sentence_of("inference", **{**options, "slice_match": "chunks"})
     assert "ep1.yaml" in said
     assert sorted(path.name for path in Path(options["output_dir"]).rglob("*.nii.gz") if "masks" in str(path)) == []

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from forked import BundleCommand
 from monai_ext.data.episode_lists import read_episodes
 from monai_ext.data.provenance import read_record
 from monai_ext.evaluation.ablation import read_tables
@@ -39,7 +37,7 @@ def test_settings_of_the_ablations_are_options_of_the_training() -> None:
         "--train_configs", [str(BUNDLE / "configs" / name) for name in ("train.yaml", "train_light.yaml")]
     )
     tables = read_tables(BUNDLE)
-    assert set(tables) == {"modules", "prototypes", "rivals", "episodes"}
+    assert set(tables) == {"modules", "prototypes", "rivals", "episodes", "guidance"}
     for settings in tables.values():
         meanings = {meaning(parser, setting.options) for setting in settings}
         assert len(meanings) == len(settings)
@@ -47,7 +45,7 @@ def test_settings_of_the_ablations_are_options_of_the_training() -> None:
             refuse_unknown("--train_configs", parser, setting.options)
 
 
-def start(folder: Path, overlay: str | None = None, **options: object) -> subprocess.Popen[str]:
+def start(folder: Path, overlay: str | None = None, **options: object) -> BundleCommand:
     """Start a training on phantom patients in ``folder/out``, on one thread and no GPU."""
     folder.mkdir(exist_ok=True)
     names = ["train.yaml", "train_light.yaml", *([overlay] if overlay else [])]
@@ -55,17 +53,10 @@ def start(folder: Path, overlay: str | None = None, **options: object) -> subpro
     words = ["--config_file", str(configs), "--bundle_root", str(BUNDLE), "--output_dir", "out"]
     for key, value in {**TINY, "threads": 1, "device": "cpu", **options}.items():
         words += [f"--{key}", str(value)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "monai.bundle", "run", *words],
-        cwd=folder,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return BundleCommand(["run", *words], cwd=folder, join=True)
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+def finish(process: BundleCommand, code: int = 0) -> str:
     """Wait for a training and return what it printed."""
     printed, _ = process.communicate(timeout=600)
     assert process.returncode == code, printed
@@ -86,7 +77,7 @@ def test_killed_and_resumed_training_gives_the_same_weights(whole, tmp_path) -> 
     checkpoint = tmp_path / "out" / "checkpoint.pt"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     printed, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, printed
     assert not (tmp_path / "out" / "model.pt").exists()
@@ -144,6 +135,7 @@ def test_each_loss_stands_in_tensorboard(whole) -> None:
         ({"novel": "heart"}, "class 'heart' is in no data list: they have lesion, kidney."),
         ({"novel": "kidney", "base": "['lesion','kidney']"}, "kidney is novel and among the base classes"),
         ({"novel": "kidney"}, "the training needs two base classes"),
+        ({"prototypes": "few"}, "prototypes 'few' is unknown"),
     ],
 )
 def test_mistakes_end_the_run_with_one_sentence(tmp_path, options, sentence) -> None:

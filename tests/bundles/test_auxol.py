@@ -119,6 +119,23 @@ def test_another_sam_is_refused(run_bundle, stream, whole, tmp_path, tiny_weight
     assert "learned beside the SAM" in str(find_user_error(caught.value))
 
 
+def test_a_point_for_learners_of_boxes_is_refused(run_bundle, stream, whole, tmp_path):
+    content = json.loads(stream.read_text())
+    case = {key: value for key, value in content["cases"][0].items() if key not in ("box", "label")}
+    case["image"] = str(stream.parent / case["image"])
+    (tmp_path / "list.json").write_text(json.dumps({**content, "cases": [case]}))
+    options = {
+        "datalist": str(tmp_path / "list.json"),
+        "points": [30, 30],
+        "state_dir": str(whole / "learners"),
+        **SMALL,
+    }
+    with pytest.raises(RuntimeError) as caught:
+        run_bundle("auxol", "inference", output_dir=str(tmp_path / "out"), **options)
+    assert "prompted by points, but 'lesion' was taught with a box" in str(find_user_error(caught.value))
+    run_bundle("auxol", "inference", output_dir=str(tmp_path / "out"), allow_prompt=True, **options)
+
+
 @pytest.mark.parametrize("method", ["ellipse", "mean_crop", "memory", "direct"])
 def test_rivals_run_through_the_same_stream(run_bundle, stream, tmp_path, method):
     options = {"datalist": str(stream), "output_dir": str(tmp_path), "method": method, "algorithm": method}

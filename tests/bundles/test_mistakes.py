@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from forked import BundleCommand
 from monai_ext.errors import find_user_error
 from monai_ext.session import made
 
@@ -156,25 +155,27 @@ def test_options_are_answered_before_the_phantom_is_drawn(start, monkeypatch):
     ],
 )
 def test_on_the_command_line_it_is_the_last_line(tmp_path, words, sentence):
-    done = command(tmp_path, *words)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == sentence
-    assert "Traceback" not in done.stderr
+    code, _, err = command(tmp_path, *words)
+    assert code == 1
+    assert err.splitlines()[-1] == sentence
+    assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_help_beside_a_config_file_ends_well(tmp_path):
-    done = command(tmp_path, "--help")
-    assert done.returncode == 0
-    assert "--previous_box null" in done.stdout
+    code, out, _ = command(tmp_path, "--help")
+    assert code == 0
+    assert "--previous_box null" in out
     assert list(tmp_path.iterdir()) == []
 
 
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *words: str) -> tuple[int | None, str, str]:
+    """Exit code, standard output and standard error."""
     config, root = BUNDLES / "p2sam" / "configs" / "inference.yaml", str(BUNDLES / "p2sam")
     given = ["--config_file", str([str(config)]), "--bundle_root", root, "--output_dir", "out", *words]
-    run = [sys.executable, "-m", "monai.bundle", "run", *given]
-    return subprocess.run(run, cwd=folder, capture_output=True, text=True, check=False)
+    process = BundleCommand(["run", *given], cwd=folder)
+    out, err = process.communicate()
+    return process.returncode, out, err
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from forked import BundleCommand
 from monai_ext.data.indexing.writing import index
 from monai_ext.data.phantoms import write_phantom_patient
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
@@ -494,18 +496,11 @@ def test_no_permission_to_write_is_one_sentence(run_bundle, patient, write_list,
 # ------------------------------------------------------------------------------------------- the real command line
 
 
-def command(cwd: Path, configs: tuple[str, ...], **options) -> subprocess.CompletedProcess[str]:
-    """Run `python -m monai.bundle run` in ``cwd``."""
+def words_of(cwd: Path, configs: tuple[str, ...], **options: Any) -> list[str]:
+    """What follows `python -m monai.bundle` in ``cwd``."""
     files = [os.path.relpath(CONFIGS / f"{name}.yaml", cwd) for name in configs]
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    return subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return ["run", "--config_file", str(files), *words]
 
 
 def test_command_line_end_to_end(patient, write_list, tmp_path):
@@ -513,7 +508,7 @@ def test_command_line_end_to_end(patient, write_list, tmp_path):
     write_list(patient)
     torch.save(build_compact().state_dict(), tmp_path / "random.pt")
     (tmp_path / "elsewhere").mkdir()
-    done = command(
+    words = words_of(
         tmp_path / "elsewhere",
         ("inference", "evaluate"),
         bundle_root=os.path.relpath(CONFIGS.parent, tmp_path / "elsewhere"),
@@ -524,21 +519,32 @@ def test_command_line_end_to_end(patient, write_list, tmp_path):
         n_neg="[1,1]",
         seed=3,
     )
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", *words],
+        cwd=tmp_path / "elsewhere",
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert "dice" in done.stdout
     assert (tmp_path / "elsewhere" / "out" / "metrics.csv").read_text().startswith(COLUMNS)
     assert json.loads((tmp_path / "elsewhere" / "out" / "run.json").read_text())["seed"] == 3
 
 
-def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    return done.stderr.splitlines()[-1]
+def mistake(cwd: Path, **options: Any) -> str:
+    """Run `python -m monai.bundle run` in ``cwd``; return the last line, by which a user learns what is wrong."""
+    process = BundleCommand(words_of(cwd, ("inference",), **options), cwd=cwd)
+    _, said = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    return said.splitlines()[-1]
 
 
 def test_command_line_refuses_an_unknown_option(patient, write_list, tmp_path):
-    done = command(tmp_path, ("inference",), datalist=write_list(patient), output_dir="out", sead=3)
-    assert last_line(done) == "error: unknown option --sead, did you mean --seed?"
+    said = mistake(tmp_path, datalist=write_list(patient), output_dir="out", sead=3)
+    assert said == "error: unknown option --sead, did you mean --seed?"
     assert not (tmp_path / "out").exists()
 
 
@@ -546,9 +552,9 @@ def test_command_line_ends_with_the_mistake(patient, write_list, tmp_path):
     """A mistake that shows only while cases run, below MONAI's engine."""
     far_away(tmp_path, patient)
     torch.save(build_compact().state_dict(), tmp_path / "random.pt")
-    done = command(tmp_path, ("inference",), datalist=write_list(patient), output_dir="out", checkpoint="random.pt")
-    assert last_line(done).startswith("error: ")
-    assert "do not overlap in space" in last_line(done)
+    said = mistake(tmp_path, datalist=write_list(patient), output_dir="out", checkpoint="random.pt")
+    assert said.startswith("error: ")
+    assert "do not overlap in space" in said
 
 
 def test_what_is_kept_is_not_painted_over(patient, write_list, tmp_path, run_bundle):

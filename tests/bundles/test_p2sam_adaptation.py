@@ -199,7 +199,7 @@ def test_two_processes_of_torchrun_train_lora_as_one(start, tmp_path) -> None:
     command += [str(tmp_path / "driver.py"), "run", "--config_file", str([*names, str(overlay)])]
     command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     one, two = (unmerged(tmp_path / name).state_dict() for name in ("alone", "two"))
     assert max(float(value.abs().max()) for name, value in one.items() if name.endswith("lora_b")) > 1e-3

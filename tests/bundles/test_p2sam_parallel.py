@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from forked import BundleCommand
 from monai_ext.data.shards import shard_of
 from monai_ext.evaluation.merge import merge
 from monai_ext.evaluation.verify import verify
@@ -83,17 +84,18 @@ def state(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for part in ("masks", "overlays") for path in (folder / part).iterdir()}
 
 
-def command(launcher: list[str], configs: tuple[str, ...], options: Options) -> list[str]:
+def command(configs: tuple[str, ...], options: Options) -> list[str]:
+    """What follows `python -m monai.bundle`."""
     files = [str(BUNDLE / "configs" / f"{name}.yaml") for name in configs]
     words = [word for key, value in options.items() for word in (f"--{key}", str(value).replace(" ", ""))]
-    return [*launcher, "-m", "monai.bundle", "run", "--config_file", str(files), *words]
+    return ["run", "--config_file", str(files), *words]
 
 
 def torchrun(configs: tuple[str, ...], options: Options) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [*launcher, "-m", "monai.bundle", *command(configs, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = command(launcher, configs, options)
-    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=600)
 
 
 # ---------------------------------------------------------------------------------------------------------- resume
@@ -101,13 +103,12 @@ def torchrun(configs: tuple[str, ...], options: Options) -> subprocess.Completed
 
 def test_a_killed_run_goes_on_to_the_same_bytes(whole, evaluate, cohort, tiny_options, tmp_path, capsys):
     options = {"bundle_root": BUNDLE, **tiny_options, "datalist": cohort, "output_dir": tmp_path / "out", **FAST}
-    words = command([sys.executable], ("inference", "evaluate"), options)
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        while len(list((tmp_path / "out" / "cases").glob("[!.]*.json"))) < 2 and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    process = BundleCommand(command(("inference", "evaluate"), options), join=True)
+    while len(list((tmp_path / "out" / "cases").glob("[!.]*.json"))) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    printed, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, printed
     done = {path.stem for path in (tmp_path / "out" / "cases").glob("[!.]*.json")}
     assert 2 <= len(done) < 6
     assert not (tmp_path / "out" / "metrics.csv").exists()

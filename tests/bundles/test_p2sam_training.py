@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from forked import BundleCommand
 from monai_ext.data.provenance import read_record
 from monai_ext.files import sha256_of
 from monai_ext.networks.sam import build_sam
@@ -31,23 +29,16 @@ TINY = {
 }
 
 
-def start(folder: Path, configs: list[Path] = CONFIGS, **options: object) -> subprocess.Popen[str]:
+def start(folder: Path, configs: list[Path] = CONFIGS, **options: object) -> BundleCommand:
     """Start a training on the phantom patient in ``folder/out``, on one thread and no GPU."""
     folder.mkdir(exist_ok=True)
     words = ["--config_file", str([str(c) for c in configs]), "--bundle_root", str(BUNDLE), "--output_dir", "out"]
     for key, value in {**TINY, "threads": 1, "device": "cpu", **options}.items():
         words += [f"--{key}", str(value)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "monai.bundle", "run", *words],
-        cwd=folder,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return BundleCommand(["run", *words], cwd=folder, join=True)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: BundleCommand) -> str:
     """Wait for a training and return what it printed."""
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
@@ -67,7 +58,7 @@ def test_killed_and_resumed_training_gives_the_same_weights(whole, tmp_path) -> 
     checkpoint = tmp_path / "out" / "checkpoint.pt"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     printed, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, printed
     assert not (tmp_path / "out" / "model.pt").exists()

@@ -93,10 +93,10 @@ def resumed(tmp_path_factory, tiny_options, overlay) -> Path:
         time.sleep(0.01)
     children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    assert job.wait(60) != 0, log.read_text()
+    assert job.wait(300) != 0, log.read_text()
     assert not (out / "model.pt").exists()
     assert torch.load(checkpoint, weights_only=True)["epoch"] < EPOCHS
-    assert torchrun(out, overlay, tiny_options, log).wait(120) == 0, log.read_text()
+    assert torchrun(out, overlay, tiny_options, log).wait(300) == 0, log.read_text()
     assert log.read_text().count(f"{EPOCHS * LENGTH}/{EPOCHS * LENGTH}") >= 1
     assert " 0/16" not in log.read_text(), "the resumed run began anew"
     return out

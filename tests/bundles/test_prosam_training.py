@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forked import BundleCommand
 from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.files import sha256_of
 
@@ -32,23 +30,16 @@ def phantoms(tmp_path_factory) -> Path:
 def start(phantoms, tiny_options):
     """Start a training in a process of its own; the output folder is ``folder/out``."""
 
-    def run(folder: Path, **options: Any) -> subprocess.Popen[str]:
+    def run(folder: Path, **options: Any) -> BundleCommand:
         words = ["--config_file", str([str(BUNDLE / "configs" / "train.yaml")]), "--bundle_root", str(BUNDLE)]
         for key, value in {**tiny_options, **TINY, "datalist": phantoms, "output_dir": "out", **options}.items():
             words += [f"--{key}", str(value)]
-        return subprocess.Popen(
-            [sys.executable, "-m", "monai.bundle", "run", *words],
-            cwd=folder,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        return BundleCommand(["run", *words], cwd=folder, join=True)
 
     return run
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: BundleCommand) -> str:
     printed, _ = process.communicate(timeout=600)
     assert process.returncode == 0, printed
     return printed
@@ -62,7 +53,7 @@ def test_killed_and_resumed_training_gives_the_same_weights(start, tmp_path):
     process = start(killed)
     while not (killed / "out" / "checkpoint.pt").exists() and process.poll() is None:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (killed / "out" / "prompts.pt").exists()

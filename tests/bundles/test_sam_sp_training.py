@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +17,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from forked import BundleCommand
 from monai_ext.data.provenance import read_record
 from monai_ext.engines import rounds
 from monai_ext.errors import UserError
@@ -79,24 +77,18 @@ def results(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(found)}
 
 
-def start(options: dict[str, Any], folder: Path) -> subprocess.Popen[str]:
+def start(options: dict[str, Any], folder: Path) -> BundleCommand:
     words = ["--config_file", str(BUNDLE / "configs" / "train.yaml"), "--bundle_root", str(BUNDLE)]
     for key, value in {**options, "output_dir": folder, "threads": 1}.items():
         words += [f"--{key}", str(value)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "monai.bundle", "run", *words],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return BundleCommand(["run", *words], join=True)
 
 
-def kill_when(process: subprocess.Popen[str], path: Path) -> None:
+def kill_when(process: BundleCommand, path: Path) -> None:
     """kill -9 as soon as a file is there."""
     while not path.exists() and process.poll() is None:
         time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     printed, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, printed
 
@@ -104,7 +96,7 @@ def kill_when(process: subprocess.Popen[str], path: Path) -> None:
 @pytest.fixture
 def patience(options) -> None:
     """Make SAM's tuning long enough to be killed inside."""
-    options.update(sam_epochs=12)
+    options.update(sam_epochs=5)
 
 
 def test_a_run_killed_at_and_inside_a_stage_ends_with_the_same_bytes(patience, train, options, tmp_path) -> None:

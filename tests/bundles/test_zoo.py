@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 
+from monai_ext.data.provenance import read_record, verify_weights
 from monai_ext.errors import UserError
 from monai_ext.networks.dual_branch_unet import build_segmentor
 
@@ -117,3 +120,22 @@ def test_a_promptable_network_is_not_exported(tmp_path, options):
     with pytest.raises(UserError, match="alone it would segment without prompts"):
         export("p2sam", tmp_path / "model.ts", sam_variant="compact_lite", **options)  # that of model.pt
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bundle", [b for b in BUNDLES if b.name in ("auxol", "p2sam", "prosam")], ids=name)
+def test_a_zip_has_weights_with_their_record_where_the_checkout_has_a_link(bundle, tmp_path):
+    """An unpacked zip stands alone: its ``model.pt`` is a file, and is known by the record beside it."""
+    spec = importlib.util.spec_from_file_location("release_bundles", BUNDLES[0].parents[1] / "release" / "bundles.py")
+    release = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(release)
+    with zipfile.ZipFile(release.write_zip(bundle, tmp_path)) as archive:
+        archive.extractall(tmp_path)
+    weights = tmp_path / bundle.name / "models" / "model.pt"
+    assert not weights.is_symlink()
+    record = read_record(weights)
+    assert record is not None
+    assert record == read_record((bundle / "models" / "model.pt").resolve())
+    verify_weights(weights, record)
+    if bundle.name == "p2sam":
+        verify(tmp_path / bundle.name)

@@ -15,6 +15,7 @@ CONFIGS = sorted(BUNDLES.glob("*/configs/*.yaml"))
 BASES = ("inference.yaml", "train.yaml", "evaluate.yaml", "episodes.yaml", "study.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parts[-3]}/{path.name}")
 def test_our_own_configs_pass(path):
     bases = [path.parent / name for name in BASES if (path.parent / name).is_file()]

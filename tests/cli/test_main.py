@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -10,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_ext.cli.bundle_verbs import VERBS
+from monai_ext.cli.bundle_verbs import VERBS, passed_over
 from monai_ext.cli.main import MODULES, main
+from monai_ext.cli.sources import recognise
 from monai_ext.data.phantoms.dicom import write_ct_series, write_rtstruct
 from monai_ext.errors import UserError
 
@@ -136,3 +139,34 @@ def test_show_of_dicom_goes_back_to_dicom(tmp_path, capsys):
     assert export.startswith("python -m monai_ext.data.dicom.export --masks ")
     assert "--format rtstruct" in export
     assert f"--measures {tmp_path}/out/volumes.csv" in export
+
+
+@pytest.mark.parametrize("suffix", ["", ".ima"])
+def test_dicom_without_its_first_bytes_is_recognised(tmp_path, suffix):
+    write_ct_series(tmp_path / "ct", np.zeros((4, 4, 3)), np.diag([-1.0, -1.0, 2.0, 1.0]))
+    for path in (tmp_path / "ct").iterdir():
+        path.with_suffix(suffix).write_bytes(path.read_bytes()[132:])
+        path.unlink()
+    assert recognise(tmp_path / "ct") == "dicom"
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "README").write_text("no image at all. " * 40)
+    with pytest.raises(UserError, match="holds neither DICOM nor NIfTI nor pictures"):
+        recognise(tmp_path / "text")
+
+
+def test_the_reason_why_a_visit_is_missing_is_told(one_visit, tmp_path):
+    """A later visit in a form that cannot be read is not just missing."""
+    tree = tmp_path / "dicom"
+    shutil.copytree(one_visit, tree)
+    later = {"study_date": datetime.date(2030, 1, 1), "drop": (1,)}
+    write_ct_series(tree / "later", np.mgrid[:16, :16, :4][0], np.diag([-2.0, -2.0, 4.0, 1.0]), **later)
+    with pytest.raises(
+        UserError, match=r"no patient has an image of a visit later.*\(passed over: .*1 slice is missing"
+    ):
+        main(["follow-up", str(tree), "--roi", "tumour=GTV.*", "-o", str(tmp_path / "out")])
+
+
+def test_what_the_indexing_has_passed_over():
+    text = "x: 1 case\nnote: y\nskipped: 2\n  /a/b (series 'c'): PT and not CT\n  p1: 1 slice is missing\nwritten to z"
+    assert passed_over(text) == ["p1: 1 slice is missing", "/a/b (series 'c'): PT and not CT"]
+    assert passed_over("x: 1 case\nskipped: nothing\nwritten to z") == []

@@ -163,6 +163,7 @@ def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
         read_image(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_any_damaged_header_is_read_or_refused(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)

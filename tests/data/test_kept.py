@@ -51,6 +51,8 @@ def test_nothing_to_keep_changes_nothing(target):
         ({"liver": "liver.nii.gz"}, 2, "is one mask, but 2 images are segmented"),
         ({"liver": "other_shape.nii.gz"}, 1, "has another grid than the image"),
         ({"liver": "other_size.nii.gz"}, 1, "has another grid than the image"),
+        ({"liver": "empty"}, 2, "--keep liver: empty holds no mask of a case of this run, such as a.nii.gz"),
+        ({"liver": "part.nii.gz"}, 1, "label values must be whole numbers, found 0.5"),
         ("liver", 1, "give names and masks"),
     ],
 )
@@ -59,5 +61,7 @@ def test_what_cannot_be_kept_is_refused(keep, count, sentence, target, tmp_path,
     save(tmp_path / "liver.nii.gz")
     save(tmp_path / "other_shape.nii.gz", (4, 5, 4))
     save(tmp_path / "other_size.nii.gz", size=1.1)
+    save(tmp_path / "empty" / "c.nii.gz")
+    nib.save(nib.Nifti1Image(np.full((4, 5, 3), 0.5, np.float32), np.eye(4)), tmp_path / "part.nii.gz")
     with pytest.raises(UserError, match=sentence):
         with_kept([target] * count, keep)

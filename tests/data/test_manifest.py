@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from monai_ext.data.manifest import Case, DataList, load_datalist, parse_visit
+from monai_ext.data.manifest import Case, DataList, has_year_last, load_datalist, parse_visit
 from monai_ext.errors import UserError
 
 
@@ -73,6 +73,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(key=st.sampled_from(["dataset", "modality", "labels", "ignore", "cases", *Case.model_fields]), value=JSON)
 def test_any_value_is_read_or_refused_in_one_sentence(
     tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
@@ -189,7 +190,19 @@ def test_every_date_is_read(date: datetime.date) -> None:
 @settings(deadline=None)
 @given(st.integers(-(10**17), 10**17) | st.floats(-1e17, 1e17))
 def test_every_number_is_read(number: float) -> None:
+    assume(not has_year_last(str(number)))
     assert parse_visit(number) == number
+
+
+@pytest.mark.parametrize("value", ["15012024", 15012024, "01022024", "12312023", " 01011999 "])
+def test_a_date_whose_year_is_last_is_no_number(value: object) -> None:
+    with pytest.raises(ValueError, match="year is last"):
+        parse_visit(value)
+
+
+@pytest.mark.parametrize("value", ["20240115", 20240115, "45672024", "15012199", "1502024"])
+def test_other_eight_digits_are_numbers(value: object) -> None:
+    assert parse_visit(value) == int(value)
 
 
 def test_numbers_and_dates_do_not_mix_within_a_patient(tmp_path: Path) -> None:

@@ -216,6 +216,12 @@ def test_each_target_knows_the_one_before_it_whatever_the_order_of_the_list() ->
     assert linked[0]["previous_image"] == "Q2.nii.gz"
 
 
+def test_the_image_before_brings_its_own_modality() -> None:
+    cases = [case("a", 0), case("b", 1, modality="CT"), case("c", 2)]
+    linked = with_previous(pair_with_reference(datalist(*cases)))
+    assert [(pair["modality"], pair["previous_modality"]) for pair in linked] == [("CT", ""), ("MR", "CT")]
+
+
 def test_an_annotated_reference_goes_before_a_prediction() -> None:
     cases = case("a", 0), case("b", 1), case("c", 2, annotated=False), case("d", 3)
     linked = with_previous(pair_with_reference(datalist(*cases), "all"))

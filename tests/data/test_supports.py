@@ -92,6 +92,21 @@ def test_the_mask_of_a_support_in_micrometres_lies_on_its_image(datalist, tmp_pa
     assert grid_difference(read_geometry(datalist.cases[0].image), read_geometry(mask)) is None
 
 
+@pytest.mark.parametrize("support", ["a0", "a0:2"])
+@pytest.mark.parametrize("change", ["shape", "origin"])
+def test_a_mask_that_does_not_lie_on_its_image_is_refused(datalist, tmp_path, support, change) -> None:
+    stored = nib.load(datalist.cases[0].label)
+    array, affine = np.asarray(stored.dataobj), stored.affine.copy()
+    if change == "shape":
+        array = array[..., :-1]
+    else:
+        affine[0, 3] += 10
+    nib.save(nib.Nifti1Image(array, affine), datalist.cases[0].label)
+    with pytest.raises(UserError, match=f"a_label.nii.gz: label grid differs from image grid: {change} "):
+        pair_with_support(datalist, support, "liver", tmp_path / "supports")
+    assert not list(tmp_path.glob("supports/*"))
+
+
 def test_named_slices_alone(datalist, tmp_path) -> None:
     whole = read_label(datalist.cases[0].label)
     mask = mask_of(pair_with_support(datalist, "a0:1,3", "liver", tmp_path / "supports"))

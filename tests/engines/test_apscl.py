@@ -107,6 +107,7 @@ def test_the_objective_goes_on(network: PrototypeNet) -> None:
     assert all(torch.equal(terms[0][name], terms[1][name]) for name in terms[0])
 
 
+@pytest.mark.slow
 def test_a_few_steps_learn_an_episode() -> None:
     torch.manual_seed(0)
     network = build_prototype_net(

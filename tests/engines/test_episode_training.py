@@ -70,6 +70,7 @@ def test_the_fold_is_that_of_the_first_list() -> None:
         ({"fold": 9}, "Toy has no fold 9"),
         ({"validation_patients": ["x"]}, "patient 'x' is in no data list"),
         ({"held_out": "y"}, "patient 'y' is in no data list"),
+        ({"fold": 1, "validation_patients": ["p0", "p3"]}, "patient 'p3' is of fold 1 of Toy, which is tested"),
         ({"held_out": [f"p{n}" for n in range(8)]}, "no labelled case is left to train on"),
     ],
 )

@@ -113,6 +113,7 @@ def train(cases, folder: Path, epochs: int = 3, stop_after: int | None = None, s
     return network
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(cases, tmp_path) -> None:
     whole = train(cases, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

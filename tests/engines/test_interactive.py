@@ -212,6 +212,7 @@ def test_loop_feeds_logits_back_and_drops_points_twice(network, monkeypatch, kin
     assert output["mask_loss"] == output["loss"] == pytest.approx(np.mean(losses.values), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "least", "most", "boxed"), [("none", 0, 0, False), ("points", 1, 5, False), ("box", 0, 0, True)]
 )
@@ -243,6 +244,7 @@ def test_first_points_lie_in_the_structure_in_input_pixels(network, monkeypatch)
             assert x < 56, "a point lies in the padding"
 
 
+@pytest.mark.slow
 def test_boxes_enclose_the_structure_in_input_pixels(network, monkeypatch) -> None:
     calls = Calls(network, monkeypatch)
     batch = discs(3)
@@ -285,6 +287,7 @@ def test_each_target_is_decoded_with_the_embedding_of_its_image(network, monkeyp
     torch.testing.assert_close(calls[0]["features"].detach(), features[[0, 0, 2, 2]], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first_prompt", "expected"), [(None, [1 / 3] * 3), ({"none": 1, "points": 3}, [0.25, 0.75, 0])]
 )
@@ -306,6 +309,7 @@ def test_share_of_first_prompts(network, monkeypatch, first_prompt, expected: li
     assert [drawn.count(kind) / 600 for kind in FIRST_PROMPTS] == pytest.approx(expected, abs=0.06)
 
 
+@pytest.mark.slow
 def test_random_lengths_reach_from_one_to_all(network, monkeypatch) -> None:
     losses = Losses()
     update = InteractiveIteration(losses, 3, random_length=True)
@@ -345,6 +349,7 @@ def same(one: list[list[Tensor]], other: list[list[Tensor]]) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_prompts_depend_on_seed_and_iteration_alone(network) -> None:
     third = prompts_of(network, [1, 2, 3], seed=4)
     torch.manual_seed(99)
@@ -353,6 +358,7 @@ def test_prompts_depend_on_seed_and_iteration_alone(network) -> None:
     assert not same(third, prompts_of(network, [4], seed=4))
 
 
+@pytest.mark.slow
 def test_stochastic_depth_depends_on_seed_and_iteration_alone(network) -> None:
     network.image_encoder.blocks = nn.ModuleList([nn.Identity(), nn.Conv2d(32, 32, 1)])
     add_drop_path(network, 0.5)
@@ -405,6 +411,7 @@ def test_encoder_learns_from_every_step_of_the_loop(network, monkeypatch) -> Non
     assert all(call["features"] is calls[0]["features"] and call["features"].requires_grad for call in calls)
 
 
+@pytest.mark.slow
 def test_pixels_without_a_known_class_are_neither_prompted_nor_scored(network, monkeypatch) -> None:
     batch, scored = discs(2), []
     batch["label"][:, :, :, :24] = IGNORE  # with all of the first disc
@@ -499,6 +506,7 @@ def test_gradients_are_clipped(network) -> None:
     assert norms[1] == pytest.approx(0.05, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_loss_falls_on_images_seen_again_and_again(network, dtype) -> None:
     torch.manual_seed(0)
@@ -590,6 +598,7 @@ def test_regions_have_to_find_each_other_in_two_views(network) -> None:
     assert 0 < output["correspondence_loss"] < 2 * float(expected.mean().detach())
 
 
+@pytest.mark.slow
 def test_correspondence_teaches_the_encoder(network) -> None:
     update = InteractiveIteration(
         PromptableLoss(), iterations=1, dense_first=100, correspondence=CorrespondenceLoss(), seed=1

@@ -155,6 +155,7 @@ def part(batch: dict[str, Tensor], rank: int, first: int) -> dict[str, Tensor]:
     return {key: value[:first] if rank == 0 else value[first:] for key, value in batch.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("holds", "source", "dense_first"),
     [
@@ -198,6 +199,7 @@ def test_parameters_that_nobody_trains_do_not_decay() -> None:
         assert not {name for name in before if "image_encoder" in name or "classifier" in name} & still
 
 
+@pytest.mark.slow
 def test_processes_stay_together_and_draw_points_of_their_own() -> None:
     """Both are given the same images: numbers of points and lengths of loops agree, the points do not."""
     batch = squares([1, 2], [0, 0])
@@ -215,6 +217,7 @@ def test_processes_stay_together_and_draw_points_of_their_own() -> None:
     assert not any(torch.equal(a, b) for a, b in drawn)
 
 
+@pytest.mark.slow
 def test_a_process_without_targets_does_not_shift_the_draws_of_the_next_batch() -> None:
     full, empty = squares([1, 2], [0, 0]), squares([0, 0], [0, 0])
     settings = {"iterations": 3, "random_length": True, "first_points": (3, 2), "corrections": 3, "rate": 0.0}

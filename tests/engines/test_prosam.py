@@ -103,6 +103,7 @@ def test_only_the_prompts_learn(sam, make_net, batch, tmp_path):
     assert not any(p.grad is not None for p in sam.parameters())
 
 
+@pytest.mark.slow
 def test_it_learns(sam, make_net, batch, tmp_path):
     net = make_net(dropout=0.0).train()
     objective = ProsamObjective(sam, net, samples=2, cache_dir=tmp_path)

@@ -129,6 +129,7 @@ def test_prompts_at_the_centre_are_as_near_as_can_be(sam, make_net, episodes):
     assert second["x"] < 0.999
 
 
+@pytest.mark.slow
 def test_descent_finds_better_prompts_and_one_does_not_disturb_another(episodes):
     before = studies.descent_study(episodes, studies.Descent(steps=1, learning_rate=0.0), 2, 1.0, 2)
     after = studies.descent_study(episodes, studies.Descent(steps=15, learning_rate=0.1), 2, 1.0, 2)

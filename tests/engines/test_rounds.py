@@ -29,6 +29,7 @@ def rounds(folder: Path, variant: str = "pce", has_label: bool = True, **options
     return AlternatingRounds(folder, dataset, {"x": 1}, training, RECORD, **options)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_made_again(tmp_path) -> None:
     rounds(tmp_path).run()
     files = ["model.json", "model.pt", "round_0/segmentor.json", "round_0/segmentor.pt"]

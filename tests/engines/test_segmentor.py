@@ -122,6 +122,7 @@ def training(network: DualBranchUNet, iterations: int = 6, **options: Any) -> Se
     return SegmentorTraining(network, iteration, stage_handlers, iterations=iterations, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validates", [False, True])
 def test_a_training_stopped_and_started_again_ends_as_one_in_one_go(
     dataset, tmp_path, monkeypatch, validates: bool
@@ -155,6 +156,7 @@ def test_a_training_stopped_and_started_again_ends_as_one_in_one_go(
     assert not whole.training
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_weights_stay_float32_and_move_nearly_the_same(dataset, tmp_path) -> None:
     torch.manual_seed(0)
     network = build_segmentor(2)
@@ -171,6 +173,7 @@ def test_in_bfloat16_the_weights_stay_float32_and_move_nearly_the_same(dataset, 
     assert float(torch.cosine_similarity(*moved, dim=0)) > 0.98
 
 
+@pytest.mark.slow
 def test_the_rate_falls_with_each_iteration_to_the_power_of_nine_tenths(dataset, tmp_path) -> None:
     network = build_segmentor(2)
     trainer = training(network, 4, learning_rate=0.5).trainer(network, dataset, tmp_path)

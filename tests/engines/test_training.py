@@ -193,6 +193,7 @@ def test_length_of_an_epoch(tmp_path) -> None:
     assert set(training.training_sampler(alone, 0.2, 0.3, 4, 50, 0)) == set(range(6))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_phantom_patients_join_the_phantoms(tmp_path) -> None:
     train = training.split_training(datalist())["train"]

@@ -80,6 +80,7 @@ def runs(monkeypatch, make_row):
                 make_row(f"p{number}", label, value - less, algorithm=name)
                 for number, value in enumerate(values)
                 for label, less in (("a", 0.0), ("b", 0.2))
+                if label in self.options.get("labels", "ab")
             ]
             write_rows(f"{folder}/metrics.csv", rows)
             write_summary(f"{folder}/summary.json", summarise(rows))
@@ -224,9 +225,31 @@ def test_another_protocol_takes_the_trainings(trained, runs, tmp_path):
     ]
 
 
+def test_each_novel_structure_has_its_training_and_a_row_in_one_table(trained, runs, tmp_path):
+    (trained / "configs" / "train.yaml").write_text("output_dir: out\nbundle_root: .\nfem: true\nnovel: null\n")
+    served = f"{CONFIG}support: null\ncheckpoint: null\nlabels: null\n"
+    (trained / "configs" / "inference.yaml").write_text(served)
+    out = tmp_path / "out"
+    words = ["--bundle_root", str(trained), "--configs", "inference", "--output_dir", str(out), "--table", "modules"]
+    main([*words, "--train_configs", "train", "--supports", "s", "--novel", "a", "b"])
+    trainings = [(one["novel"], one["output_dir"]) for one in runs if "algorithm" not in one]
+    folders = [out / "trainings" / row / name for row in ("default", "baseline") for name in "ab"]
+    assert trainings == [(folder.name, str(folder)) for folder in folders]
+    served = [one for one in runs if "algorithm" in one]
+    assert [one["labels"] for one in served] == [["a"], ["b"]] * 2
+    assert [one["checkpoint"] for one in served] == [str(folder / "model.pt") for folder in folders]
+    assert served[3]["output_dir"] == str(out / "method_baseline" / "b" / "s")
+    rows = {(line["setting"], line["label"]): line for line in csv.DictReader((out / "ablation.csv").open())}
+    assert float(rows["default", "macro"]["mean"]) == pytest.approx(0.5)
+    assert float(rows["baseline", "b"]["mean"]) == pytest.approx(0.5)
+    assert float(rows["baseline", "macro"]["difference"]) == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--train_configs", "train", "--novel", "a"], "no config of --train_configs has the option 'novel'"),
+        (["--novel", "a"], "go with --train_configs"),
         (["--train_configs", "train", "--train_options", "{'stepps': 4}"], "no config of --train_configs has the opt"),
         (["--train_configs", "train", "--train_options", "{'output_dir': 'x'}"], "must not hold 'output_dir'"),
         (["--train_configs", "nothing"], "there is no config 'nothing'"),

@@ -11,6 +11,7 @@ from scipy import stats
 from monai_ext.data.manifest import load_datalist
 from monai_ext.errors import UserError
 from monai_ext.evaluation.calibrate_review import SliceOfRun, _spearman, held_out_scores, main, measure, read_run
+from monai_ext.evaluation.record import write_record
 from monai_ext.evaluation.review import FEATURE_COLUMNS, FEATURES, calibrate, read_calibration
 from monai_ext.evaluation.table import write_table
 
@@ -58,6 +59,17 @@ def test_dice_is_of_each_slice_and_structure(run):
         assert one.dice == pytest.approx(1 - one.features["shift"])  # of 4 columns
         assert one.features["margin"] is None
     assert [one.patient for one in slices[::DEPTH]] == ["p0", "p1", "p2", "p3"]
+
+
+def test_slices_are_those_that_the_run_has_cut(run):
+    config = {"slice_axis": "R", "abstain": False}
+    write_record(run / "run", config=config, datalist=run / "list.json")
+    (run / "run" / "masks" / "c0.1.nii.gz").write_bytes(b"of a case of another name")
+    dice = [one.dice for one in read_run(run / "run", load_datalist(run / "list.json"))[:DEPTH]]
+    assert dice == pytest.approx([1, 1, 1, 2 * 10 / 32])  # sagittal: three empty ones, then shifts of 0 to 3 of 4 rows
+    write_record(run / "run", config={**config, "abstain": True}, datalist=run / "list.json")
+    with pytest.raises(UserError, match="has left out masks"):
+        read_run(run / "run", load_datalist(run / "list.json"))
 
 
 def test_a_calibration_is_written_and_measured(run, capsys):

@@ -66,6 +66,7 @@ def test_expected_error_by_hand():
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_a_figure_and_a_calibration_for_inference(tmp_path, capsys):
     validation = write_run(tmp_path / "validation", make_masks("ab"))
     test = write_run(tmp_path / "test", make_masks("cd", seed=1))

@@ -173,6 +173,7 @@ def test_a_negative_seed_is_refused(tables):
         main([*map(str, tables), "--seed", "-1"])
 
 
+@pytest.mark.slow
 def test_command_ends_with_one_sentence(tables):
     command = [
         sys.executable,

@@ -142,6 +142,7 @@ def test_no_table_at_all(tmp_path):
         read_interaction(tmp_path / "empty.csv")
 
 
+@pytest.mark.slow
 def test_command_writes_tables_and_plot(tmp_path, capsys):
     for name, values in (("one", [0.2, 0.6]), ("two", [0.4, 0.5])):
         write_interaction(tmp_path / name / "interaction.csv", [*curve("p1", values), *curve("p2", values, "b")])

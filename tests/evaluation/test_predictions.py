@@ -71,6 +71,15 @@ def test_a_case_is_not_taken_for_another_s_label(tmp_path):
     assert found["a_RV"].whole == tmp_path / "a_RV.png"
 
 
+def test_a_file_that_may_be_of_two_structures_is_refused(tmp_path):
+    touch(tmp_path, "a.png")
+    labels = ["left kidney", "left_kidney"]
+    assert find_predictions(tmp_path, ["a"], labels)[0]["a"].whole == tmp_path / "a.png"
+    touch(tmp_path, "b_left_kidney.png")
+    with pytest.raises(UserError, match="b_left_kidney would be of 'left kidney' of case 'b' and 'left_kidney'"):
+        find_predictions(tmp_path, ["a", "b"], labels)
+
+
 def test_cases_that_are_not_asked_for_are_not_unexpected(tmp_path):
     touch(tmp_path, "a.png", "b.png")
     _, unexpected = find_predictions(tmp_path, ["a"], ["RV"], known=["a", "b"])

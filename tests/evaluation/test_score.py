@@ -265,6 +265,7 @@ def test_labels_that_overlap_have_files_of_their_own(tmp_path):
     assert rows["a", "lesion", "dice"].status == "missing"
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_bytes(tmp_path, monkeypatch):
     arguments = write_cohort(tmp_path)
     main(arguments)
@@ -362,6 +363,7 @@ def test_a_case_without_label_is_named(tmp_path):
         main(arguments)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_one_sentence(tmp_path):
     arguments = write_cohort(tmp_path)
     save(tmp_path / "net" / "moved.nii.gz", BOTH[..., 1:])

@@ -25,6 +25,7 @@ def test_means_have_intervals_over_patients():
     assert points[0][5:] == pytest.approx((0.3, 0.2, 0.4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAWINGS)
 def test_every_kind_of_figure_is_drawn(tmp_path, capsys, kind):
     rows = make_rows(["mask", "box"] if kind == "groups" else [0.0, 0.5, 1.0])

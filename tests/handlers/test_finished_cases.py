@@ -172,6 +172,7 @@ def test_files_of_kept_cases_are_told(out, cases):
     assert kept == [out / "masks" / "a_1.png", out / "cases" / "a_1.json"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_cases(out, tmp_path):
     """Neither tensors nor rows are left of the cases that are done."""
     image = tmp_path / "image.png"

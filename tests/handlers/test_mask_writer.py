@@ -12,6 +12,7 @@ from PIL import Image
 
 from monai_ext.data.case_reader import CaseReader
 from monai_ext.data.images import read_label
+from monai_ext.errors import UserError
 from monai_ext.handlers.mask_writer import MaskWriter, label_masks
 from monai_ext.transforms import Intensityd, MergeLabelsd, SamInputd
 
@@ -110,6 +111,13 @@ def test_labels_that_overlap_get_a_file_each(volume_case, tmp_path):
     assert set(files) == {"a_dark_grey.nii.gz", "a_light.nii.gz"}
     assert np.array_equal(files["a_dark_grey.nii.gz"], np.where(mask > 0, 3, 0))
     assert np.array_equal(files["a_light.nii.gz"], np.where(mask == 255, 255, 0))
+
+
+def test_structures_of_one_file_name_are_refused_before_any_is_written(volume_case, tmp_path):
+    labels = {"a b": 3, "a_b": 255}
+    with pytest.raises(UserError, match="the mask file a_a_b would be of 'a b' of case 'a' and 'a_b' of case 'a'"):
+        evaluate([volume_case[0]], [MaskWriter(tmp_path, labels)], labels, overlap=True)
+    assert not (tmp_path / "masks").exists()
 
 
 @pytest.mark.parametrize("pred", [np.array([[[0, 7]]]), np.array([[[0, 1]]])])

@@ -67,6 +67,7 @@ def test_picture_is_upright_and_the_fill_lies_where_the_label_is(tmp_path):
     assert np.median(columns) < 0.4 * without.shape[1]
 
 
+@pytest.mark.slow
 def test_true_label_is_dashed(tmp_path):
     batch, affine = item()
     pred = MetaTensor(torch.zeros_like(mask()), affine=affine)
@@ -106,6 +107,20 @@ def test_the_reference_is_the_last_tile(tmp_path):
     assert panel.masks["lesion"].sum() == 400
     without, shown = write(tmp_path / "without", batch, pred, rows), write(tmp_path, batch, pred, rows, [loaded])
     assert near(shown, COLOURS[1]).sum() > near(without, COLOURS[1]).sum() + 50
+
+
+def test_the_reference_that_is_shown_is_the_one_that_served_the_slice(tmp_path):
+    batch, affine = item()
+    short = SimpleNamespace(image=batch["image"][..., :1], label=torch.zeros_like(batch["image"]).as_tensor())
+    long = SimpleNamespace(image=batch["image"], label=short.label.clone())
+    long.label[0, 20:40, 20:40, 3] = 2
+    rows = [{"label": "organ", "slice": 2, "reference": "second", "reference_number": 1, "reference_slice": "3"}]
+    details = CaseDetails(rows, references=[short, long])
+    panel = OverlayWriter(tmp_path, LABELS)._scene(
+        batch, {"pred": MetaTensor(mask(), affine=affine), "details": details}
+    )
+    assert panel.reference.title == "reference second, slice 3"
+    assert panel.reference.masks["lesion"].sum() == 400
 
 
 def test_a_structure_in_the_lung_is_not_shown_in_black(tmp_path):
@@ -195,6 +210,7 @@ class AboveGrey(CaseInferer):
         return inputs.mean(dim=1, keepdim=True) - 128, CaseDetails(rows)
 
 
+@pytest.mark.slow
 def test_every_case_of_an_evaluator_gets_a_picture(tmp_path):
     grey = np.zeros((24, 20, 3), dtype=np.float32)
     grey[4:12, 5:15] = 200

@@ -59,6 +59,7 @@ def test_without_a_dense_label_nothing_is_measured_but_a_picture_is_drawn(tmp_pa
     assert (tmp_path / "overlays" / "a.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["mask", "points"])
 def test_the_picture_shows_the_masks_and_the_points(tmp_path, change: str) -> None:
     one = found()

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
 from ignite.engine import Engine, Events
 
 from monai_ext.data.case_details import CaseDetails
+from monai_ext.errors import UserError
 from monai_ext.evaluation.review import Calibration
 from monai_ext.handlers.review_table import ReviewTable
 
@@ -96,3 +98,27 @@ def test_abstaining_with_one_channel_a_label(tmp_path):
     expected = torch.ones(2, 6, 5, 3)
     expected[1, ..., 2] = 0
     assert torch.equal(seen, expected)
+
+
+def test_a_calibration_of_another_method_is_refused(tmp_path):
+    other = Calibration("by hand", ("agreement", "entropy"), (0.5, 0.5), (0.1, 0.1), (-1.0, 1.0), 0.0, 0.5)
+    with pytest.raises(
+        UserError, match="calibrated on agreement, entropy, and this method hands over distance, margin"
+    ):
+        run(tmp_path, ROWS, full(), calibration=other)
+    shares = Calibration("by hand", ("shares",), (0.5,), (0.1,), (-1.0,), 0.0, 0.5)
+    with pytest.raises(UserError, match="calibrated on shares"):
+        run(tmp_path, ROWS, full(), calibration=shares)
+
+
+def test_a_feature_that_is_not_handed_over_is_named_once(tmp_path, caplog):
+    more = Calibration("by hand", ("distance", "cycle"), (0.5, 0.5), (0.1, 0.1), (-1.0, 1.0), 0.0, 0.5)
+    run(tmp_path, ROWS, full(), calibration=more)
+    assert [record.getMessage().count("cycle") for record in caplog.records] == [1]
+
+
+def test_tables_of_an_earlier_run_go_where_there_is_nothing_to_say(tmp_path):
+    run(tmp_path, ROWS, full())
+    assert (tmp_path / "review.csv").is_file()
+    run(tmp_path, ROWS[3:], full())
+    assert not list(tmp_path.glob("review*.csv"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,8 @@ def test_one_of_two_processes_writes_for_both(tmp_path):
     assert [entry["path"] for entry in record["outputs"]] == ["mask0.png", "mask1.png"]
 
 
-def test_run_is_described(files, tmp_path):
+def test_run_is_described(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "monai.bundle", "run"])
     record = run(RunRecord(tmp_path / "out", checkpoint=files["weights"], seed=7), tmp_path / "out")
     assert record["seed"] == 7
     assert record["checkpoint"]["sha256"] == hashlib.sha256(b"weights" * 1000).hexdigest()
@@ -128,7 +130,7 @@ def test_run_is_described(files, tmp_path):
     assert record["hardware"]["cores"] > 0
     assert record["peak_memory_bytes"] > 10_000_000
     assert 0 <= record["wall_seconds"] < 60
-    assert "pytest" in record["command"]
+    assert record["command"] == "python -m monai.bundle run"
 
 
 def test_config_of_any_type_is_written(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from PIL import Image
 
 from monai_ext.handlers.volume_table import COLUMNS, VolumeTable
 
@@ -98,3 +99,22 @@ def test_a_reference_mask_without_a_unit_is_read_in_that_of_its_image(tmp_path, 
     nib.save(volume, tmp_path / "image.nii.gz")
     case["reference_image"] = [str(tmp_path / "image.nii.gz")]
     assert run(tmp_path, [case], [before.astype(np.int64)])[0]["change_percent"] == "0.0"
+
+
+def test_frames_of_different_sizes_are_not_compared(tmp_path):
+    masks = {}
+    for name, side in {"before": 12, "same": 12, "larger": 24}.items():
+        masks[name] = np.zeros((side, side), dtype=np.int64)
+        masks[name][: side // 2, : side // 3] = 1
+        Image.fromarray(masks[name].T.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    cases = [
+        {
+            "case": name,
+            "patient": "p",
+            "image": SimpleNamespace(meta={"filename_or_obj": str(tmp_path / f"{name}.png")}),
+            "reference_label": [str(tmp_path / "before.png")],
+        }
+        for name in ("same", "larger")
+    ]
+    found = run(tmp_path, cases, [masks["same"], masks["larger"]])
+    assert [row["change_percent"] for row in found if row["label"] == "lesion"] == ["0.0", ""]

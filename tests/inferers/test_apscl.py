@@ -131,6 +131,7 @@ def doubts(inferer: ApsclInferer, target, network: PrototypeNet, name: str) -> l
     return [row["features"][name] for row in details.rows if name in row.get("features", {})]
 
 
+@pytest.mark.slow
 def test_doubt_is_said_of_what_was_found(network, loader, make_image):
     target = make_image(2, (*SIZE, 2))[None]
     plain, sampled = ApsclInferer({"lesion": 1}, loader), ApsclInferer({"lesion": 1}, loader, z_samples=5)

@@ -99,6 +99,7 @@ def segment(make_loader, references, make_image, tiny_network):
     return run
 
 
+@pytest.mark.slow
 def test_a_request_brings_reference_and_labels(segment):
     logits, rows = segment()
     assert len(logits) == 2
@@ -110,6 +111,7 @@ def test_a_request_brings_reference_and_labels(segment):
     ]
 
 
+@pytest.mark.slow
 def test_clicks_join_the_points_of_their_structure(segment):
     plain, before = segment()
     logits, rows = segment((30, 12, 0, True, "organ"), (3, 50, 0, False, "organ"))
@@ -120,6 +122,7 @@ def test_clicks_join_the_points_of_their_structure(segment):
     assert rows[0] == before[0]
 
 
+@pytest.mark.slow
 def test_a_click_without_a_name_is_for_the_likeliest_structure(segment):
     plain, _ = segment()
     number = int(plain[:, 12, 30, 0].argmax())
@@ -128,6 +131,7 @@ def test_a_click_without_a_name_is_for_the_likeliest_structure(segment):
     assert [30, 12, 1] not in rows[1 - number]["points"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "depth"), [(1, 2), (3, 4)])  # absent from the reference slice; beyond the reference
 def test_clicks_alone_where_the_reference_is_silent(segment, k, depth):
     plain, before = segment(depth=depth)
@@ -139,6 +143,7 @@ def test_clicks_alone_where_the_reference_is_silent(segment, k, depth):
     assert not torch.equal(logits[1, ..., k], plain[1, ..., k])
 
 
+@pytest.mark.slow
 def test_negative_clicks_alone_make_no_mask(segment):
     plain, before = segment()
     logits, rows = segment((30, 12, 1, False, "organ"))
@@ -151,6 +156,7 @@ def test_a_method_that_heeds_no_clicks_says_so(segment):
         segment((30, 12, 0, True, "organ"), method=CopyReferenceInferer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["pooled", "nearest"])
 def test_a_request_may_ask_for_the_nearest_reference(make_loader, make_image, disc, tiny_network, choice):
     label = disc(SIZE[:2], (20, 20), 8)[..., None].repeat(2, axis=-1)

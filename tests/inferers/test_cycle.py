@@ -40,6 +40,7 @@ def test_what_comes_back_is_compared_with_the_annotation(make_image, reference, 
     assert seen == [(1, 0, [0, 3, 5]), (0, 1, [0, 3, 5])]
 
 
+@pytest.mark.slow
 def test_the_cycle_is_a_feature_and_changes_no_mask(tiny_network, make_image, make_loader, reference):
     network, image = tiny_network(0), make_image(2, (*SIZE, 2))
     masks, rows = [], []

@@ -58,6 +58,7 @@ def segment(method, network, pair, shuffle: bool = False) -> np.ndarray:
     return logits[0].as_tensor()[..., np.argsort(order)].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_order_of_the_slices_and_labels_of_queries_change_nothing(method, datalist, tmp_path, tiny_network):
     network = tiny_network(2)
@@ -78,6 +79,7 @@ def test_another_slice_of_the_support_gives_another_mask(datalist, tmp_path, tin
     assert not np.array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_no_other_organ_of_the_support_is_looked_at(method, datalist, tmp_path, tiny_network):
     network = tiny_network(2)

@@ -35,6 +35,7 @@ def segment(inferer, network, target, reference="a") -> torch.Tensor:
     return inferer(target[None], network, reference, reference)[0].as_tensor()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuned", ["decoder", "all"])
 def test_same_as_a_plain_training_loop(tiny_network, make_image, make_loader, label, tuned):
     """Three steps on all slices of the lesion, written as one would by hand; the network tuned is a plain copy."""
@@ -72,6 +73,7 @@ def test_the_network_handed_in_is_untouched(loader, make_image, tiny_network, tu
     assert not network.training
 
 
+@pytest.mark.slow
 def test_tuning_brings_the_mask_nearer_to_the_reference(loader, make_image, tiny_network, label):
     """Applied to its own reference it overfits, as the paper says."""
     network, image = tiny_network(2), make_image(1, (*SIZE, 3))
@@ -85,12 +87,14 @@ def test_tuning_brings_the_mask_nearer_to_the_reference(loader, make_image, tiny
     assert overlap(60) > overlap(0) + 0.2
 
 
+@pytest.mark.slow
 def test_without_steps_it_is_no_prompt(loader, make_image, tiny_network):
     network, target = tiny_network(2), make_image(2, (*SIZE, 3))
     tuned = segment(FinetunePriorInferer(LABELS, loader, steps=0), network, target)
     torch.testing.assert_close(tuned, segment(NoPromptInferer(LABELS, loader), network, target), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_every_patient_starts_from_the_same_weights(loader, make_image, tiny_network):
     network, target = tiny_network(2), make_image(2, (*SIZE, 3))
     alone = segment(FinetunePriorInferer(LABELS, loader, **FAST), network, target, "b")
@@ -115,6 +119,7 @@ def test_a_patient_is_tuned_to_once(loader, make_image, tiny_network, monkeypatc
     assert calls == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_seed_alone_decides(loader, make_image, tiny_network):
     """Two of three slices a step: which ones is drawn, from the seed and not from torch's own generator."""
     network, target = tiny_network(2), make_image(2, (*SIZE, 3))

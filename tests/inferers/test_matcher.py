@@ -70,6 +70,7 @@ def slow_matcher(network, reference, mask, target, count, sizes, merged) -> tupl
     return np.max([c[1] for c in best[:merged]], axis=0), best[0][2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 7])
 def test_agrees_with_the_paper_done_slowly(make_loader, make_image, disc, tiny_network, seed):
     reference, target = make_image(1, (*SIZE, 1)), make_image(2, (*SIZE, 1))

@@ -60,6 +60,7 @@ def test_single_pixels_in_the_corners_do_not_stop_it(method, loader, make_image,
     assert {row["status"] for row in details.rows} <= {"ok", "no_foreground"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_reference_without_background_does_not_stop_it(method, loader, make_image, tiny_network):
     inferer = method({"lesion": 1}, loader[1])
@@ -67,6 +68,7 @@ def test_a_reference_without_background_does_not_stop_it(method, loader, make_im
     assert {row["status"] for row in details.rows} <= {"ok", "no_foreground"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_call_gives_the_same_mask(method, loader, make_image, tiny_network):
     network, target = tiny_network(2), make_image(2, (*SIZE, 1))[None]

@@ -188,6 +188,21 @@ def test_what_a_follow_up_finds_is_asked_for(case, tiny_network):
     assert len(learner.corrected) == 1
 
 
+def test_what_a_follow_up_misses_is_noted_where_the_expert_looks(case, tiny_network):
+    image, label = case
+    found = torch.full((1, 1, 40, 64, 3), -5.0)
+    found[..., 8:28, 10:40, 1] = 5.0
+    rows = {}
+    for feedback in (1.0, 0.0):
+        options = {"expert": Expert(feedback), "follow_up": lambda *a, **k: MetaTensor(found)}
+        inferer = OnlineInferer({"disc": 1}, {"disc": Recorder()}, **options)
+        details = inferer.segment_case(image, tiny_network(), case=["a"], user_label=label)[1]
+        rows[feedback] = [(row["slice"], row["status"], row["dice"]) for row in details.rows]
+    assert rows[1.0][0] == (0, "missed", 0.0)  # the disc is on slices 0 and 1
+    assert [row[0] for row in rows[1.0]] == [0, 1]
+    assert [row[0] for row in rows[0.0]] == [1]
+
+
 def test_no_prompt_and_no_label_is_a_mistake(case, tiny_network):
     image, _ = case
     with pytest.raises(UserError, match="there is no prompt"):

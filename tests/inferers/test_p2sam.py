@@ -208,6 +208,7 @@ def describe(inferer, network, target, reference="a"):
     return logits[0].as_tensor(), details
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("mode", ["paper", "official"])
 def test_same_as_the_slow_version(case, mode, seed):
@@ -219,6 +220,7 @@ def test_same_as_the_slow_version(case, mode, seed):
         assert_same(details.rows[channel], logits[channel, ..., 0], expected)
 
 
+@pytest.mark.slow
 def test_the_slow_version_is_no_triviality(case):
     """The seeds choose different counts, and their candidates differ."""
     counts, spread = set(), []
@@ -234,6 +236,7 @@ def test_the_slow_version_is_no_triviality(case):
     assert np.mean(spread) > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["paper", "official"])
 def test_several_references_are_pooled(case, mode):
     network, target, loader, slow = case(2)
@@ -246,6 +249,7 @@ def test_several_references_are_pooled(case, mode):
     assert details.rows[0]["reference_slice"] == "0+0"
 
 
+@pytest.mark.slow
 def test_the_features_of_all_slices_of_the_reference_are_pooled(tiny_network, make_image, make_loader, disc):
     """As several references would be; a structure that the matched slice lacks is left out all the same."""
     network, target = tiny_network(2), make_image(0, (40, 64, 3))
@@ -361,6 +365,7 @@ def test_structure_that_fills_the_image_has_no_negatives(tiny_network, make_imag
     assert details.rows[0]["n_neg"] == 0
 
 
+@pytest.mark.slow
 def test_reference_is_encoded_and_clustered_once_a_patient(tiny_network, make_image, make_loader, disc, monkeypatch):
     network, encoded, clustered = tiny_network(1), [], []
     encode = network.encode

@@ -121,6 +121,7 @@ def label(disc) -> np.ndarray:
     return np.where(disc(SIZE, (14, 20), 9)[..., None], 1, 2 * disc(SIZE, (28, 46), 10)[..., None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multimask", [True, False])
 @pytest.mark.parametrize("seed", [2, 3, 10])
 @pytest.mark.parametrize("mode", ["paper", "official"])

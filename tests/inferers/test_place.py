@@ -58,6 +58,7 @@ def test_a_mask_ends_where_the_prior_does(tiny_network, make_image, loader, labe
     assert bool(((rows - 14) ** 2 + (columns - 20) ** 2 <= (6 + 2 * width + 10) ** 2).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merge", ["mean", "points"])
 def test_a_tuned_decoder_is_prompted_and_the_network_stays_as_it_was(tiny_network, make_image, loader, merge):
     network, image = tiny_network(0), make_image(2, (*SIZE, 2))
@@ -94,6 +95,7 @@ def chain_cost(mask: torch.Tensor, rows: list[dict]) -> float:
     return sum(costs) + sum((a + b) / 2 * c for a, b, c in zip(costs[:-1], costs[1:], apart, strict=True))
 
 
+@pytest.mark.slow
 def test_neighbouring_slices_choose_together(tiny_network, make_image, make_loader, stack):
     network, gains = tiny_network(0), []
     for seed in (2, 3):
@@ -111,6 +113,7 @@ def test_neighbouring_slices_choose_together(tiny_network, make_image, make_load
     assert max(gains) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_tuned_decoder_merges_what_neighbours_chose(tiny_network, make_image, make_loader, stack):
     network, image = tiny_network(0), make_image(2, (*SIZE, 3))
     options = {"steps": 2, "place": PIECES_AND_NEIGHBOURS}
@@ -121,6 +124,7 @@ def test_a_tuned_decoder_merges_what_neighbours_chose(tiny_network, make_image, 
     assert not torch.equal(merged, alone)
 
 
+@pytest.mark.slow
 def test_a_patient_who_lies_elsewhere_is_found_before_slices_are_matched(tiny_network, make_loader, make_image, stack):
     network, elsewhere = tiny_network(0), make_image(1, (*SIZE, 3))
     elsewhere.affine[:3, 3] += torch.tensor([9.0, -6, 5])  # one slice further, and 9 and 6 pixels

@@ -225,3 +225,15 @@ def test_the_frame_before_needs_its_folder(make_loader):
     image = image_of(FRAMES[0][None, ..., None], np.eye(4), axis="")
     with pytest.raises(ValueError, match="previous_box needs run_dir"):
         inferer(image[None], Microscope(), previous="frame0", previous_image="frame0")
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "MR"), ({"previous_modality": ["CT"]}, "CT")])
+def test_the_image_before_is_windowed_by_its_own_modality(tmp_path, make_loader, given, expected):
+    image = image_of(FRAMES[1][None, ..., None], np.eye(4), axis="")
+    mask = np.ones((*SIZE, 1), np.int64)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "frame0.png").touch()
+    loader = make_loader({"frame0": (image, mask), str(tmp_path / "masks" / "frame0.png"): (image, mask)}, {"cell": 1})
+    inferer = P2SamInferer({"cell": 1}, loader, previous_box=True, run_dir=tmp_path)
+    inferer.begin_case(image, "MR", previous=["frame0"], previous_image=["frame0"], **given)
+    assert loader.transform.loaded == [("frame0", expected)]

@@ -128,6 +128,7 @@ def test_masks_do_not_depend_on_whether_uncertainty_is_asked_for(network, make_i
     assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_uncertainty(network, make_inferer, target):
     maps = []
     for seed in (0, 0, 1):
@@ -164,6 +165,7 @@ def test_the_answer_to_a_request_tells_how_far_drawn_masks_agree(network, make_i
     assert answer["agreement"]["organ"] == (pytest.approx(np.mean(found)) if found else None)
 
 
+@pytest.mark.slow
 def test_views_change_neither_masks_nor_draws(network, make_inferer, target):
     (plain, without), (same, details) = (
         make_inferer(samples=2, views=views).segment_case(target, network, "a", "a") for views in (0, 3)

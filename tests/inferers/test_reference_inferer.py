@@ -51,6 +51,14 @@ def test_each_slice_meets_its_matched_slices(loader, make_image):
     assert extra == {"further": 3}
 
 
+def test_rows_name_the_references_that_reach_the_slice(loader, make_image):
+    image = make_image(7, (*SIZE, 4))
+    _, details = Echo(LABELS, loader).segment_case(image[None], None, ["a", "b"], ["a", "b"], reference=["A+1", "B"])
+    rows = [row for row in details.rows if row["label"] == "lesion"]
+    assert [row["reference"] for row in rows] == ["A+1", "A+1+B", "A+1+B", "B"]
+    assert [row["reference_number"] for row in rows] == [0, 0, 0, 1]
+
+
 def test_matched_slice_shows_its_label(loader, make_image, references):
     inferer = Echo(LABELS, loader)
     inferer(make_image(7, (*SIZE, 3))[None], None, "a", "a")
@@ -73,11 +81,13 @@ def test_rows_tell_of_each_structure_and_slice(loader, make_image):
     for _ in range(2):  # rows are of the last call alone
         _, details = inferer.segment_case(make_image(7, (*SIZE, 2), origin=10.0)[None], None, "a", "a")
     features = [row.pop("features", None) for row in details.rows]
+    first = {"reference": "", "reference_number": 0, "reference_slice": "2"}
+    second = {"reference": "", "reference_number": None, "reference_slice": ""}
     assert details.rows == [
-        {"label": "lesion", "slice": 0, "reference": "", "reference_slice": "2", "status": "ok", "n_pos": 0},
-        {"label": "organ", "slice": 0, "reference": "", "reference_slice": "2", "status": "reference_absent"},
-        {"label": "lesion", "slice": 1, "reference": "", "reference_slice": "", "status": "outside_reference"},
-        {"label": "organ", "slice": 1, "reference": "", "reference_slice": "", "status": "outside_reference"},
+        {**first, "label": "lesion", "slice": 0, "status": "ok", "n_pos": 0},
+        {**first, "label": "organ", "slice": 0, "status": "reference_absent"},
+        {**second, "label": "lesion", "slice": 1, "status": "outside_reference"},
+        {**second, "label": "organ", "slice": 1, "status": "outside_reference"},
     ]
     assert features[1:] == [None] * 3
     assert set(features[0]) == {"certainty", "area_change", "shift", "jump"}

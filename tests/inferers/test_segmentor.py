@@ -108,6 +108,7 @@ def test_the_network_sees_what_training_showed_it(volume, stored):
     assert torch.equal(torch.cat(network.given), torch.stack([stored[k]["image"] for k in range(5)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 48])
 def test_masks_are_those_that_the_rounds_make_of_stored_slices(volume, stored, size):
     torch.manual_seed(0)

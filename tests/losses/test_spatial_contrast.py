@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from monai_ext.errors import UserError
 from monai_ext.losses.spatial_contrast import ContrastQueue, SpatialContrastLoss
 
 
@@ -79,7 +80,7 @@ def test_only_the_pair_itself_teaches_nothing() -> None:
 def test_one_class_is_refused() -> None:
     with pytest.raises(ValueError, match="needs images of two"):
         SpatialContrastLoss()(torch.rand(4, 4), [1, 1, 1, 1])
-    with pytest.raises(ValueError, match="pool must be one of two_class, queue, literal"):
+    with pytest.raises(UserError, match=r"--scl_pool .* is unknown: choose one of two_class, queue, literal"):
         SpatialContrastLoss("all")
 
 

@@ -63,6 +63,7 @@ def slow_surface(mask: np.ndarray) -> np.ndarray:
     return surface
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_hd95_is_that_of_monai(dimensions):
     @settings(max_examples=30, deadline=None)
@@ -87,6 +88,7 @@ def test_nsd_is_that_of_monai(dimensions):
     check()
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(masks(3))
 def test_surface_distances_are_those_of_a_loop(case):

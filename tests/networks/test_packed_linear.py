@@ -118,6 +118,7 @@ def test_an_optimiser_step_is_seen() -> None:
         torch.testing.assert_close(linear(plain, x), plain(x), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @packed
 @torch.no_grad()
 def test_weights_stay_packed_from_call_to_call_and_go_with_their_layer() -> None:

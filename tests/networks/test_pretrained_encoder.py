@@ -71,6 +71,7 @@ def test_converted_weights_give_the_original_classes(original: nn.Module) -> Non
         torch.testing.assert_close(network(image), original(image))
 
 
+@pytest.mark.slow
 def test_pixels_reach_the_trunk_as_the_original_saw_them(original: nn.Module) -> None:
     """From [0, 255] on: the maps behind the original's blocks 3, 5 and 11, its (x - 127) / 128 in front."""
     network = build_compact_lite(imagenet=True).eval()
@@ -114,6 +115,7 @@ def test_the_variant_has_the_frame_of_compact() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_weights_load_strictly(tmp_path) -> None:
     state = build_compact_lite().state_dict()
     torch.save({name: value.half() for name, value in state.items()}, tmp_path / "half.pt")

@@ -240,6 +240,7 @@ def test_geometry_of_the_grid(ours) -> None:
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_official_state_dict_loads_strictly(tmp_path, monkeypatch) -> None:
     two_of_twelve_blocks = partial(
         _build_sam, encoder_embed_dim=768, encoder_depth=2, encoder_num_heads=12, encoder_global_attn_indexes=[1]

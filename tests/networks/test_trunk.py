@@ -37,6 +37,7 @@ def test_it_is_an_encoder(lite: Trunk) -> None:
     assert lite.to_image(embeddings.features, embeddings.size).shape == (2, 16, 40, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESNETS)
 def test_resnets_are_torchvisions(name: str) -> None:
     from torchvision import models
@@ -58,6 +59,7 @@ def test_resnets_are_torchvisions(name: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_size_and_cost_of_the_papers_trunk() -> None:
     with torch.device("meta"):
         trunk = Trunk(build_stages("deeplabv3_resnet101"), image_size=256)
@@ -70,6 +72,7 @@ def test_size_and_cost_of_the_papers_trunk() -> None:
     assert counter.get_total_flops() / 2e9 == pytest.approx(44.85, abs=0.005)
 
 
+@pytest.mark.slow
 def test_cost_of_the_light_trunk() -> None:
     with torch.device("meta"):
         trunk = Trunk(build_stages(LITE0), image_size=256)
@@ -80,6 +83,7 @@ def test_cost_of_the_light_trunk() -> None:
     assert counter.get_total_flops() / 2e9 == pytest.approx(0.599, abs=0.0005)
 
 
+@pytest.mark.slow
 def test_pixels_are_normalised_as_the_weights_were_trained(lite: Trunk) -> None:
     image = torch.rand(1, 1, 64, 48) * 255
     pixels = lite.preprocess(image)
@@ -89,6 +93,7 @@ def test_pixels_are_normalised_as_the_weights_were_trained(lite: Trunk) -> None:
     assert float(white.abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_levels_of_timms_network_are_its_own_features(lite: Trunk) -> None:
     import timm
 
@@ -180,6 +185,7 @@ def deeplab_file(path: Path, leave_out: str = "") -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_file_of_torchvision(tmp_path: Path) -> None:
     path = deeplab_file(tmp_path / "deeplab.pth")
     trunk = build_trunk("deeplabv3_resnet50", path, 64)
@@ -188,12 +194,14 @@ def test_a_file_of_torchvision(tmp_path: Path) -> None:
         load_trunk_weights(build_stages("resnet101").network, "deeplabv3_resnet101", path)
 
 
+@pytest.mark.slow
 def test_an_incomplete_file(tmp_path: Path) -> None:
     path = deeplab_file(tmp_path / "deeplab.pth", leave_out="backbone.layer1.0.bn1.running_mean")
     with pytest.raises(UserError, match=r"1 parameters differ, the first is layer1\.0\.bn1\.running_mean"):
         build_trunk("resnet50", path, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "weights", "sentence"),
     [

@@ -56,6 +56,7 @@ def test_outline_and_label_agree():
     assert inside == pytest.approx(area, rel=0.05)
 
 
+@pytest.mark.slow
 def test_files_hold_the_arrays(tmp_path, chests):
     path = write_phantom_chest(tmp_path)
     content = json.loads(path.read_text())
@@ -66,6 +67,7 @@ def test_files_hold_the_arrays(tmp_path, chests):
         np.testing.assert_allclose(read_geometry(tmp_path / case["image"]).affine, visit.affine, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(tmp_path):
     first, second = (write_phantom_chest(tmp_path / name, seed=2, visits=1).parent for name in "ab")
     for one in first.iterdir():

@@ -77,6 +77,7 @@ def test_tumour_grows_and_moves_with_the_breath(gates):
     assert -12 < drop < -4
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(download, tmp_path):
     again = write_phantom_4d_lung(tmp_path, gates=(0, 50))
     files = sorted(path.relative_to(download) for path in download.rglob("*.dcm"))
@@ -84,6 +85,7 @@ def test_same_seed_same_bytes(download, tmp_path):
     assert all((download / name).read_bytes() == (again / name).read_bytes() for name in files)
 
 
+@pytest.mark.slow
 def test_seeds_are_patients_of_their_own(tmp_path):
     for seed in (0, 1, 18):
         write_phantom_4d_lung(tmp_path, seed, visits=1, gates=(0,))

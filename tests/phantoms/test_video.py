@@ -26,6 +26,7 @@ def test_a_video_needs_a_frame():
         phantom_frames(0, 0)
 
 
+@pytest.mark.slow
 def test_written_video_is_the_pure_one(tmp_path):
     path = write_phantom_frames(tmp_path, seed=0, n=3)
     content = json.loads(path.read_text())

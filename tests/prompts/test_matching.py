@@ -50,6 +50,7 @@ def test_centres_of_separate_groups_are_their_means():
     torch.testing.assert_close(cluster_centres(torch.cat(groups), 3), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [4, 5])
 def test_centres_of_a_grid_do_not_depend_on_rounding(rows):
     """A grid has many equally good clusterings."""

@@ -210,6 +210,7 @@ def retrieval_cases(draw):
     return reference, features, masks
 
 
+@pytest.mark.slow
 @given(case=retrieval_cases(), cost=st.sampled_from(COSTS))
 @settings(max_examples=150, deadline=None)
 def test_pruning_changes_neither_choice_nor_margin(case, cost) -> None:

@@ -55,6 +55,7 @@ def test_groups_of_equal_values_keep_reading_order(values) -> None:
     assert from_largest(torch.tensor(values, dtype=torch.float64)).tolist() == slow_from_largest(values)
 
 
+@pytest.mark.slow
 @given(values=near_ties, count=st.integers(1, 12))
 @settings(deadline=None)
 def test_as_many_of_the_largest_as_asked_for(values, count) -> None:

@@ -46,12 +46,14 @@ def test_no_label_at_all_is_refused(datalist):
         session.select_labels(datalist, [])
 
 
+@pytest.mark.slow
 def test_without_a_data_list_a_phantom_is_written(tmp_path):
     path = session.find_datalist(None, tmp_path / "out")
     assert path == tmp_path / "out" / "phantom" / "phantom.json"
     assert len(json.loads(path.read_text())["cases"]) == 3
 
 
+@pytest.mark.slow
 def test_phantom_patients_serve_each_other(tmp_path):
     path = session.find_datalist(None, tmp_path, "patients")
     pairs = pair_with_reference(load_datalist(path))
@@ -72,6 +74,7 @@ def test_the_phantom_is_refused_to_weights_that_know_other_structures(tmp_path, 
     session.refuse_phantom(None, ["RV"])
 
 
+@pytest.mark.slow
 def test_classes_are_counted_without_a_data_list_where_the_labels_are_known(tmp_path):
     assert session.count_classes(["RV", "MYO", "LV"], "missing.json", None, tmp_path / "out") == 4
     assert session.count_classes("RV", None, None, tmp_path / "out") == 2

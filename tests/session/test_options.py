@@ -55,6 +55,13 @@ def test_unknown_options_are_refused_with_the_nearest(config, words, sentence):
     assert str(error.value).startswith(sentence)
 
 
+@pytest.mark.parametrize("words", [["--output_dir", "/a/#1/b"], ["--evaluator#handlers#0#output_dir", "a#1"]])
+def test_what_monai_would_replace_in_a_name_is_refused(config, words):
+    with pytest.raises(UserError, match="MONAI takes '#' for '::' in options"):
+        session.check_options([MONAI, "run", "--config_file", config, *words])
+    session.check_options([MONAI, "run", "--config_file", config, "--output_dir", "@a#b"])
+
+
 def test_options_of_an_overlay_are_known(config, tmp_path):
     (tmp_path / "overlay.yaml").write_text("nsd_tolerance_mm: 2.0\n+evaluator::handlers:\n  - {_target_: B}\n")
     files = f"['{config}','{tmp_path / 'overlay.yaml'}']"

@@ -189,6 +189,7 @@ def test_probability_of_grey_value_changes() -> None:
     assert float((changed[:, 0, 4, 4] < 90).float().mean()) == pytest.approx(0.3, abs=0.06)
 
 
+@pytest.mark.slow
 def test_inverted_images_keep_labels_and_padding() -> None:
     given = batch()
     image, label, _ = dataclasses.replace(STILL, invert=1.0)(*given, seeded())

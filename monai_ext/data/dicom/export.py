@@ -7,8 +7,9 @@
 A mask lies on the grid of the series that it was predicted on, in any order and direction of the axes. SEG holds it
 voxel by voxel, RTSTRUCT as outlines between voxel centres, so that a reader that asks which centres lie inside gets
 the very mask back. What is written is read back and compared before the file gets its name. Neither kind of file
-has a use for a structure that is nowhere: empty ones are left out, and an empty mask is not exported. With --measures
-OUT/volumes.csv, volumes and diameters become a structured report beside each file.
+has a use for a structure that is nowhere: empty ones are left out, and an empty mask is not exported; a file that an
+earlier call has made of the case goes. With --measures OUT/volumes.csv, volumes and diameters become a structured
+report beside each file.
 """
 
 from __future__ import annotations
@@ -367,8 +368,13 @@ def _export_all(options: argparse.Namespace) -> None:
             report = output.with_name(f"{case.case}_measures.dcm")
             if known:
                 export_measures(paths[case.case], source, labels, known, report, **details)
+            stale = [path for path, made in ((output, exported.path), (report, known)) if not made and path.is_file()]
+            for path in stale:
+                path.unlink()
         written += exported.path is not None
         _report(exported)
+        for path in stale:
+            print(f"note: {path}: of an earlier mask; it was removed", file=sys.stderr)
         if known:
             print(f"{report}: measures of {', '.join(known)}")
     print(f"{written} of {len(present)} masks written to {options.output}")

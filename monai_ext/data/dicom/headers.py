@@ -35,6 +35,7 @@ class SliceHeader:
         sop_instance_uid: SOPInstanceUID, by which RTSTRUCT and SEG refer to the slice.
         sop_class_uid: SOPClassUID.
         echo_time: EchoTime in ms (MR).
+        is_localizer: whether ImageType calls it a localizer (scout).
         visit_date: StudyDate (else SeriesDate), which is the same in all files of one visit, as AcquisitionDate is not.
     """
 
@@ -59,6 +60,7 @@ class SliceHeader:
     sop_class_uid: str = ""
     echo_time: float | None = None
     visit_date: datetime.date | None = None
+    is_localizer: bool = False
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate"),
     *("SeriesDate", "AcquisitionDate", "Modality", "SeriesDescription", "SeriesNumber", "FrameOfReferenceUID"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns"),
-    *("InstanceNumber", "NumberOfFrames", "GantryDetectorTilt", "EchoTime"),
+    *("InstanceNumber", "NumberOfFrames", "GantryDetectorTilt", "EchoTime", "ImageType"),
 )
 
 
@@ -127,7 +127,7 @@ def group_headers(folder: PathLike, keep: Callable[[SliceHeader], bool] | None =
     One SeriesInstanceUID makes several series where StudyInstanceUID, date or modality differ: two visits may share
     it, and so may a CT and its RTSTRUCT. Of files that are the same, SOPInstanceUID included, the first is taken.
     Nothing is judged: see :func:`~monai_ext.data.dicom.geometry.find_problems`. Hidden files and folders are
-    passed over, and so is a DICOMDIR.
+    passed over, and so is a DICOMDIR. A localizer (by its ImageType) among other slices of one series is skipped.
 
     Args:
         folder: searched with all its subfolders, or one file.
@@ -152,7 +152,9 @@ def group_headers(folder: PathLike, keep: Callable[[SliceHeader], bool] | None =
                 key = (uid, header.study_uid, header.visit_date, header.modality)
                 groups.setdefault(key, []).append(header)
     copies: list[tuple[Path, Path]] = []
-    series = [SeriesHeaders.of(_without_copies(headers, copies)) for headers in groups.values()]
+    series = [
+        SeriesHeaders.of(_without_copies(_without_localizers(headers, skipped), copies)) for headers in groups.values()
+    ]
     series.sort(key=lambda s: (s.patient_id, s.study_uid, str(s.slices[0].path)))
     return SeriesList(series, skipped, copies)
 
@@ -216,6 +218,7 @@ def _header(path: Path, dataset: Dataset) -> SliceHeader:
         sop_instance_uid=_text(dataset, "SOPInstanceUID"),
         sop_class_uid=_text(dataset, "SOPClassUID"),
         echo_time=numbers.scalar("EchoTime"),
+        is_localizer="LOCALIZER" in _text(dataset, "ImageType").upper(),
     )
 
 
@@ -265,6 +268,16 @@ def _try_header(path: Path, skipped: list[tuple[Path, str]]) -> SliceHeader | No
         why = str(error).removeprefix(f"{path}: ")
         skipped.append((path, NOT_DICOM if NOT_DICOM in why else why))
     return None
+
+
+def _without_localizers(headers: list[SliceHeader], skipped: list[tuple[Path, str]]) -> list[SliceHeader]:
+    """Drop localizers that share their series with other slices, and add them to ``skipped``."""
+    kept = [header for header in headers if not header.is_localizer]
+    if not kept or len(kept) == len(headers):
+        return headers
+    why = "a localizer (ImageType) among the slices of a series"
+    skipped += [(header.path, why) for header in headers if header.is_localizer]
+    return kept
 
 
 def _without_copies(headers: list[SliceHeader], copies: list[tuple[Path, Path]]) -> list[SliceHeader]:

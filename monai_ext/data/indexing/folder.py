@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
     described = _nnunet(root)
     index.datalist |= {key: value for key, value in described.items() if value is not None}
     name_labels(index, files, options)
-    index.notes += told
+    index.notes += [*told, *_shared_visits(index.datalist["cases"])]
     if visits:
         index.notes.append("patients and visits are folders, PATIENT/VISIT; --patient_pattern finds them in the names")
     elif options.patient_pattern is None:
@@ -99,6 +99,21 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
     if index.datalist["modality"] is None and options.modality is None:
         index.notes.append("no modality: CT needs --modality CT for its intensity window")
     return index
+
+
+def _shared_visits(cases: Sequence[CaseEntry]) -> Iterator[str]:
+    """Say of annotated images that count as one visit of one patient: folders may hold different people of one name."""
+    together: dict[tuple[Any, Any], list[str]] = {}
+    for case in cases:
+        if case["label"] and case.get("visit") is not None:
+            together.setdefault((case["patient"], case["visit"]), []).append(case["case"])
+    for (patient, visit), names in together.items():
+        if len(names) > 1:
+            yield (
+                f"{patient} has {len(names)} annotated images of visit {visit} ({', '.join(names[:3])}"
+                f"{', ...' if len(names) > 3 else ''}), which serve together; if they are of different people, let "
+                "--patient_pattern find more of the name"
+            )
 
 
 def _holds_dicom(root: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from monai_ext.data import text
 from monai_ext.data.folders import natural
 from monai_ext.data.indexing.index import parse_visit_or_date
+from monai_ext.data.manifest import has_year_last
 from monai_ext.errors import UserError
 
 VisitValue: TypeAlias = int | float | str
@@ -200,7 +201,12 @@ def _numbers(table: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> tu
 
 
 def _numbers_in(names: Sequence[str]) -> Visits | None:
-    """Read names that are all dates or all numbers, or that differ in one number only; None for others."""
+    """Read names that are all dates or all numbers, or that differ in one number only; None for others.
+
+    Dates whose year is last are none of these: as numbers they would be ordered by their days.
+    """
+    if any(has_year_last(digits) for name in names for digits in re.findall(r"[0-9]+", name)):
+        return None
     read = {name: visit for name in names if (visit := parse_visit_or_date(name)) is not None}
     if len(read) == len(names) and len({type(visit) is str for visit in read.values()}) == 1:
         return dict(read) if len(set(read.values())) == len(read) else None

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 from monai_ext.data.folders import natural
 from monai_ext.data.indexing.index import parse_visit_or_date
+from monai_ext.data.manifest import has_year_last
+from monai_ext.errors import UserError
 
 Visit: TypeAlias = int | float | str
 
@@ -73,7 +75,18 @@ def order_visits(names: Sequence[str]) -> tuple[dict[str, Visit], bool]:
         The dates or numbers in the names where all have one ("2024-02-26", "CT_20240226", "6", "week 6"); else the
         place of each in their order: words such as "pre" and "baseline" first, such as "post" and "followup" last,
         the rest by name. Visits in order of time; and whether dates or numbers told it.
+
+    Raises:
+        UserError: dates have the year last, so that their digits are no order.
     """
+    late = [name for name in names if any(map(has_year_last, re.findall(r"[0-9]+", name)))]
+    if late and len(names) > 1:
+        raise UserError(
+            f"visit {late[0]!r}: a date whose year is last does not tell the order; call the folders 2024-02-26 or "
+            "20240226"
+        )
+    if late:
+        return {late[0]: 0}, False
     for read in (parse_visit_or_date, _date_in):
         found = {name: read(name) for name in names}
         if None not in found.values() and len({isinstance(visit, str) for visit in found.values()}) == 1:

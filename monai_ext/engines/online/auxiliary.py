@@ -129,7 +129,7 @@ class AuxiliaryFusion:
         truth = shrink_mask(correction.truth, self.settings.crop)[None].to(self.device)
         own = self._look(image)
         loss = float(self.loss(own[None], truth[None]))
-        _refuse_nan(loss, correction.key)
+        refuse_nan(loss, correction.key)
         batch = self.batch.insert(Sample(correction.key, image, truth, loss, self.corrections))
         said: dict[str, Any] = {"loss": loss, "kept": any(s.key == correction.key for s in batch.samples)}
         before = self._copy()
@@ -168,7 +168,7 @@ class AuxiliaryFusion:
         with torch.enable_grad():
             losses = self.loss(self.network(images), truths)
             mean = losses.mean()
-            _refuse_nan(float(mean.detach()), "the batch")
+            refuse_nan(float(mean.detach()), "the batch")
             self._optimiser.zero_grad(set_to_none=True)
             mean.backward()
             self._optimiser.step()
@@ -267,6 +267,11 @@ def network_input(view: CroppedView, settings: AuxiliarySettings) -> Tensor:
     return torch.cat([image, sam[None]])
 
 
-def _refuse_nan(loss: float, what: str) -> None:
+def refuse_nan(loss: float, what: str) -> None:
+    """Refuse a loss that is not a number.
+
+    Raises:
+        UserError: names what it is of.
+    """
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise UserError(f"the loss of {what} is not a number: nothing is learned from it; look at its image and mask.")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,18 @@ class OnlineLearner:
         """Checksum over all that has been learned; empty where nothing was, or nothing is kept."""
         return "" if self._journal is None else self._journal.chain(self._position)
 
+    @property
+    def taught_with(self) -> set[str]:
+        """Kinds of the prompts whose masks were corrected: ``box``, ``points``, or ``none`` where nothing was asked.
+
+        Empty where nothing was learned, or nothing is kept.
+        """
+        if self._journal is None:
+            return set()
+        counting = [self._journal.entries[number - 1] for number in self._counting(self._journal)]
+        prompts = [(entry.about or {}).get("prompt") or {} for entry in counting]
+        return {"box" if "box" in prompt else "points" if prompt.get("points") else "none" for prompt in prompts}
+
     # ---- use ---------------------------------------------------------------------------------------------------------
 
     def infer(self, view: View) -> Pending:
@@ -135,12 +147,8 @@ class OnlineLearner:
         with self._lock:
             self._refuse_frozen()
             entry = None if self._journal is None else self._journal.append("correction", correction)
-            try:
+            with self._taken_back():
                 said = self.method.absorb(correction)
-            except Exception:
-                if self._journal is not None:
-                    self._journal.truncate(self._position)
-                raise
             self._learned()
             return {"number": self._position if entry is None else entry.number, **said}
 
@@ -150,7 +158,8 @@ class OnlineLearner:
             self._refuse_frozen()
             if self._journal is not None:
                 self._journal.append("step")
-            said = self.method.step()
+            with self._taken_back():
+                said = self.method.step()
             self._learned()
             return said
 
@@ -173,12 +182,9 @@ class OnlineLearner:
                 number = there[-1]
             if number not in there:
                 raise UserError(f"correction {number} cannot be undone: those that count are {there or 'none'}.")
-            journal.append("undo", target=int(number))
-            try:
+            with self._taken_back(rebuild=True):
+                journal.append("undo", target=int(number))
                 self._rebuild(journal, len(journal))
-            except UserError:
-                journal.truncate(self._position)
-                raise
             self._save()
             return int(number)
 
@@ -232,13 +238,14 @@ class OnlineLearner:
         with self._lock:
             journal = self._kept()
             journal.check()
-            if final:
-                there = self._counting(journal)
-                last = {journal.entries[number - 1].key: number for number in there}
-                for number in there:
-                    if last[journal.entries[number - 1].key] != number:
-                        journal.append("undo", target=number)
-            self._rebuild(journal, len(journal), from_states=False)
+            with self._taken_back(rebuild=True):
+                if final:
+                    there = self._counting(journal)
+                    last = {journal.entries[number - 1].key: number for number in there}
+                    for number in there:
+                        if last[journal.entries[number - 1].key] != number:
+                            journal.append("undo", target=number)
+                self._rebuild(journal, len(journal), from_states=False)
             self._save()
 
     def log(self) -> list[Entry]:
@@ -268,6 +275,23 @@ class OnlineLearner:
             pending.key, view.image, view.sam, mask, view.crop, view.size, source, view.prompt, pending.case,
             pending.image_sha256, extra,
         )  # fmt: skip
+
+    @contextmanager
+    def _taken_back(self, rebuild: bool = False) -> Iterator[None]:
+        """Drop what was written to the journal where it could not be learned.
+
+        Args:
+            rebuild: the method may have been left half-way; it returns to where it was.
+        """
+        try:
+            yield
+        except Exception:
+            if self._journal is not None:
+                self._journal.truncate(self._position)
+                if rebuild:
+                    with suppress(UserError):  # the first error is the one to tell
+                        self._rebuild(self._journal, self._position)
+            raise
 
     def _learned(self) -> None:
         """Answer with what has been learned, then save it: a full disk must not delay answers."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from monai_ext.data.mask_names import structure_name
 from monai_ext.engines.online.auxiliary import AuxiliaryFusion, AuxiliarySettings
 from monai_ext.engines.online.learner import OnlineLearner
 from monai_ext.engines.online.rivals import DirectOnline, InscribedEllipse, MeanCrop, Remembering, SamAlone
@@ -55,7 +56,7 @@ def open_learners(
     return {
         name: OnlineLearner(
             build_method(method, network, settings, prompt),
-            None if folder is None else Path(folder) / _folder_name(name),
+            None if folder is None else Path(folder) / structure_name(name),
             sam_sha256,
             frozen,
             save_every,
@@ -67,6 +68,36 @@ def open_learners(
 def learned(learners: Mapping[str, OnlineLearner]) -> dict[str, str]:
     """Return a checksum, by structure, of what was learned: part of what decides a result."""
     return {name: learner.chain for name, learner in learners.items()}
+
+
+def refuse_other_prompts(
+    learners: Mapping[str, OnlineLearner], cases: Iterable[Mapping[str, Any]], allow: bool = False
+) -> None:
+    """Refuse prompts of another kind than learners were taught with: the crop round a point is not that of a box.
+
+    Args:
+        learners: of :func:`open_learners`. The first structure is prompted, and one that still learns takes any prompt.
+        cases: of :func:`~monai_ext.data.streams.as_stream`, with ``box`` and ``points``.
+        allow: let them pass.
+
+    Raises:
+        UserError: names the structure and both kinds.
+    """
+    name, learner = next(iter(learners.items()))
+    taught = learner.taught_with
+    if allow or not learner.frozen or not taught:
+        return
+    for case in cases:
+        given = next((kind for kind in ("box", "points") if case.get(kind) and kind not in taught), None)
+        if given is not None:
+            raise UserError(
+                f"case {case['case']!r} is prompted by {_PROMPTS[given]}, but {name!r} was taught with "
+                f"{' and '.join(_PROMPTS[kind] for kind in sorted(taught))}: give such prompts, or set "
+                "--allow_prompt true."
+            )
+
+
+_PROMPTS = {"box": "a box", "points": "points", "none": "masks that were found without a prompt"}
 
 
 def build_method(
@@ -93,6 +124,7 @@ def build_method(
             chosen.weight_decay,
             chosen.crop,
             chosen.official_loss,
+            chosen.steps_per_feedback,
         )
     raise UserError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}.")
 
@@ -109,12 +141,8 @@ def _refuse_one_folder(names: Iterable[str]) -> None:
     """Refuse structures whose learners would share a folder, or lie outside of the learners' one."""
     taken: dict[str, str] = {}
     for name in names:
-        folder = _folder_name(name)
+        folder = structure_name(name)
         if folder in taken or not folder.strip("._"):
             other = f"shares it with {taken[folder]!r}" if folder in taken else "is no name of a folder"
             raise UserError(f"each structure is learned in a folder of its name, and {name!r} {other}: rename it.")
         taken[folder] = name
-
-
-def _folder_name(name: str) -> str:
-    return "".join("_" if character in "/\\" or character.isspace() else character for character in name)

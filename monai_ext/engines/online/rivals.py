@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_ext.engines.online.auxiliary import refuse_nan
 from monai_ext.engines.online.batch import OnlineBatch, Sample
 from monai_ext.engines.online.view import Answer, Correction, CroppedView
 from monai_ext.losses.structure import StructureLoss
@@ -213,6 +214,7 @@ class DirectOnline(_Unlearned):
         weight_decay: of AdamW.
         crop: side of the resampled crop on which the loss is taken.
         official_loss: see :class:`~monai_ext.losses.structure.StructureLoss`.
+        steps: optimiser steps after each correction.
     """
 
     name = "direct"
@@ -227,11 +229,12 @@ class DirectOnline(_Unlearned):
         weight_decay: float = 5e-4,
         crop: int = 64,
         official_loss: bool = False,
+        steps: int = 1,
     ) -> None:
         self._original = network
         self._numbers: dict[str, Any] = {
             "batch": batch, "policy": policy, "learning_rate": learning_rate, "weight_decay": weight_decay,
-            "crop": crop, "official_loss": official_loss,
+            "crop": crop, "official_loss": official_loss, "steps": steps,
         }  # fmt: skip
         self.loss, self.crop = StructureLoss(official_loss), crop
         self.reset()
@@ -264,24 +267,40 @@ class DirectOnline(_Unlearned):
     def absorb(self, correction: Correction) -> dict[str, Any]:
         with torch.no_grad():
             loss = float(self._losses([correction]))
+        refuse_nan(loss, correction.key)
         truth = shrink_mask(correction.truth, self.crop)[None]
-        new = Sample(correction.key, truth, truth, loss, self._corrections)
-        self.batch = self.batch.insert(new)
+        before = self.batch, self._kept, *self._copy()
+        self.batch = self.batch.insert(Sample(correction.key, truth, truth, loss, self._corrections))
         everything = {**self._kept, correction.key: correction}
         self._kept = {sample.key: everything[sample.key] for sample in self.batch.samples}
+        said: dict[str, Any] = {"loss": loss}
+        try:
+            for _ in range(self._numbers["steps"]):
+                said |= self.step()
+        except BaseException:
+            self.batch, self._kept = before[:2]
+            self.network.mask_decoder.load_state_dict(before[2])
+            self._optimiser.load_state_dict(before[3])
+            raise
         self._corrections += 1
-        return {"loss": loss, **self.step()}
+        return said
+
+    def _copy(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Copy weights and optimiser, to return to them where a step fails."""
+        return copy.deepcopy(self.network.mask_decoder.state_dict()), copy.deepcopy(self._optimiser.state_dict())
 
     def step(self) -> dict[str, Any]:
         if not self._kept:
             return {}
         with torch.enable_grad():
             losses = self._losses(list(self._kept.values()))
+            mean = losses.mean()
+            refuse_nan(float(mean.detach()), "the batch")
             self._optimiser.zero_grad(set_to_none=True)
-            losses.mean().backward()
+            mean.backward()
             self._optimiser.step()
         self.batch = self.batch.with_losses(losses.detach().tolist())
-        return {"mean_loss": float(losses.detach().mean()), "batch": len(losses)}
+        return {"mean_loss": float(mean.detach()), "batch": len(losses)}
 
     def _losses(self, corrections: list[Correction]) -> Tensor:
         """Loss of each sample, decoded with the decoder as it is: [n]."""

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from monai_ext.data.volume_error import USUAL_ERROR_PERCENT
 from monai_ext.evaluation.curves import COLOURS
 from monai_ext.evaluation.report import figures, wording
 from monai_ext.evaluation.report.visits import (
@@ -51,7 +52,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a patient's table; all but ``is_reference`` and ``flagged`` as text."""
+    """A line of a patient's table, as text; ``doubtful`` is a change that the method's error alone can make."""
 
     visit: str
     case: str
@@ -65,6 +66,7 @@ class Line:
     reason: str
     is_reference: bool
     flagged: bool
+    doubtful: bool
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,9 @@ def render_follow_ups(
         facts=list(_facts(record)),
         reach=REACH_MM,
         least=LEAST_PART_ML,
+        error=USUAL_ERROR_PERCENT,
+        doubtful=any(line.doubtful for section in sections for line in section.lines),
+        drawn=any(patient.drawn for patient in found.patients),
         style=Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8")),
     )
 
@@ -153,16 +158,15 @@ def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _section(patient: Patient, found: FollowUps, album: _Album) -> Section:
-    visits = [*patient.references, *patient.later]
     follows = [
         Follow(
             title=f"{visit.case}, visit {visit.visit}" if visit.visit else visit.case,
-            changes=tuple(_changes(patient.references[-1], visit, found.labels)),
-            pairs=tuple(album.pairs(patient.references, visit, found.labels)),
+            changes=tuple(_changes(visit.references[-1], visit, found.labels)),
+            pairs=tuple(album.pairs(visit, found.labels)),
         )
         for visit in patient.later
     ]
-    lines = [_line(visit, label, measures) for visit in visits for label, measures in visit.measures.items()]
+    lines = [_line(visit, label, measures) for visit in patient.visits for label, measures in visit.measures.items()]
     return Section(patient.name, _curve(patient, list(found.labels)), tuple(lines), tuple(follows))
 
 
@@ -182,6 +186,7 @@ def _line(visit: Visit, label: str, measures: Measures) -> Line:
         reason=measures.reason,
         is_reference=visit.is_reference,
         flagged=measures.flagged,
+        doubtful=measures.change is not None and not visit.is_reference and abs(measures.change) < USUAL_ERROR_PERCENT,
     )
 
 
@@ -222,29 +227,33 @@ def _size(size: float, unit: str) -> str:
 
 @figures.plain_text
 def _curve(patient: Patient, labels: Sequence[str]) -> Markup | None:
-    """Draw volumes over time: squares are annotations, circles predictions, hollow ones those to look at."""
-    visits = [*patient.references, *patient.later]
+    """Draw volumes over time: squares are annotations, circles predictions, hollow ones those to look at.
+
+    The line goes through the annotation of a visit where there is one, and through what was predicted elsewhere.
+    """
+    visits = patient.visits
+    drawn = {visit.case for visit in patient.drawn}
     times = [visit.time for visit in visits]
     if len({visit.visit for visit in visits}) < 2 or all(
         math.isnan(one.volume) for v in visits for one in v.measures.values()
     ):
         return None
     dated = not any(map(math.isnan, times))
-    places = [time - times[0] for time in times] if dated else list(map(float, range(len(visits))))
+    names = list(dict.fromkeys(visit.case for visit in visits))
+    places = [v.time - times[0] if dated else float(names.index(v.case)) for v in visits]
     figure = Figure(figsize=(360 / 72, 200 / 72))
     axes = figure.add_axes((0.13, 0.2, 0.84, 0.74))
     for number, label in enumerate(labels):
-        shown = [
-            (x, v.measures[label], v.is_reference) for x, v in zip(places, visits, strict=True) if label in v.measures
-        ]
-        shown = [one for one in shown if not math.isnan(one[1].volume)]
-        line, colour = [(x, m.volume) for x, m, _ in shown], COLOURS[number % len(COLOURS)]
+        shown = [(x, v, v.measures[label]) for x, v in zip(places, visits, strict=True) if label in v.measures]
+        shown = [one for one in shown if not math.isnan(one[2].volume)]
+        colour = COLOURS[number % len(COLOURS)]
+        line = [(x, m.volume) for x, v, m in shown if v.is_reference or v.case not in drawn]
         axes.plot([x for x, _ in line], [y for _, y in line], color=colour, linewidth=1.5, label=label)
-        for x, measures, is_reference in shown:
+        for x, visit, measures in shown:
             axes.plot(
                 x,
                 measures.volume,
-                marker="s" if is_reference else "o",
+                marker="s" if visit.is_reference else "o",
                 markersize=7,
                 color=colour,
                 markerfacecolor="white" if measures.flagged else colour,
@@ -259,7 +268,8 @@ def _curve(patient: Patient, labels: Sequence[str]) -> Markup | None:
         color="#586174",
     )
     if not _is_date(visits[0].visit):
-        axes.set_xticks(places, [visit.visit or visit.case for visit in visits])
+        ticks = {place: visit.visit or visit.case for place, visit in zip(places, visits, strict=True)}
+        axes.set_xticks(list(ticks), list(ticks.values()))
     axes.tick_params(labelsize=9, labelcolor="#586174", length=0)
     axes.grid(color="#e6eaf0")
     axes.spines[:].set_visible(False)
@@ -282,12 +292,13 @@ class _Album:
     def __init__(self, wanted: bool) -> None:
         self.wanted, self.n_left_out, self._bytes = wanted, 0, 0
 
-    def pairs(self, references: Sequence[Visit], visit: Visit, labels: dict[str, int]) -> Iterator[Pair]:
+    def pairs(self, visit: Visit, labels: dict[str, int]) -> Iterator[Pair]:
         if not self.wanted:
             return
-        for index, reason in _slices(references[0], visit, labels).items():
-            served = visit.reference_slices.get(index)
-            source = _jpeg(_pair_figure(references[0], served, visit, index, labels))
+        for index, reason in _slices(visit, labels).items():
+            number, served = visit.reference_slices.get(index, (0, 0))
+            reference = visit.references[number] if index in visit.reference_slices else None
+            source = _jpeg(_pair_figure(reference, served, visit, index, labels))
             if self._bytes + len(source) > MOST_BYTES:
                 self.n_left_out += 1
                 continue
@@ -297,11 +308,11 @@ class _Album:
             scored = [score for (_, k), score in visit.scores.items() if k == index]
             doubt = f", score {min(s for s, _ in scored):.2f}" if scored else ""
             doubt += ", to look at" if any(flag for _, flag in scored) else ""
-            before = "" if served is None else f"Left: {references[0].case}, slice {served}, annotated. Right: "
+            before = "" if reference is None else f"Left: {reference.case}, slice {served}, annotated. Right: "
             yield Pair(f"{before}{here}: {reason}{doubt}.", source, f"{visit.case}, {here}, beside its reference")
 
 
-def _slices(reference: Visit, visit: Visit, labels: dict[str, int]) -> dict[int, str]:
+def _slices(visit: Visit, labels: dict[str, int]) -> dict[int, str]:
     """Choose the largest slice of each structure, that of the lowest score, and what only the reference has."""
     chosen: dict[int, list[str]] = {}
     for label, value in labels.items():
@@ -309,19 +320,20 @@ def _slices(reference: Visit, visit: Visit, labels: dict[str, int]) -> dict[int,
         if areas.any():
             chosen.setdefault(int(areas.argmax()), []).append(f"largest {label}")
             continue
-        before = (reference.values == value).sum(axis=(0, 1))
-        served = {own: index for index, own in visit.reference_slices.items()}
-        if before.any() and int(before.argmax()) in served:
-            chosen.setdefault(served[int(before.argmax())], []).append(f"{label} not found, largest in the reference")
+        before = [(one.values == value).sum(axis=(0, 1)) for one in visit.references]
+        held = {k: int(before[number][own]) for k, (number, own) in visit.reference_slices.items()}
+        largest = max(held, key=lambda k: held[k], default=None)
+        if largest is not None and held[largest]:
+            chosen.setdefault(largest, []).append(f"{label} not found, largest in the reference")
     if visit.scores:
         (_, index), _ = min(visit.scores.items(), key=lambda one: (one[1][0], one[0]))
         chosen.setdefault(index, []).append("lowest score")
     return {index: ", ".join(why) for index, why in list(chosen.items())[:MOST_PICTURES]}
 
 
-def _pair_figure(reference: Visit, served: int | None, visit: Visit, index: int, labels: dict[str, int]) -> Figure:
+def _pair_figure(reference: Visit | None, served: int, visit: Visit, index: int, labels: dict[str, int]) -> Figure:
     """Draw the reference's slice, where one served, and the later image's at one scale."""
-    shown = [*([] if served is None else [(reference, served)]), (visit, index)]
+    shown = [*([] if reference is None else [(reference, served)]), (visit, index)]
     window = _window(visit, index)
     size = _view(shown, window is LUNG_WINDOW)
     width, height = 3.8 * size[1] / max(size), 3.8 * size[0] / max(size)

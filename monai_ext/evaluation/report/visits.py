@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from monai_ext.data.images import Geometry, read_geometry, read_image, read_label
-from monai_ext.data.manifest import load_datalist
+from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import pair_with_reference
 from monai_ext.data.text import read_table
 from monai_ext.errors import UserError
@@ -70,7 +70,8 @@ class Visit:
         is_reference: whether the mask was given.
         measures: by structure.
         slice_axis: "R", "A" or "S" where the run cut slices orthogonal to it.
-        reference_slices: slice -> slice of the reference that served it.
+        references: that served it, the latest last; of a reference none.
+        reference_slices: slice -> number of the reference that served it, and its slice.
         scores: (structure, slice) -> (score, whether it is flagged).
     """
 
@@ -82,7 +83,8 @@ class Visit:
     is_reference: bool
     measures: dict[str, Measures]
     slice_axis: str | None = None
-    reference_slices: dict[int, int] = field(default_factory=dict)
+    references: tuple[Visit, ...] = ()
+    reference_slices: dict[int, tuple[int, int]] = field(default_factory=dict)
     scores: dict[tuple[str, int], tuple[float, bool]] = field(default_factory=dict)
 
     @property
@@ -119,11 +121,20 @@ class Visit:
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient's references and later images, in time order."""
+    """A patient's references and later images, in time order; ``drawn`` are further annotated visits, as annotated.
+
+    An annotated image can be both, where ``reference_visit`` is ``all`` or ``nearest``: it serves images after its own.
+    """
 
     name: str
     references: tuple[Visit, ...]
     later: tuple[Visit, ...]
+    drawn: tuple[Visit, ...] = ()
+
+    @property
+    def visits(self) -> tuple[Visit, ...]:
+        """All of them, in time order; an annotation before the run's mask of the same image."""
+        return _in_time([*self.references, *self.drawn, *self.later])
 
 
 @dataclass(frozen=True)
@@ -169,31 +180,60 @@ def read_follow_ups(folder: Path, datalist: str | Path | None = None) -> FollowU
     slices = _reference_slices(folder)
     wanted = {row["label"] for row in volumes}
     labels = {name: value for name, value in cases.labels.items() if name in wanted}
-    patients: dict[str, tuple[dict[str, Visit], list[Visit]]] = {}
+    patients: dict[str, tuple[dict[tuple[str, str], Visit], list[Visit]]] = {}
     for name in dict.fromkeys(row["case"] for row in volumes):
         if name not in pairs:
             raise UserError(f"{folder / 'volumes.csv'}: case {name!r} is not in {path}; name its list with --datalist")
         pair, mask = pairs[name], _mask(folder, name)
         references, later = patients.setdefault(str(pair["patient"] or name), ({}, []))
+        serving = []
         for known, image, label in zip(
             pair["reference"], pair["reference_image"], pair["reference_label"], strict=True
         ):
-            if known not in references:
+            if (image, label) not in references:
                 visit = next(
                     (str(case.visit) for case in cases.cases if case.case == known and case.visit is not None), ""
                 )
                 given = Visit(known, visit, Path(image), Path(label), str(pair["modality"] or ""), True, {}, slice_axis)
                 given.measures.update(_measure(given, labels))
-                references[known] = given
+                references[image, label] = given
+            serving.append(references[image, label])
         own = [row for row in reviewed if row["case"] == name]
         measures = {row["label"]: _measures(row, own) for row in volumes if row["case"] == name}
         scores = {(r["label"], int(r["slice"])): (float(r["score"]), r["flag"] == "1") for r in own if r["slice"]}
-        served = slices.get(name, {})
+        served = {k: (_number(named, pair["reference"]), own) for k, (named, own) in slices.get(name, {}).items()}
         where = str(pair["visit"]), Path(pair["image"]), mask, str(pair["modality"] or "")
-        later.append(Visit(name, *where, False, measures, slice_axis, served, scores))
-    found = [Patient(name, tuple(known.values()), _in_time(later)) for name, (known, later) in patients.items()]
+        later.append(Visit(name, *where, False, measures, slice_axis, tuple(serving), served, scores))
+    found = []
+    for name, (known, later) in patients.items():
+        references = _in_time(list(known.values()))
+        drawn = _drawn(cases, {visit.case for visit in later}, references, labels, slice_axis)
+        found.append(Patient(name, references, _in_time(later), drawn))
     calibrated = any(row["flag"] for row in reviewed) if reviewed else None
     return FollowUps(cases.dataset, labels, tuple(found), record, calibrated)
+
+
+def _drawn(
+    cases: DataList, later: set[str], references: Sequence[Visit], labels: Mapping[str, int], slice_axis: str | None
+) -> tuple[Visit, ...]:
+    """Return the annotations of a patient's later images: what was drawn where the run has a mask of its own."""
+    found = []
+    first, known = references[0], {visit.case for visit in references}
+    for case in cases.cases:
+        if case.case in later and case.case not in known and case.label is not None:
+            where = "" if case.visit is None else str(case.visit), Path(str(case.image)), Path(str(case.label))
+            visit = Visit(case.case, *where, str(case.modality or cases.modality or ""), True, {}, slice_axis)
+            measured = _measure(visit, labels)
+            visit.measures.update({name: _against(one, first.measures.get(name)) for name, one in measured.items()})
+            found.append(visit)
+    return _in_time(found)
+
+
+def _against(measures: Measures, reference: Measures | None) -> Measures:
+    """Return measures with their change against those of a reference."""
+    if reference is None or not reference.volume > 0 or math.isnan(measures.volume):
+        return measures
+    return replace(measures, change=100 * (measures.volume / reference.volume - 1))
 
 
 def part_changes(before: Visit, after: Visit, value: int) -> tuple[list[PartChange], list[float], list[float]] | None:
@@ -254,7 +294,10 @@ def _measures(row: Mapping[str, str], reviewed: list[dict[str, str]]) -> Measure
 
 
 def _in_time(visits: list[Visit]) -> tuple[Visit, ...]:
-    return tuple(sorted(visits, key=lambda visit: (math.isnan(visit.time), visit.time, visit.case)))
+    """Sort by time; what has none stays as it comes, references first."""
+    if any(math.isnan(visit.time) for visit in visits):
+        return tuple(sorted(visits, key=lambda visit: not visit.is_reference))
+    return tuple(sorted(visits, key=lambda visit: (visit.time, not visit.is_reference, visit.case)))
 
 
 def _datalist(folder: Path, record: Mapping[str, Any], given: str | Path | None) -> tuple[Path, Path | None]:
@@ -279,14 +322,20 @@ def _mask(folder: Path, case: str) -> Path:
     return path
 
 
-def _reference_slices(folder: Path) -> dict[str, dict[int, int]]:
-    """Return case -> slice -> the slice of the (first) reference that served it."""
-    found: dict[str, dict[int, int]] = {}
+def _reference_slices(folder: Path) -> dict[str, dict[int, tuple[str, int]]]:
+    """Return case -> slice -> the names of the references that served it, and the slice of the first of them."""
+    found: dict[str, dict[int, tuple[str, int]]] = {}
     for row in _rows(folder / "prompts.csv"):
         if row.get("reference_slice"):
             served = row["reference_slice"].split("+")[0].split(";")[0]
-            found.setdefault(row["case"], {})[int(row["slice"])] = int(float(served))
+            found.setdefault(row["case"], {})[int(row["slice"])] = row.get("reference") or "", int(float(served))
     return found
+
+
+def _number(named: str, references: Sequence[str]) -> int:
+    """Return the number of the reference with which joined names begin; 0 where it is not said."""
+    fitting = [number for number, name in enumerate(references) if f"{named}+".startswith(f"{name}+")]
+    return max(fitting, key=lambda number: len(references[number]), default=0)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

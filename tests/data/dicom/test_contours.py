@@ -72,6 +72,7 @@ def slow_fill(polygons, shape):
 vertices = st.tuples(st.integers(-8, 72), st.integers(-8, 72)).map(lambda p: (p[0] / 4, p[1] / 4))  # some on centres
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.lists(vertices, min_size=3, max_size=9).map(np.array), min_size=1, max_size=3))
 def test_filling_is_even_odd_of_voxel_centres(polygons):

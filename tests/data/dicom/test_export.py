@@ -126,6 +126,7 @@ def as_set(points: np.ndarray) -> set[tuple[float, ...]]:
     return set(map(tuple, points.tolist()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reversed"])
 @pytest.mark.parametrize("axes", AXES)
 def test_both_kinds_give_back_the_mask_in_the_patient(tmp_path, axes, reverse):
@@ -421,3 +422,25 @@ def test_a_case_without_series_is_named(tmp_path, run):
     del run["cases"][1]["dicom_series"]
     with pytest.raises(UserError, match=r"'visit1'.*does not say which DICOM series"):
         main([*all_masks(tmp_path, run), "--masks", str(tmp_path / "masks"), "--output", str(tmp_path / "out")])
+
+
+def test_what_an_earlier_mask_has_left_goes(tmp_path, series):
+    """A structure that a second run no longer finds must not stay beside its masks as contours and measures."""
+    masks, output = tmp_path / "masks", tmp_path / "out"
+    masks.mkdir()
+    case = {"case": "p1", "image": "p1.nii.gz", "dicom_series": {"folder": "series"}}
+    write_nifti(tmp_path / "p1.nii.gz", make_mask(), affine_of(AXES["axial"]))
+    content = {"dataset": "d", "modality": "CT", "labels": LABELS, "cases": [case]}
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    words = ["--masks", str(masks), "--datalist", str(tmp_path / "list.json"), "--format", "rtstruct"]
+    words += ["--output", str(output), "--measures", str(tmp_path / "volumes.csv")]
+    table = "case,label,volume_ml,longest_mm,perpendicular_mm\n"
+    for mask, volumes, left in (
+        (make_mask(), "p1,tumour,1.5,3.0,2.0\n", {"p1.dcm", "p1_measures.dcm"}),
+        (make_mask(), "", {"p1.dcm"}),
+        (0 * make_mask(), "", set()),
+    ):
+        write_nifti(masks / "p1.nii.gz", mask, affine_of(AXES["axial"]))
+        (tmp_path / "volumes.csv").write_text(table + volumes)
+        main(words)
+        assert {path.name for path in output.iterdir()} == left

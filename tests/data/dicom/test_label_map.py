@@ -53,6 +53,7 @@ def draw(tmp_path, files):
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("seg1.dcm", "seg2.dcm"), ("rt1.dcm", "rt2.dcm"), ("seg1.dcm", "seg_fraction.dcm")])
 def test_lesions_in_files_of_their_own_are_united(draw, names):
     first, second = (

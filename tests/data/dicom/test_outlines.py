@@ -26,6 +26,7 @@ def area(polygon: np.ndarray) -> float:
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
+@pytest.mark.slow
 @given(masks)
 @settings(max_examples=150, deadline=None)
 def test_polygons_hold_the_centres_of_the_mask_and_no_others(mask):

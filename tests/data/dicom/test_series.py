@@ -270,3 +270,19 @@ def test_a_series_past_midnight_is_one(tmp_path, array):
         dataset.AcquisitionDate = "20010203" if k < 3 else "20010204"
         dataset.save_as(path)
     assert len(only_series(tmp_path).slices) == 6
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_localizer_among_other_slices_is_skipped(tmp_path, array, alone):
+    files = write_ct_series(tmp_path, array, GRIDS["axial"])
+    scout = pydicom.dcmread(files[0])
+    scout.ImageType, scout.ImageOrientationPatient = ["ORIGINAL", "PRIMARY", "LOCALIZER"], [1, 0, 0, 0, 0, -1]
+    scout.SOPInstanceUID = scout.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    scout.save_as(tmp_path / "scout.dcm")
+    for file in files if alone else []:
+        file.unlink()
+    found = group_headers(tmp_path)
+    assert [len(series.slices) for series in found] == [1 if alone else SHAPE[2]]
+    why = "a localizer (ImageType) among the slices of a series"
+    assert found.skipped == ([] if alone else [(tmp_path / "scout.dcm", why)])
+    read_volume(found[0])

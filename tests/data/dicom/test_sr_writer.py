@@ -71,6 +71,7 @@ def test_the_same_measures_give_the_same_bytes(run):
     assert export(run, "--measures", str(run / "volumes.csv")).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_a_structure_has_the_same_tracking_uid_at_all_visits(run):
     from highdicom.sr import srread
 

@@ -735,6 +735,7 @@ def test_each_check_has_a_fault():
     assert len(LIST_CHECKS) == len(FAULTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "made"),
     [pytest.param(code, made, id=made.spoil.__name__) for code, several in FAULTS.items() for made in several],
@@ -885,6 +886,7 @@ def test_folds_of_one_split_only(study):
     assert examine(study.write()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_the_header_says_the_doctor_goes_on(study, seed):
     rng = np.random.default_rng(seed)
@@ -930,6 +932,7 @@ def test_rounding_of_the_qform_is_no_disagreement(study):
     assert examine(study.write()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ACDC", "MSCMR", "CHAOS_T2", "CVC_ClinicDB", "CVC_ColonDB"])
 def test_real_lists_have_no_error_and_no_warning(real_data, name):
     found = examine(real_data / f"{name}.json")

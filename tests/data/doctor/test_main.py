@@ -63,6 +63,7 @@ def test_what_is_not_there(tmp_path):
         main([str(tmp_path / "none.json")])
 
 
+@pytest.mark.slow
 def test_a_terminal_without_unicode_gets_the_report_all_the_same(study):
     study.cases[0]["case"] = "图"
     study.save("a0_label.nii", study.label((12, 10, 5)))
@@ -72,11 +73,13 @@ def test_a_terminal_without_unicode_gets_the_report_all_the_same(study):
     assert b"case ?: label a0_label.nii has shape" in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_real_list_is_examined(real_data, capsys):
     main([str(real_data / "ACDC.json"), "--workers", "1"])
     assert capsys.readouterr().out.splitlines()[-1] == "nothing stops a run: 0 errors, 0 warnings, 1 note"
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_traceback(study):
     read, written = os.pipe()
     os.close(read)

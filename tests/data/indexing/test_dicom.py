@@ -54,14 +54,20 @@ def write_series(root: Path, patient: str, date: datetime.date | None, number: i
     )
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two visits of one patient; the structures of the first lie in a folder of their own."""
-    root = tmp_path / "hospital"
+    root = tmp_path_factory.mktemp("written") / "hospital"
     first = write_series(root, "A/1", FIRST, reverse=True)
     write_series(root, "A/1", SECOND)
     write_rtstruct(root / "structures" / "rs.dcm", first, {"Cord": [], "GTV-1": outlines()}, shuffle=True)
     return root
+
+
+@pytest.fixture
+def root(hospital: Path, tmp_path: Path) -> Path:
+    """A copy of the hospital, to change."""
+    return shutil.copytree(hospital, tmp_path / "hospital")
 
 
 def test_the_later_visit_is_served_by_the_contoured_one(root: Path, indexed: Callable[..., Any]) -> None:
@@ -100,6 +106,7 @@ def test_seg_serves_as_well(root: Path, indexed: Callable[..., Any]) -> None:
     assert datalist.labels == {"tumour": 3}
 
 
+@pytest.mark.slow
 def test_each_patient_has_its_own_reference(root: Path, indexed: Callable[..., Any]) -> None:
     moved = CENTRE + (4.0, -3.0, 3.0)
     write_rtstruct(root / "b.dcm", write_series(root, "B", FIRST), {"gtv-1": outlines(moved)})
@@ -145,6 +152,7 @@ def test_a_visit_without_contours_is_the_series_described_as_an_annotated_one(
     assert "(series 'lung kernel')" in report
 
 
+@pytest.mark.slow
 def test_else_the_largest_axial_series_is_taken(root: Path, indexed: Callable[..., Any]) -> None:
     third = datetime.date(2022, 3, 1)
     sagittal = np.array([[0, 0, 1.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
@@ -177,6 +185,7 @@ def test_structures_can_be_named_one_by_one(root: Path, tmp_path: Path) -> None:
     assert load_datalist(output).labels == {"whole": 1, "core": 2}
 
 
+@pytest.mark.slow
 def test_phantom_patients_stay_apart(tmp_path: Path, indexed: Callable[..., Any]) -> None:
     for seed in (0, 1):
         write_phantom_4d_lung(tmp_path / "lung", seed, gates=(0,))
@@ -249,6 +258,7 @@ def contoured(root: Path) -> list[Path]:
     return sorted((root / "export").glob("*2021*/*.dcm"), reverse=True)
 
 
+@pytest.mark.slow
 def test_the_series_of_what_is_asked_for_is_taken(root: Path, indexed: Callable[..., Any]) -> None:
     pet = write_series(root, "A/1", FIRST, 2, modality="PT")
     write_rtstruct(root / "pet.dcm", pet, {"lesion": outlines()})
@@ -306,6 +316,7 @@ def test_files_of_one_lesion_each_are_united(root: Path, indexed: Callable[..., 
     assert "'Nodule' (" in report
 
 
+@pytest.mark.slow
 def test_two_observers_are_refused(root: Path, indexed: Callable[..., Any]) -> None:
     write_rtstruct(root / "second.dcm", contoured(root), {"GTV-1": outlines(radius=5.0)})
     with pytest.raises(UserError, match=r"A_1_2021-12-30: .*second.dcm and .*rs.dcm draw 'GTV-1' differently"):
@@ -333,6 +344,7 @@ def test_rois_of_one_number_are_refused(root: Path, indexed: Callable[..., Any])
         indexed("dicom", root, roi=("tumour=gtv",))
 
 
+@pytest.mark.slow
 def test_a_series_on_which_a_structure_is_missing_is_no_reference(root: Path, indexed: Callable[..., Any]) -> None:
     path = write_rtstruct(root / "liver.dcm", contoured(root), {"Liver": outlines(), "Heart": outlines()})
     share_number(path)

@@ -66,6 +66,15 @@ def test_subfolders_become_part_of_the_name(tree: Path, indexed: Callable[..., A
     assert [case.case for case in indexed("folder", tree)[0].cases][-1] == "site A_p2_20220101"
 
 
+def test_annotated_images_of_one_visit_are_told(tree: Path, indexed: Callable[..., Any], shapes: Any) -> None:
+    """A pattern that passes over the folder takes the p2 of another site for the same person."""
+    shapes.save_volume(tree / "images" / "site B" / "p2_20220101.nii.gz")
+    shapes.save_volume(tree / "labels" / "site B" / "p2_20220101.nii.gz", shapes.rings((1, 2)))
+    report = indexed("folder", tree, patient_pattern=PATTERN)[1]
+    assert "p2 has 2 annotated images of visit 2022-01-01" in report
+    assert "p1 has" not in report
+
+
 def test_a_label_without_image_is_reported(tree: Path, indexed: Callable[..., Any], shapes: Any) -> None:
     shapes.save_volume(tree / "labels" / "p9.nii.gz", shapes.rings((1,)))
     assert "p9.nii.gz: a label without an image of this name" in indexed("folder", tree)[1]

@@ -59,13 +59,19 @@ def write_visit(root: Path, date: datetime.date, visit: int, gate: int = 0, **op
     return ct, rt
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    root = tmp_path / "4D-Lung"
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("archive") / "4D-Lung"
     for gate in (0, 50):
         write_visit(root, FIRST, 1, gate)
         write_visit(root, SECOND, 2, gate)
     return root
+
+
+@pytest.fixture
+def tree(archive: Path, tmp_path: Path) -> Path:
+    """A copy of the archive, to change."""
+    return shutil.copytree(archive, tmp_path / "4D-Lung")
 
 
 def test_visits_are_in_the_order_of_time(tree: Path, indexed: Callable[..., Any]) -> None:
@@ -97,6 +103,7 @@ def test_images_keep_values_and_geometry(tree: Path, indexed: Callable[..., Any]
         np.testing.assert_allclose(read_geometry(case.image).affine, volume.affine, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gates_and_rois_can_be_chosen(tree: Path, indexed: Callable[..., Any]) -> None:
     datalist, _ = indexed("4d_lung", tree, gates=(0, 50))
     assert [case.extra["gate"] for case in datalist.cases] == [0, 50, 0, 50]
@@ -117,6 +124,7 @@ def test_all_files_in_one_folder(tree: Path, indexed: Callable[..., Any]) -> Non
     assert [case.case for case in indexed("4d_lung", mixed)[0].cases] == names
 
 
+@pytest.mark.slow
 def test_a_second_run_converts_what_has_changed(tree: Path, indexed: Callable[..., Any]) -> None:
     def written() -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in (tree.parent / "list_files").iterdir()}
@@ -186,6 +194,7 @@ def test_dates_of_folders_serve_where_files_have_none(tree: Path, indexed: Calla
     assert [case.visit for case in indexed("4d_lung", tree)[0].cases] == [FIRST, SECOND]
 
 
+@pytest.mark.slow
 def test_two_studies_on_a_day(tree: Path, indexed: Callable[..., Any]) -> None:
     for visit in (3, 4):
         write_visit(tree, FIRST, visit, patient_id="118_HM10395", study_uid=f"1.2.{visit}")
@@ -204,6 +213,7 @@ def test_a_folder_without_contours_is_not_the_download(tmp_path: Path, indexed: 
         indexed("4d_lung", tmp_path / "ct")
 
 
+@pytest.mark.slow
 def test_the_phantom_download(tmp_path: Path, indexed: Callable[..., Any]) -> None:
     datalist, report = indexed("4d_lung", write_phantom_4d_lung(tmp_path / "4D-Lung"))
     sizes = [int(read_label(case.label).sum()) for case in datalist.cases]
@@ -212,6 +222,7 @@ def test_the_phantom_download(tmp_path: Path, indexed: Callable[..., Any]) -> No
     assert "skipped: nothing" in report
 
 
+@pytest.mark.slow
 def test_a_second_rtstruct_of_a_gate_is_not_passed_over(tree: Path, indexed: Callable[..., Any]) -> None:
     ct, rt = write_visit(tree, FIRST, 3, patient_id="120_HM10395")
     files, name = sorted(ct.iterdir()), "P4^P119^S300^I03, Gated, 0.0%A"

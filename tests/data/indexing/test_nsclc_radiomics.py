@@ -46,6 +46,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "NSCLC-Radiomics"
 
 
+@pytest.mark.slow
 def test_seg_comes_first(root: Path, indexed: Callable[..., Any]) -> None:
     for name in ("LUNG1-002", "LUNG1-010"):
         write_patient(root, name)
@@ -69,6 +70,7 @@ def test_rtstruct_where_there_is_no_seg(root: Path, indexed: Callable[..., Any])
     assert "1 of 2 label maps were drawn from RTSTRUCT, the others from SEG" in report
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_named(root: Path, indexed: Callable[..., Any]) -> None:
     write_patient(root, "LUNG1-001")
     write_patient(root, "LUNG1-128", seg=False, rtstruct=False)
@@ -81,6 +83,7 @@ def test_what_cannot_be_used_is_named(root: Path, indexed: Callable[..., Any]) -
     assert "refers to an image series that is not here" in report
 
 
+@pytest.mark.slow
 def test_a_frame_without_its_slice_is_not_placed(root: Path, indexed: Callable[..., Any]) -> None:
     write_patient(root, "LUNG1-001")
     study = write_patient(root, "LUNG1-002", rtstruct=False)

@@ -97,6 +97,7 @@ def test_a_column_of_numbers_is_told(tmp_path: Path) -> None:
         (["postop2", "postop10", "intraop", "preop"], ["preop", "intraop", "postop2", "postop10"]),
         (["M12", "M06", "screening"], ["screening", "M06", "M12"]),
         (["beta", "alpha"], ["alpha", "beta"]),
+        (["post15012024", "pre01022024"], ["pre01022024", "post15012024"]),
     ],
 )
 def test_the_order_of_mere_names_is_told(tmp_path: Path, names: list[str], ordered: list[str]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from monai_ext.data.indexing.visits import order_visits, patients_and_visits, words
+from monai_ext.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,13 @@ def test_it_is_said_when_names_alone_order_the_visits() -> None:
 
 def test_words_of_a_name() -> None:
     assert words("LesionMask_02-final.CT") == ["lesion", "mask", "final", "ct"]
+
+
+@pytest.mark.parametrize("names", [["15012024", "01022024"], ["CT_15012024", "CT_01022024"], ["01152024", "1"]])
+def test_dates_whose_year_is_last_are_no_order(names: list[str]) -> None:
+    with pytest.raises(UserError, match="year is last"):
+        order_visits(names)
+
+
+def test_one_visit_needs_no_order() -> None:
+    assert order_visits(["CT_15012024"])[0] == {"CT_15012024": 0}

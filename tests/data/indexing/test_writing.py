@@ -90,6 +90,7 @@ def test_nothing_usable_is_an_error_with_the_first_reason(tree: Path, tmp_path: 
     assert not (tmp_path / "list.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["ACDC", "CHAOS_T2", "CVC_ClinicDB"])
 def test_real_cases_are_indexed_as_a_folder(real_data: Path, indexed: Callable[..., Any], dataset: str) -> None:
     given = load_datalist(real_data / f"{dataset}.json")

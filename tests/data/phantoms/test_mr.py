@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from scipy import ndimage
 
 from monai_ext.data.phantoms.mr import mr_slice
 
 
+@pytest.mark.slow
 def test_mr_slices_hold_rings():
     rng, rings = np.random.default_rng(4), 0
     for _ in range(40):

@@ -16,6 +16,7 @@ def test_patient_has_each_structure_at_each_visit(visits):
         assert np.unique(visit.label).tolist() == [0, *PATIENT_LABELS.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 def test_lesion_grows_in_one_piece(seed):
     lesions = [visit.label == PATIENT_LABELS["lesion"] for visit in phantom_patient(seed)]
@@ -47,6 +48,7 @@ def test_grids_are_oblique_and_differ_by_a_small_shift(visits):
         assert not np.allclose(visits[a].affine[:3, :3], visits[b].affine[:3, :3])
 
 
+@pytest.mark.slow
 def test_patients_differ_by_seed_and_visits_by_noise(visits):
     other = phantom_patient(4)
     assert not np.array_equal(visits[0].image, other[0].image)

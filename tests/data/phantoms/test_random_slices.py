@@ -23,6 +23,7 @@ def test_slice_is_a_float_image_of_0_to_255(kind, channels):
         assert label.dtype == np.int64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [64, 128])
 def test_every_slice_has_consecutive_labels_and_a_structure(kind, size):
@@ -44,6 +45,7 @@ def test_slice_depends_on_the_generator_alone(kind):
     assert not np.array_equal(first[0], other[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_structures_are_seen_in_the_image(kind):
     rng, seen = np.random.default_rng(2), []

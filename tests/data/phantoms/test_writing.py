@@ -10,6 +10,7 @@ import pytest
 from monai_ext.data.phantoms import PATIENT_LABELS, write_phantom_cells, write_phantom_cohort, write_phantom_patient
 
 
+@pytest.mark.slow
 def test_written_patient_is_the_pure_one(tmp_path, visits):
     path = write_phantom_patient(tmp_path / "new" / "folder", seed=3)
     content = json.loads(path.read_text())
@@ -27,6 +28,7 @@ def test_written_patient_is_the_pure_one(tmp_path, visits):
         np.testing.assert_array_equal(image.affine, label.affine)
 
 
+@pytest.mark.slow
 def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):
     path = write_phantom_patient(tmp_path, seed=1)
     first = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -35,6 +37,7 @@ def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):
     assert len(first) == 7
 
 
+@pytest.mark.slow
 def test_nothing_half_written_stays(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("disk on fire")

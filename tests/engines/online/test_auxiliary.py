@@ -21,6 +21,7 @@ def teach(learner: OnlineLearner, make_object, numbers) -> list[dict]:
     return said
 
 
+@pytest.mark.slow
 def test_it_learns_and_alpha_falls(make_object, make_method):
     learner, scores, alphas = OnlineLearner(make_method(base=4, batch=8, learning_rate=1e-2)), [], []
     for number in range(40):
@@ -78,6 +79,7 @@ def test_one_step_is_taken_on_the_mean_loss_of_the_whole_batch(make_object, make
         torch.testing.assert_close(ours, reference)
 
 
+@pytest.mark.slow
 def test_where_nothing_is_corrected_no_truth_is_read(make_object, make_method):
     """The truth of uncorrected samples is NaN: answers and state are the same."""
 
@@ -109,6 +111,7 @@ def test_pseudo_labels_teach_but_give_no_alpha(make_object, make_method):
     assert len(method.batch.samples) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"steps_per_feedback": 3}, {"official_loss": True}, {"policy": "fifo"}])
 def test_options_change_what_is_learned(make_object, make_method, options):
     plain, other = OnlineLearner(make_method()), OnlineLearner(make_method(**options))
@@ -127,6 +130,7 @@ def test_sam_is_a_fourth_channel_where_asked_for(make_object, make_method):
     assert network_input(view, make_method().settings).shape == (3, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_state_goes_on_to_the_same_bits(make_object, make_method):
     one = OnlineLearner(make_method())
     teach(one, make_object, range(7))

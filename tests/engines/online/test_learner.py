@@ -37,6 +37,7 @@ def taught(make_object, make_method, tmp_path) -> OnlineLearner:
     return learner
 
 
+@pytest.mark.slow
 def test_a_folder_is_taken_up_again_to_the_same_bytes(taught, make_object, make_method, tmp_path):
     again = OnlineLearner(make_method(), tmp_path / "state", "sam1")
     assert content(again) == content(taught)
@@ -67,6 +68,7 @@ def test_a_folder_of_corrections_alone_is_a_task_pack(taught, make_method, tmp_p
     assert content(OnlineLearner(make_method(), pack, "sam1")) == content(taught)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [6, 3, None])
 def test_undo_is_as_if_it_had_never_been(taught, make_object, make_method, number, tmp_path):
     undone = taught.undo(number)
@@ -91,6 +93,7 @@ def test_what_was_undone_cannot_be_undone_again(taught):
     assert taught.undo() == 5
 
 
+@pytest.mark.slow
 def test_a_correction_sent_again_replaces_the_first(taught, make_object, make_method, tmp_path):
     view, truth = make_object(5)
     taught.correct(taught.infer(view), ~truth)
@@ -158,6 +161,34 @@ def test_an_undo_that_needs_a_changed_file_changes_nothing(taught, tmp_path):
     assert content(taught) == before
     assert (tmp_path / "state" / "journal.jsonl").read_bytes() == journaled
     assert taught.undo(6) == 6  # for which the file is not needed
+
+
+@pytest.mark.parametrize("change", ["undo", "final", "step"])
+def test_what_fails_half_way_changes_nothing(taught, make_object, make_method, tmp_path, monkeypatch, change):
+    view, truth = make_object(5)
+    taught.correct(taught.infer(view), truth)  # the second of its key
+    before, journaled = content(taught), (tmp_path / "state" / "journal.jsonl").read_bytes()
+    actions = {"undo": lambda: taught.undo(3), "final": lambda: taught.replay(final=True), "step": taught.step}
+    whole, count = type(taught.method).absorb, iter(range(99))
+
+    def second_fails(method, correction):
+        if next(count) == 1:
+            raise RuntimeError("out of memory")
+        return whole(method, correction)
+
+    def fails(method):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(taught.method), "absorb", second_fails)
+        patched.setattr(type(taught.method), "step", fails)
+        with pytest.raises(RuntimeError):
+            actions[change]()
+    assert content(taught) == before
+    assert (tmp_path / "state" / "journal.jsonl").read_bytes() == journaled
+    view, truth = make_object(8)
+    taught.correct(taught.infer(view), truth)
+    assert content(OnlineLearner(make_method(), tmp_path / "state", "sam1")) == content(taught)
 
 
 def test_a_changed_line_of_the_journal_is_refused(taught, make_method, tmp_path):
@@ -280,6 +311,7 @@ def test_an_answer_does_not_wait_for_a_step_and_sees_none_half_done(taught, make
     assert taught.infer(view).position == 7
 
 
+@pytest.mark.slow
 def test_corrections_of_many_threads_are_all_kept(make_object, make_method, tmp_path):
     learner = OnlineLearner(make_method(), tmp_path / "state")
 

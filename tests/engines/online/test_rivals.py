@@ -86,6 +86,30 @@ def test_direct_online_learns_in_a_decoder_of_its_own(network, make_object):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_direct_online_stays_as_it_was_where_a_step_fails(network, make_object, monkeypatch):
+    method = DirectOnline(network, batch=2, crop=32, steps=2)
+    learner = OnlineLearner(method)
+    (first, truth), (second, other) = (seen(network, make_object, number) for number in range(2))
+    learner.correct(learner.infer(first), truth)
+    before, answer = method.state(), learner.infer(second).logits
+    before = {name: value.clone() for name, value in before[0].items()}, before[1]
+    step, count = method.step, iter(range(9))
+
+    def second_fails():
+        if next(count):
+            raise RuntimeError("out of memory")
+        return step()
+
+    monkeypatch.setattr(method, "step", second_fails)
+    with pytest.raises(RuntimeError):
+        learner.correct(learner.infer(second), other)
+    after = method.state()
+    assert all(torch.equal(value, after[0][name]) for name, value in before[0].items())
+    assert after[1] == before[1]
+    assert torch.equal(learner.infer(second).logits, answer)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_each_is_taken_up_again_as_it_was(method, network, make_object, tmp_path):
     settings = {"base": 2, "crop": 32, "batch": 2}

@@ -158,6 +158,7 @@ def test_names_cannot_break_out():
         assert "<b>" not in svg
 
 
+@pytest.mark.slow
 def test_control_characters_are_left_out():
     svg = figures.strip_figure("t", [strip([0.5], name="a\x01\nb")], (0, 1), "D\x02ice")
     assert ["".join(name.itertext()) for name in of_class(svg, "name")] == ["a b"]

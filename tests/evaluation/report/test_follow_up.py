@@ -84,10 +84,63 @@ def test_each_visit_stands_beside_its_reference(run):
     assert 'Patient <span class="case">p&lt;1&gt;</span>' in page
     assert re.findall(r'data-label="Volume">([^<]*)<', page) == ["2.9 ml", "5.1 ml", "8.0 ml"]
     assert re.findall(r'data-label="Change">([^<]*)<', page) == ["–", "+78 %", "+178 %"]
+    assert "within error" not in page.partition("</header>")[2].partition("definitions")[2]
     assert page.count("data:image/jpeg") == 2
     assert "Left: visit0, slice 1, annotated. Right: slice 1 of 0-5: largest lesion." in page
     assert "days since 2024-01-01" in page
     assert "No review score was made" in page
+
+
+def test_each_visit_has_its_own_references(run, tmp_path):
+    """An annotated visit that is segmented, too, is compared with the visits before it and never with itself."""
+    out = run(box((4, 12, 4, 12)), box((4, 14, 4, 14)), first=box((4, 10, 4, 10)))
+    content = json.loads((tmp_path / "list.json").read_text())
+    content["cases"][1]["label"] = save(tmp_path / "data" / "label1.nii.gz", box((4, 9, 4, 9)))
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    write_record(out, config={"reference_visit": "all"}, datalist=tmp_path / "list.json", data_root=tmp_path)
+    served = [["visit1", "lesion", k, "visit0", k] for k in range(SHAPE[2])]
+    served += [["visit2", "lesion", k, "visit1", k + 1] for k in range(SHAPE[2] - 1)]  # the first does not reach it
+    write_table(out / "prompts.csv", ["case", "label", "slice", "reference", "reference_slice"], served)
+    page = page_of(out)
+    sizes = [f"{side * side * 4 * 0.02:.3g} ml" for side in (6, 5, 8, 10)]
+    assert re.findall(r"one part stays, (.*?) → (.*?)\.<", page) == [(sizes[0], sizes[2]), (sizes[1], "8 ml")]
+    assert "Left: visit0, slice 1, annotated. Right: slice 1 of 0-5: largest lesion." in page
+    assert "Left: visit1, slice 2, annotated. Right: slice 1 of 0-5: largest lesion." in page
+    cases = re.findall(r"visit\d", page[page.index("<tbody") : page.index("</table>")])
+    assert list(dict.fromkeys(cases)) == ["visit0", "visit1", "visit2"]
+
+
+def test_references_of_one_file_name_are_told_apart(run, tmp_path):
+    out = run(box((4, 12, 4, 12)), box((4, 14, 4, 14)), first=box((4, 10, 4, 10)))
+    content = json.loads((tmp_path / "list.json").read_text())
+    later = content["cases"][1:]
+    for number, (case, side) in enumerate(zip(later, (5, 6), strict=True)):
+        mask = save(tmp_path / f"folder{number}" / "mask.nii.gz", box((4, 4 + side, 4, 4 + side)))
+        image = save(tmp_path / f"folder{number}" / "image.nii.gz", np.ones(SHAPE, np.float32))
+        case |= {"reference_image": image, "reference_label": mask}
+    content["cases"] = later
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    page = page_of(out, "--overlays", "none")
+    assert re.findall(r"one part stays, (.*?) → ", page) == ["2 ml", "2.88 ml"]
+
+
+def test_a_change_that_the_method_itself_can_make_is_marked(run):
+    page = page_of(run(box((4, 11, 4, 10)), first=box((4, 10, 4, 10))), "--overlays", "none")
+    assert '<span>+17 % <small class="doubt">within error</small></span>' in page
+    assert "A change below 75 % is marked" in page
+
+
+def test_further_annotations_stand_beside_what_was_predicted(run, tmp_path):
+    folder = run(box((4, 12, 4, 12)), box((4, 16, 4, 16)), first=box((4, 10, 4, 10)))
+    content = json.loads((tmp_path / "list.json").read_text())
+    drawn = save(tmp_path / "data" / "drawn.nii.gz", box((4, 13, 4, 10)))
+    content["cases"][1]["label"] = drawn
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    page = page_of(folder)
+    assert re.findall(r'data-label="Volume">([^<]*)<', page) == ["2.9 ml", "4.3 ml", "5.1 ml", "11.5 ml"]
+    assert page.count(", annotated</small>") == 2
+    assert re.findall(r'data-label="Change">([^<]*)<', page) == ["–", "+50 %", "+78 %", "+300 %"]
+    assert "Left: visit0, slice 1, annotated." in page  # what it was segmented from
 
 
 def test_parts_that_came_and_went_are_components(run):
@@ -98,6 +151,7 @@ def test_parts_that_came_and_went_are_components(run):
     assert "new part, 1.6 ml" in page
 
 
+@pytest.mark.slow
 def test_scores_and_flags_are_named(run):
     page = page_of(run(box((4, 10, 4, 10)), first=box((4, 10, 4, 10)), review="calibrated"))
     assert "1 mask is to be looked at first" in page

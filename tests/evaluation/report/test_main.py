@@ -19,6 +19,7 @@ CHROMIUM = next(
 )
 
 
+@pytest.mark.slow
 def test_the_page_is_written(outputs, tmp_path, capsys):
     path = tmp_path / "docs" / "report.html"
     main(

@@ -66,8 +66,15 @@ def page(folders: Sequence[Path], **choices) -> Page:
     return Page(render(read_evaluations(folders), Choices(**choices)))
 
 
-@pytest.mark.parametrize("labels", [("liver",), ("liver", "spleen", "left kidney", "right kidney")])
-@pytest.mark.parametrize("n_methods", [1, 2, 5])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("n_methods", "labels"),
+    [
+        (1, ("liver", "spleen", "left kidney", "right kidney")),
+        (2, ("liver",)),
+        (5, ("liver", "spleen")),
+    ],
+)
 def test_every_number_of_the_summary_stands_in_the_table(outputs, n_methods, labels):
     folders = [outputs(f"method{number}", seed=number, labels=labels) for number in range(n_methods)]
     found = page(folders)
@@ -84,6 +91,7 @@ def test_every_number_of_the_summary_stands_in_the_table(outputs, n_methods, lab
     assert ("against the others" in found.text) == (n_methods > 1)
 
 
+@pytest.mark.slow
 def test_differences_are_those_of_compare(outputs):
     folders = [outputs("ours"), outputs("other", seed=1)]
     found = page(folders)
@@ -93,6 +101,7 @@ def test_differences_are_those_of_compare(outputs):
         assert f"{row.p_holm:.2g}" in found.cells
 
 
+@pytest.mark.slow
 def test_metrics_to_compare_can_be_chosen(outputs):
     folders = [outputs("ours"), outputs("other", seed=1)]
     assert "HD95 in mm: paired differences" not in page(folders).text
@@ -101,12 +110,14 @@ def test_metrics_to_compare_can_be_chosen(outputs):
         page(folders, compared=("wrong",))
 
 
+@pytest.mark.slow
 def test_same_folders_same_bytes(outputs):
     folders = [outputs("ours"), outputs("other", seed=1)]
     evaluations = read_evaluations(folders)
     assert render(evaluations) == render(read_evaluations(folders))
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched(outputs):
     found = page([outputs("ours"), outputs("other", seed=1)])
     assert {tag for tag, _ in found.tags} & {"script", "link", "iframe", "object", "base"} == set()
@@ -117,6 +128,7 @@ def test_nothing_is_fetched(outputs):
     assert policy.startswith("default-src 'none'")
 
 
+@pytest.mark.slow
 def test_no_name_breaks_out_of_the_page(outputs):
     nasty = "<script>alert('&')</script>\"'><img src=http://x>"
     folders = [outputs(name, labels=[nasty, "b"], cases=[nasty, "c", "d"]) for name in ("ours", "other")]
@@ -137,6 +149,7 @@ def test_no_name_breaks_out_of_the_page(outputs):
     assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
 
 
+@pytest.mark.slow
 def test_tables_have_heads_and_captions_and_pictures_have_texts(outputs):
     found = page([outputs("ours"), outputs("other", seed=1)])
     tags = [tag for tag, _ in found.tags]
@@ -149,6 +162,7 @@ def test_tables_have_heads_and_captions_and_pictures_have_texts(outputs):
     assert set(found.attributes("aria-labelledby")) <= set(identifiers)
 
 
+@pytest.mark.slow
 def test_pictures_are_left_out_on_request(outputs):
     folder = outputs("ours")
     assert [tag for tag, _ in page([folder]).tags].count("img") == 5
@@ -164,6 +178,7 @@ def test_other_cases_are_refused(outputs):
         page(folders)
 
 
+@pytest.mark.slow
 def test_warnings_that_all_methods_share_are_said_once(outputs):
     folders = [outputs("ours", record=False), outputs("other", seed=1, record=False)]
     text = page(folders).text
@@ -171,6 +186,7 @@ def test_warnings_that_all_methods_share_are_said_once(outputs):
     assert "other: there is no run.json" in text
 
 
+@pytest.mark.slow
 def test_definitions_name_hd95_and_the_policy(outputs):
     text = page([outputs("ours")]).text
     assert "95th percentile of surface distances in each direction, then the larger one" in text
@@ -178,11 +194,13 @@ def test_definitions_name_hd95_and_the_policy(outputs):
     assert "200 draws, seed 0" in text
 
 
+@pytest.mark.slow
 def test_values_beyond_the_axis_are_counted(outputs):
     text = page([outputs("ours", labels=["liver"], cases=[f"c{n}" for n in range(60)])]).text
     assert "1 value beyond the axis" in text
 
 
+@pytest.mark.slow
 def test_curves_are_drawn_where_there_are_any(outputs):
     folder = outputs("ours")
     assert "Step by step" not in page([folder]).text
@@ -197,11 +215,13 @@ def test_curves_are_drawn_where_there_are_any(outputs):
     assert "0.400 [0.400, 0.400]" in found.cells  # area: the mean height of 0.2, 0.4, 0.6
 
 
+@pytest.mark.slow
 def test_a_long_table_stays_light(outputs):
     folders = [outputs(f"m{n}", seed=n, cases=[f"case{i}" for i in range(300)], overlays=False) for n in range(3)]
     assert len(render(read_evaluations(folders)).encode()) < 500_000
 
 
+@pytest.mark.slow
 def test_no_cell_shows_a_number_that_is_none(outputs):
     found = page(
         [outputs("ours", labels=["liver"], cases=["a", "b"]), outputs("other", labels=["liver"], cases=["a", "b"])]

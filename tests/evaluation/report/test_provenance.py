@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from monai_ext.data.provenance import TrainingData, WeightRecord
 from monai_ext.data.provenance import write_record as write_weight_record
 from monai_ext.evaluation.record import write_record
@@ -83,6 +85,7 @@ def test_code_that_no_commit_holds_is_warned_about(outputs):
     assert facts([found])["Commit"] == ("c0ffee with changes",)
 
 
+@pytest.mark.slow
 def test_methods_that_read_other_bytes_are_warned_about(outputs, tmp_path):
     image = tmp_path / "data" / "a.nii"
     image.parent.mkdir()
@@ -93,6 +96,7 @@ def test_methods_that_read_other_bytes_are_warned_about(outputs, tmp_path):
     assert list(provenance_warnings(found)) == ["other and ours have read different bytes of a.nii"]
 
 
+@pytest.mark.slow
 def test_what_methods_share_is_said_once(outputs):
     one = rewrite(outputs("ours"), seed=3, config={"n_pos": 1, "labels": {"RV": 1}})
     other = rewrite(outputs("other"), seed=3, config={"n_pos": 2, "labels": {"RV": 1}, "extra": None})

@@ -38,6 +38,7 @@ def test_no_case_name_leads_out_of_the_overlays(outputs, case):
     assert found.overlay(case) is None
 
 
+@pytest.mark.slow
 def test_methods_are_called_by_what_tells_them_apart(outputs, tmp_path):
     ours, other = outputs("ours"), outputs("other")
     assert [e.name for e in read_evaluations([ours, other])] == ["ours", "other"]
