@@ -6,16 +6,29 @@ import logging
 
 import pytest
 import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from monai_ext.engines import prosam
 from monai_ext.engines.prosam import ProsamObjective, SigmaMonitor
 from monai_ext.errors import UserError
 from monai_ext.losses.sampled_masks import SampledMaskLoss
+from monai_ext.networks import sam as sam_module
 from monai_ext.networks.backbone import Embeddings
 from monai_ext.networks.prompt_distribution import PromptDistributionNet
 from monai_ext.networks.reference_encoder import EncoderReference
-from monai_ext.networks.sam import build_compact
+from monai_ext.networks.sam import build_compact, build_sam
 from monai_ext.prompts.distribution import Sampler
+from monai_ext.session.prompts import build_prompts
+
+
+def small_vit(checkpoint: None = None) -> Sam:
+    """Segment Anything with one block of 32 channels; all behind it is 256 wide, as in the official ones."""
+    size = {"embed_dim": 256, "image_embedding_size": (4, 4), "input_image_size": (64, 64)}
+    return Sam(
+        ImageEncoderViT(img_size=64, embed_dim=32, depth=1, num_heads=2, out_chans=256),
+        PromptEncoder(**size, mask_in_chans=16),
+        MaskDecoder(transformer_dim=256, transformer=TwoWayTransformer(2, 256, 8, 2048)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +154,20 @@ def test_predictions_of_episodes_have_different_kinds_of_annotation(sam, make_ne
         assert drawn[-2:] == again
     assert {kind for kind, _ in drawn} == {"mask", "box", "points"}
     assert {count for _, count in drawn} == {20}
+
+
+@pytest.mark.parametrize(("sampler", "parameters"), [("none", 1_592_064 - 1280 * 256), ("t", 1_723_648 - 1280 * 256)])
+def test_prompts_of_256_numbers_are_learned_beside_a_vision_transformer(batch, monkeypatch, sampler, parameters):
+    """Official SAMs and MedSAM are such; as the reference encoder SAM's has 256 channels where ResNet-50's has 1536."""
+    monkeypatch.setitem(sam_module.sam_model_registry, "vit_b", small_vit)
+    torch.manual_seed(0)
+    vit = build_sam("vit_b").eval()
+    net = build_prompts(vit, "sam", sampler=sampler)
+    assert sum(p.numel() for p in net.trained_parameters()) == parameters
+    objective = ProsamObjective(vit, net, samples=2)
+    objective(net, batch, generator())["loss"].backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.trained_parameters())
+    assert objective.predict(net.eval(), batch).shape == (2, 64, 64)
 
 
 def test_vrp_sam_decodes_once(sam, make_net, batch, monkeypatch):
