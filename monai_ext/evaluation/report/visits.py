@@ -206,9 +206,9 @@ def read_follow_ups(folder: Path, datalist: str | Path | None = None) -> FollowU
         later.append(Visit(name, *where, False, measures, slice_axis, tuple(serving), served, scores))
     found = []
     for name, (known, later) in patients.items():
-        references = _in_time(list(known.values()))
-        drawn = _drawn(cases, {visit.case for visit in later}, references, labels, slice_axis)
-        found.append(Patient(name, references, _in_time(later), drawn))
+        annotated = _in_time(list(known.values()))
+        drawn = _drawn(cases, {visit.case for visit in later}, annotated, labels, slice_axis)
+        found.append(Patient(name, annotated, _in_time(later), drawn))
     calibrated = any(row["flag"] for row in reviewed) if reviewed else None
     return FollowUps(cases.dataset, labels, tuple(found), record, calibrated)
 
