@@ -13,6 +13,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -89,9 +90,9 @@ def read_checkpoint(path: Path, variant: str) -> Any:
     Raises:
         UserError: there is no such file, or it is something else.
     """
-    check_file(path, variant)
+    is_safetensors = check_file(path, variant)
     try:
-        if _is_safetensors(path):
+        if is_safetensors:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
@@ -105,15 +106,20 @@ def read_checkpoint(path: Path, variant: str) -> Any:
         ) from error
 
 
-def check_file(path: Path, variant: str) -> None:
-    """Refuse what is no file of ``torch.save`` or safetensors by its first bytes; see :func:`read_checkpoint`."""
+def check_file(path: Path, variant: str) -> bool:
+    """Refuse what is no file of ``torch.save`` or safetensors by its first bytes; see :func:`read_checkpoint`.
+
+    Returns:
+        Whether it is one of safetensors.
+    """
     if path.is_dir():
         raise UserError(f"checkpoint {path} is a folder: give the path of a {variant} state dict in it.")
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist: give the path of a {variant} state dict.")
-    found = _KINDS.find(path, _other_file)
-    if found:
-        raise UserError(f"checkpoint {path} is not a plain state dict of tensors: it is {found}.")
+    kind = _KINDS.find(path, _find_kind)
+    if kind.other:
+        raise UserError(f"checkpoint {path} is not a plain state dict of tensors: it is {kind.other}.")
+    return kind.is_safetensors
 
 
 def refuse_other_weights(
@@ -168,17 +174,25 @@ def count_not_finite(value: Tensor) -> int:
 # ---- what a file is instead ------------------------------------------------------------------------------------------
 
 
-_KINDS: FileMemory[str | None] = FileMemory()
+@dataclass(frozen=True)
+class _Kind:
+    """What a file is by its first bytes: ``other`` says what it is instead of weights, and what to do."""
+
+    is_safetensors: bool
+    other: str | None
 
 
-def _other_file(path: PathLike) -> str | None:
-    """Say what a file is that is not one of ``torch.save``, and what to do; None where it may be one."""
+_KINDS: FileMemory[_Kind] = FileMemory()
+
+
+def _find_kind(path: PathLike) -> _Kind:
     with open(path, "rb") as file:
-        return _describe(Path(path), file)
+        begin = file.read(512)
+        return _Kind(_begins_safetensors(begin), _describe(Path(path), file, begin))
 
 
-def _describe(path: Path, file: BinaryIO) -> str | None:
-    begin = file.read(512)
+def _describe(path: Path, file: BinaryIO, begin: bytes) -> str | None:
+    """Say what a file is that holds no weights, and what to do; None where it may hold some."""
     if not begin:
         return "empty: copy or download it again"
     if begin.lstrip()[:1] == b"<":
@@ -195,11 +209,6 @@ def _describe(path: Path, file: BinaryIO) -> str | None:
 
 def _begins_safetensors(begin: bytes) -> bool:
     return begin[8:9] == b"{" and 2 <= int.from_bytes(begin[:8], "little") < 2**32
-
-
-def _is_safetensors(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return _begins_safetensors(file.read(9))
 
 
 def _describe_safetensors(path: Path, file: BinaryIO, header: int) -> str | None:
