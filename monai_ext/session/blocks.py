@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai.transforms import Compose, Invertd, KeepLargestConnectedComponentd, LoadImaged
+from monai.transforms import Compose, Invertd, LoadImaged
 from monai.utils import ensure_tuple
 
 from monai_ext.data.case_reader import CaseReader
@@ -122,10 +122,14 @@ def mask_postprocessing(
     """
     back = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
     image_key = "image" if with_request else None
-    merge = MergeLabelsd("pred", list(labels.values()), overlap=overlap, image_key=image_key)
-    if not largest_piece:
-        return Compose([back, merge])
-    return Compose([back, merge, KeepLargestConnectedComponentd("pred", list(labels.values()), is_onehot=False)])
+    return Compose(
+        [
+            back,
+            MergeLabelsd(
+                "pred", list(labels.values()), overlap=overlap, image_key=image_key, largest_piece=largest_piece
+            ),
+        ]
+    )
 
 
 def case_table(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import KeepLargestConnectedComponent, MapTransform
 from torch import Tensor
 
 from monai_ext.errors import UserError
@@ -31,6 +31,7 @@ class MergeLabelsd(MapTransform):
             mask then has no channel axis, which MONAI Label takes off volumes alone, and the item ``result`` is the
             request's ``answer``.
         allow_missing_keys: do not raise for a key that is absent.
+        largest_piece: keep only the largest connected piece of each label; not with ``overlap``.
 
     Returns:
         int32 mask [1, *spatial] under each key.
@@ -46,10 +47,11 @@ class MergeLabelsd(MapTransform):
         overlap: bool = False,
         image_key: str | None = None,
         allow_missing_keys: bool = False,
+        largest_piece: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.values = [int(value) for value in values]
-        self.overlap, self.image_key = overlap, image_key
+        self.overlap, self.image_key, self.largest_piece = overlap, image_key, largest_piece
         if not self.values or min(self.values) < 1 or len(set(self.values)) < len(self.values):
             raise UserError(f"label values {list(values)} must be distinct and above 0 (background); mend `labels`")
 
@@ -81,4 +83,7 @@ class MergeLabelsd(MapTransform):
 
     def _largest(self, logits: Tensor, label_values: list[int]) -> Tensor:
         values = torch.tensor([0, *label_values], dtype=torch.int32, device=logits.device)
-        return values[likeliest_label(logits)][None]
+        mask = values[likeliest_label(logits)][None]
+        if not self.largest_piece:
+            return mask
+        return torch.as_tensor(KeepLargestConnectedComponent(label_values, is_onehot=False)(mask))

@@ -374,7 +374,7 @@ def _export_all(options: argparse.Namespace) -> None:
         written += exported.path is not None
         _report(exported)
         for path in stale:
-            print(f"note: {path}: of an earlier mask; it was removed", file=sys.stderr)
+            print(f"note: {path}: made by an earlier call and by none since; it was removed", file=sys.stderr)
         if known:
             print(f"{report}: measures of {', '.join(known)}")
     print(f"{written} of {len(present)} masks written to {options.output}")
