@@ -1,8 +1,9 @@
 """What the follow-up session learned: P²SAM's masks as they are, and after AuxOL had learned from the patients before.
 
-``python benchmarks/auxol_session.py [FOLDER]``, of a run with ``session.yaml``; without one that of the bundle's
-documents. One run holds both: ``interaction.csv`` has the Dice of each case (3-D) with and without learning, and
-``feedback.csv`` that of each structure on each slice, which is corrected where it is below 0.85.
+``python benchmarks/auxol_session.py [FOLDER ...]``, of runs with ``session.yaml`` over the same patients in different
+orders (``--order``); without one that of the bundle's documents. A run holds both: ``interaction.csv`` has the Dice of
+each case (3-D) with and without learning, and ``feedback.csv`` that of each structure on each slice, which is corrected
+where it is below 0.85. A patient's numbers are first averaged over those runs in which it stands in the half.
 """
 
 from __future__ import annotations
@@ -39,46 +40,71 @@ def report(name: str, learned: Iterable[float], without: Iterable[float]) -> Non
     )
 
 
-def dice_table(rows: Sequence[dict[str, str]]) -> None:
-    """Print the Dice of the volumes in both halves of the session."""
-    method = next(row["algorithm"] for row in rows if row["algorithm"] != "sam")
-    scores = {(r["algorithm"], r["label"], int(r["step"])): float(r["value"]) for r in rows if r["value"]}
-    steps = sorted({step for _, _, step in scores})
-    labels = list(dict.fromkeys(row["label"] for row in rows))
+Table = Sequence[dict[str, str]]
+HALVES = ("first", "second")
+
+
+def of_half(rows: Table, half: str) -> list[dict[str, str]]:
+    """Return the rows of one half of a session, by the steps of its volumes."""
+    steps = sorted({int(row["step"]) for row in rows})
+    chosen = steps[: len(steps) // 2] if half == "first" else steps[len(steps) // 2 :]
+    return [row for row in rows if int(row["step"]) in chosen]
+
+
+def of_patients(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return the mean of each patient's values."""
+    found: dict[str, list[float]] = {}
+    for patient, value in values:
+        found.setdefault(patient, []).append(value)
+    return {patient: float(np.mean(those)) for patient, those in sorted(found.items())}
+
+
+def dice_table(sessions: Sequence[Table]) -> None:
+    """Print the Dice of the volumes in both halves of the sessions."""
+    labels = list(dict.fromkeys(row["label"] for row in sessions[0]))
     print("| half, structure | patients | without learning | with | difference | p |\n|---|---|---|---|---|---|")
-    for half, chosen in (("first", steps[: len(steps) // 2]), ("second", steps[len(steps) // 2 :])):
-        for label in labels:
-            there = [step for step in chosen if (method, label, step) in scores]
-            pairs = [[scores[one, label, step] for step in there] for one in (method, "sam")]
-            report(f"{half}, {label}", *pairs)
-        means = [[np.mean([scores[one, label, s] for label in labels]) for s in chosen] for one in (method, "sam")]
-        report(f"{half}, mean", *means)
+    for half in HALVES:
+        rows = [row for session in sessions for row in of_half(session, half) if row["value"]]
+        parts = {label: [row for row in rows if row["label"] == label] for label in labels}
+        for name, chosen in (*parts.items(), ("mean", rows)):
+            without, learned = (
+                of_patients((r["patient"], float(r["value"])) for r in chosen if (r["algorithm"] == "sam") == alone)
+                for alone in (True, False)
+            )
+            report(f"{half}, {name}", learned.values(), without.values())
 
 
-def corrections_table(rows: Sequence[dict[str, str]]) -> None:
+def poor(session: Table, half: str, column: str) -> dict[str, int]:
+    """Return each patient's number of structures on slices that are below :data:`GOOD`."""
+    rows = of_half(session, half)
+    counts = {row["patient"]: 0 for row in rows}
+    for row in rows:
+        counts[row["patient"]] += float(row[column]) < GOOD
+    return counts
+
+
+def corrections_table(sessions: Sequence[Table]) -> None:
     """Print how many structures on slices are below :data:`GOOD`, of those that were found."""
-    last = max(int(row["step"]) for row in rows)
     print("\n| half | structures on slices | to correct without learning | with |\n|---|---|---|---|")
-    for half, of_half in (("first", lambda step: step <= last // 2), ("second", lambda step: step > last // 2)):
-        chosen = [row for row in rows if of_half(int(row["step"]))]
-        poor = [sum(float(row[column]) < GOOD for row in chosen) for column in ("dice_sam", "dice")]
-        print(f"| {half} | {len(chosen)} | {poor[0]} | {poor[1]} |")
-    of_patients = {step: [r for r in rows if int(r["step"]) == step] for step in range(last // 2 + 1, last + 1)}
-    counts = [
-        [sum(float(r[column]) < GOOD for r in of_one) for of_one in of_patients.values()]
-        for column in ("dice", "dice_sam")
-    ]
+    for half in HALVES:
+        total = sum(len(of_half(session, half)) for session in sessions)
+        counts = [sum(sum(poor(one, half, column).values()) for one in sessions) for column in ("dice_sam", "dice")]
+        print(f"| {half} | {total} | {counts[0]} | {counts[1]} |")
     print("\n| second half | patients | without learning | with | difference | p |\n|---|---|---|---|---|---|")
-    report("to correct of a patient", *counts)
+    learned, without = (
+        of_patients((patient, float(n)) for one in sessions for patient, n in poor(one, "second", column).items())
+        for column in ("dice", "dice_sam")
+    )
+    report("to correct of a patient", learned.values(), without.values())
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=RESULTS)
-    folder = parser.parse_args().folder
-    dice_table(read(folder / "interaction.csv"))
-    corrections_table(read(folder / "feedback.csv"))
+    parser.add_argument("folders", nargs="*", type=Path, default=[RESULTS])
+    folders = parser.parse_args().folders
+    dice_table([read(folder / "interaction.csv") for folder in folders])
+    corrections_table([read(folder / "feedback.csv") for folder in folders])
 
 
 if __name__ == "__main__":
