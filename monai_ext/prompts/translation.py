@@ -30,6 +30,13 @@ MOST_POINTS = 8_000
 LEAST_GAIN = 0.01
 """Gain in correlation below which no shift is applied."""
 
+LEAST_CORRELATION = 0.5
+"""Correlation after the shift below which the images have too little in common for it to be believed.
+
+Both phases of the five validation patients of ACDC, moved or not, come to 0.95 and more, those of two patients to 0.36 at
+most, noise to 0.06.
+"""
+
 
 def fit_translation(
     target: np.ndarray, affine: np.ndarray, reference: np.ndarray, reference_affine: np.ndarray
@@ -43,7 +50,8 @@ def fit_translation(
         reference_affine: likewise.
 
     Returns:
-        ``[3]`` RAS mm; zeros where no shift makes the images correlate better than they do unshifted.
+        ``[3]`` RAS mm; zeros where no shift makes the images correlate better than they do unshifted, or where they
+        hardly correlate at all.
     """
     own, other = Volume(target, affine), Volume(reference, reference_affine)
     points, _ = own.grid(own.steps(MOST_POINTS))
@@ -64,7 +72,7 @@ def fit_translation(
         else:
             step /= 2
         rivals = [best + sign * step * axis for axis, sign in product(own.axes, (1, -1))]
-    return best if found - unmoved > LEAST_GAIN else np.zeros(3)
+    return best if found - unmoved > LEAST_GAIN and found >= LEAST_CORRELATION else np.zeros(3)
 
 
 class Volume:

@@ -100,6 +100,7 @@ class _Config:
 
     def __init__(self, files: Any, arguments: set[str]) -> None:
         layers = [ConfigParser.load_config_file(file) for file in _split(files)]
+        self.options = {name for file in _split(files) for name, _, _ in _declared(Path(file))}
         self.kinds = [{key: type(value) for key, value in layer.items()} for layer in layers]
         self.parser = ConfigParser({})
         for layer in layers:
@@ -115,6 +116,7 @@ class _Config:
         """
         name = option.replace("#", "::")
         self._check_place(option, name)
+        self._check_part(option, name, value)
         default = self._default(name) if name in self.parser else self._argument_default(option)
         if value is None and default is not None:
             raise UserError(f"--{option} None is ignored by MONAI: write --{option} null.")
@@ -137,6 +139,43 @@ class _Config:
             f"--{option} would replace one use of {reference[1]!r} while the run's record names the other one: give "
             f"--{(computed or reference)[1]}."
         )
+
+    def _check_part(self, option: str, name: str, value: Any) -> None:
+        """Refuse a plain value for a part of the config that is no option; another expression may replace it.
+
+        Raises:
+            UserError: names the options that a computed value comes from, or how a component is changed.
+        """
+        if name in self.options or "::" in name or name not in self.parser:
+            return
+        declared = self.parser[name]
+        if is_expression(value) or isinstance(value, Mapping):
+            return
+        if _is_computed(declared) or str(declared).startswith("@"):
+            sources = [f"--{source}" for source in self._sources(name)[:5]]
+            told = f"from {', '.join(sources)}: give one of these" if sources else "as it needs it: leave it out"
+            raise UserError(f"--{option} is no option, the config computes it {told}.")
+        if isinstance(value, (list, tuple)) or str(value).lower() in ("none", "null"):
+            return
+        if isinstance(declared, Mapping):
+            told = f"give its arguments by their names, --{option}#NAME VALUE, or a config file that replaces it"
+            raise UserError(f"--{option} is no option but a part of the config: {told}.")
+        if isinstance(declared, list):
+            raise UserError(f"--{option} is no option but a list of the config: give a config file that replaces it.")
+
+    def _sources(self, name: str) -> list[str]:
+        """Return the options that an entry is computed from, by way of other entries too; the nearest ones first."""
+        found: dict[str, None] = {}
+        seen, left = set(), [name]
+        while left:
+            one = left.pop(0)
+            for source in re.findall(r"@(\w+)", str(self.parser[one])):
+                if source in self.options:
+                    found[source] = None
+                elif source in self.parser and source not in seen:
+                    seen.add(source)
+                    left.append(source)
+        return list(found)
 
     def _default(self, name: str) -> Any:
         """Return the declared value of an id; None, of any kind, where it is computed or files differ in its kind."""

@@ -53,3 +53,10 @@ def test_an_image_that_lies_right_is_left_there():
 @pytest.mark.parametrize("target", [np.zeros((64, 48, 12)), np.zeros((64, 48, 1))])
 def test_an_image_without_structure_moves_nothing(target):
     assert fit_translation(target, VOXEL, tissue(6), VOXEL).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_images_that_have_nothing_in_common_move_nothing(smooth):
+    noise = np.random.default_rng(7).normal(size=(2, 64, 48, 12))
+    target, reference = (tissue(8), tissue(9)) if smooth else noise
+    assert fit_translation(target, VOXEL, reference, VOXEL).tolist() == [0, 0, 0]

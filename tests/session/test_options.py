@@ -104,6 +104,50 @@ def test_other_command_lines_are_left_alone(argv):
     session.check_options(argv)
 
 
+PARTS = """
+# ---- options
+datalist: null
+fold: null
+
+# ---- the rest
+cases: "$load(@datalist, @fold)"
+names: "$select(@cases)"
+targets: "@names"
+device: "$choose()"
+inferer:
+  _target_: Inferer
+  size: 3
+handlers: []
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--cases", "['a']"], "--cases is no option, the config computes it from --datalist, --fold: give one"),
+        (["--cases", "null"], "--cases is no option"),
+        (["--names", "3"], "--names is no option, the config computes it from --datalist, --fold"),
+        (["--targets", "a"], "--targets is no option, the config computes it from --datalist, --fold"),
+        (["--inferer", "a"], "--inferer is no option but a part of the config: give its arguments by their names"),
+        (["--handlers", "3"], "--handlers is no option but a list of the config: give a config file that replaces it."),
+    ],
+)
+def test_parts_of_a_config_take_no_plain_value(tmp_path, words, sentence):
+    (tmp_path / "parts.yaml").write_text(PARTS)
+    with pytest.raises(UserError) as error:
+        session.check_options([MONAI, "run", "--config_file", str(tmp_path / "parts.yaml"), *words])
+    assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--cases", "$own(@fold)"], ["--targets", "@cases"], ["--inferer", "null"], ["--handlers", "[]"], ["--fold", "1"]],
+)
+def test_another_expression_may_replace_a_part(tmp_path, words):
+    (tmp_path / "parts.yaml").write_text(PARTS)
+    session.check_options([MONAI, "run", "--config_file", str(tmp_path / "parts.yaml"), *words])
+
+
 COMPONENTS = """
 seed: 0                       # of everything
 threads: null                 # of torch
