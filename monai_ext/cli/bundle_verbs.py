@@ -113,10 +113,10 @@ def _on_list(given: argparse.Namespace, bundle: Path, files: Sequence[Path], fur
 def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], further: Sequence[str]) -> None:
     from monai_ext.cli.sources import write_list, writing_command
 
-    out = Path(given.output_dir).expanduser()
+    out, keep = Path(given.output_dir).expanduser(), _keep(given.keep or [])
     datalist, index, content = _source(given, out)
     doctor = Step("monai_ext.data.doctor.__main__", (str(datalist), "--follow_up", "yes"))
-    options = ["--datalist", str(datalist), "--output_dir", str(out), *_keep(given.keep or []), *further]
+    options = ["--datalist", str(datalist), "--output_dir", str(out), *keep, *further]
     segment = bundle_step(bundle, files, options)
     export = _export(given, index, datalist, out)
     page = Step("monai_ext.evaluation.report.__main__", (str(out), "--follow_up", "--output", str(out / PAGE)))
@@ -126,6 +126,8 @@ def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], f
         return
     if content:
         write_list(content, datalist)
+        if not given.labels and len(content["labels"]) > 1:
+            say("structures", f"{', '.join(content['labels'])}, by their values; name them with --labels NAME=VALUE")
     passed: list[str] = []
     if index:
         told = index.run()

@@ -93,14 +93,16 @@ def index_step(kind: str, folder: Path, datalist: Path, options: dict[str, Any])
 def two_images(given: TwoImages, modality: str | None, labels: list[str]) -> dict[str, Any]:
     """Return the data list of a baseline with its mask and a later image.
 
+    Without ``labels`` the mask's values are the structures: one is named "structure", several after their values.
+
     Raises:
-        UserError: one of the files is not there.
+        UserError: one of the files is not there, or no structures can be told from the mask's values.
     """
     for option, name in vars(given).items():
         if not Path(name).expanduser().is_file():
             raise UserError(f"--{option} {name}: there is no such file; correct its name.")
     paths = {option: str(Path(name).expanduser().absolute()) for option, name in vars(given).items()}
-    values = dict(_label(pair) for pair in labels or ["structure=1"])
+    values = dict(map(_label, labels)) if labels else _values(paths["mask"])
     first = {"case": "baseline", "patient": "patient", "visit": 0, "image": paths["baseline"], "label": paths["mask"]}
     later = {"case": "target", "patient": "patient", "visit": 1, "image": paths["target"]}
     return {"dataset": "follow-up", "modality": modality, "labels": values, "cases": [first, later]}
@@ -114,7 +116,23 @@ def write_list(content: dict[str, Any], path: Path) -> None:
 
 def writing_command(content: dict[str, Any], path: Path) -> str:
     """Return the shell command that writes a data list."""
-    return f"echo {shlex.quote(json.dumps(content))} > {shlex.quote(str(path))}"
+    folder, file = shlex.quote(str(path.parent)), shlex.quote(str(path))
+    return f"mkdir -p {folder} && printf '%s\\n' {shlex.quote(json.dumps(content))} > {file}"
+
+
+def _values(mask: str) -> dict[str, int]:
+    from monai_ext.data.indexing.folder import LOSSY, MOST_VALUES
+    from monai_ext.data.indexing.index import label_values
+
+    found = sorted(label_values(mask) - {0})
+    if len(found) > MOST_VALUES or mask.lower().endswith(LOSSY) or any(value < 0 for value in found):
+        raise UserError(
+            f"--mask {mask}: no structures can be told from its {len(found)} values besides 0: save it as NIfTI or PNG "
+            "with a whole number for each structure, or name them, --labels NAME=VALUE."
+        )
+    if len(found) > 1:
+        return {f"label_{value}": value for value in found}
+    return {"structure": found[0] if found else 1}  # an empty mask is the doctor's to refuse
 
 
 def _label(pair: str) -> tuple[str, int]:

@@ -33,8 +33,8 @@ LEAST_GAIN = 0.01
 LEAST_CORRELATION = 0.5
 """Correlation after the shift below which the images have too little in common for it to be believed.
 
-Both phases of the five validation patients of ACDC, moved or not, come to 0.95 and more, those of two patients to 0.36 at
-most, noise to 0.06.
+Both phases of the five validation patients of ACDC, moved or not, come to 0.95 and more, those of two patients to 0.36
+at most, noise to 0.06.
 """
 
 

@@ -121,7 +121,7 @@ def test_show_prints_the_commands_and_writes_nothing(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     main([*PAIR, "--labels", "tumour=3", "--show", "--seed", "1"])
     written, doctor, run, page = capsys.readouterr().out.splitlines()
-    assert written.startswith("echo '{")
+    assert written.startswith("mkdir -p out && printf")
     assert '"tumour": 3' in written
     assert doctor == "python -m monai_ext.data.doctor out/datalist.json --follow_up yes"
     assert run.startswith("python -m monai.bundle run --config_file \"['")
