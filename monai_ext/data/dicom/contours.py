@@ -25,6 +25,7 @@ Points = NDArray[np.float64]
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "")
 SAME_OUTLINE = 0.1  # of a voxel: an outline so near to another one is its copy
 SAME_PLANE = 0.02  # of a slice distance: what rounding leaves of the height of a slice
+BETWEEN = 0.4  # of a slice distance: so far from its slice an outline might as well be of the next one
 MOST_SLICES = 10  # in a message
 _DECIMALS = 4  # of a voxel: what decimal strings leave of exact coordinates is noise below
 
@@ -51,18 +52,24 @@ def contour_mask(
     closed, notes = _closed(contours)
     slices = _slices(closed, shape[2], affine)
     mask = np.zeros(tuple(shape), dtype=bool, order="F")
-    copies = crowded = 0
+    copies = crowded = between = 0
     empty = []
     for k, outlines in slices.items():
         nearest, is_only = _nearest_plane(outlines, k)
         polygons = without_copies(nearest, SAME_OUTLINE)
         copies += len(nearest) - len(polygons)
         crowded += not is_only
+        between += min(abs(height - k) for height, _ in outlines) >= BETWEEN
         mask[:, :, k] = fill_polygons(polygons, (shape[0], shape[1]))
         if not mask[:, :, k].any():
             empty.append(k)
     if copies:
         notes.append(f"{copies} copies of outlines were passed over")
+    if between:
+        notes.append(
+            f"on {between} slices the outlines lie about half-way to the next one (the upper slice was taken at the "
+            "middle); look whether the contours were drawn on another series"
+        )
     if crowded:
         notes.append(f"on {crowded} slices lie outlines of several planes; the nearest plane was taken")
     if empty:

@@ -190,6 +190,13 @@ def test_outlines_across_slices_are_an_error():
         drawn([tilted])
 
 
+def test_outlines_between_two_slices_are_told_of():
+    mask, notes = drawn([ellipse(2.5), ellipse(3.5)])
+    assert mask.any(axis=(0, 1)).nonzero()[0].tolist() == [3, 4]
+    assert notes[0].startswith("on 2 slices the outlines lie about half-way to the next one")
+    assert drawn([ellipse(2.1), ellipse(2.9)])[1] == []
+
+
 def test_nearest_plane_wins_where_planes_are_denser_than_slices():
     mask, notes = drawn([ellipse(3.3), ellipse(3.0, radii=(6, 5)), ellipse(2.7)])
     np.testing.assert_array_equal(mask, drawn([ellipse(3, radii=(6, 5))])[0])
