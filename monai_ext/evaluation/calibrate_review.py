@@ -71,12 +71,14 @@ def read_run(run: Path, cases: DataList) -> list[SliceOfRun]:
     Slices are those that the run has cut, as its ``run.json`` says.
 
     Raises:
-        UserError: the run has no features, has left out masks, or one of its cases has no label or mask.
+        UserError: the run has no features, has left out or kept masks, or one of its cases has no label or mask.
     """
     features, patients = _read_features(run / FEATURES)
     config = (read_record(run).get("config") or {}) if (run / RUN_FILE).is_file() else {}
     if config.get("abstain"):
         raise UserError(f"{run}: this run has left out masks (--abstain), whose Dice says nothing; run without it.")
+    if config.get("keep"):
+        raise UserError(f"{run}: masks of this run are partly those of --keep, not the method's; run without it.")
     slice_axis = axis if (axis := config.get("slice_axis")) in ("R", "A", "S") else None
     labels = {case.case: case.label for case in cases.cases}
     volumes: dict[str, tuple[np.ndarray, np.ndarray]] = {}

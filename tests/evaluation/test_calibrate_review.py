@@ -70,6 +70,9 @@ def test_slices_are_those_that_the_run_has_cut(run):
     write_record(run / "run", config={**config, "abstain": True}, datalist=run / "list.json")
     with pytest.raises(UserError, match="has left out masks"):
         read_run(run / "run", load_datalist(run / "list.json"))
+    write_record(run / "run", config={**config, "keep": {"a": "mask.nii.gz"}}, datalist=run / "list.json")
+    with pytest.raises(UserError, match="partly those of --keep"):
+        read_run(run / "run", load_datalist(run / "list.json"))
 
 
 def test_a_calibration_is_written_and_measured(run, capsys):

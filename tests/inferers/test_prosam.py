@@ -187,6 +187,9 @@ def test_one_slice_can_serve_all(network, make_inferer, target):
     inferer = make_inferer(reference_slice="largest", uncertainty=False)
     _, details = inferer.segment_case(target, network, "a", "a")
     assert "reference_absent" not in {row["status"] for row in details.rows}
+    for label, value in inferer.labels.items():
+        largest = int((details.references[0].label[0] == value).sum(dim=(0, 1)).argmax())
+        assert {row["reference_slice"] for row in details.rows if row["label"] == label} == {str(largest)}
 
 
 @pytest.mark.parametrize("annotation", ["box", "scribble", "points"])
