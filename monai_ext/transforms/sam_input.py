@@ -204,7 +204,7 @@ def input_points(image: MetaTensor, indices: Sequence[Sequence[float]]) -> tuple
     inside = (h >= -0.51) & (h <= height - 0.49) & (w >= -0.51) & (w <= width - 0.49) & (slices >= 0) & (slices < depth)
     if not inside.all():
         outside = list(indices[int(np.flatnonzero(~inside)[0])])
-        raise UserError(f"click {outside} lies outside of {_file(image)}: give voxel indices of this image.")
+        raise UserError(f"point {outside} lies outside of {_file(image)}: give voxel indices of this image.")
     return np.stack([w, h], axis=1), slices
 
 
