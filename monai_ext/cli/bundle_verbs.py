@@ -135,6 +135,7 @@ def _follow_up(given: argparse.Namespace, bundle: Path, files: Sequence[Path], f
         say("indexed", _kept(told, out / "indexing.txt", 0))
         if passed:
             say("", f"some series or files were passed over; {out / 'indexing.txt'} says why")
+        _check_patients(given.folder, datalist)
     say("checked", _check(doctor, out, passed))
     say("segmenting", f"with {bundle.name}, into {out}")
     run_bundle(segment)
@@ -209,6 +210,23 @@ def passed_over(indexing: str) -> list[str]:
             break
     skipped = [line.strip() for line in itertools.takewhile(lambda line: line.startswith("  "), lines)]
     return sorted(skipped, key=lambda line: "/" in line.partition(": ")[0])
+
+
+def _check_patients(folder: str, datalist: Path) -> None:
+    """Refuse a list in which nothing tells which images are of one patient.
+
+    Raises:
+        UserError: says how a folder tells it.
+    """
+    from monai_ext.data.text import read_json
+    from monai_ext.errors import UserError
+
+    cases = read_json(datalist)["cases"]
+    if cases and all(case.get("patient") is None for case in cases):
+        raise UserError(
+            f"{folder}: nothing tells which images are of one patient, and in which order: lay them out as PATIENT/VISIT/"
+            r", or give --patient_pattern, for such names as p01_2.nii.gz '(?P<patient>p\d+)_(?P<visit>\d+)'."
+        )
 
 
 def _check(doctor: Step, out: Path, passed: Sequence[str] = ()) -> str:

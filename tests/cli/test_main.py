@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -164,6 +165,15 @@ def test_the_reason_why_a_visit_is_missing_is_told(one_visit, tmp_path):
         UserError, match=r"no patient has an image of a visit later.*\(passed over: .*1 slice is missing"
     ):
         main(["follow-up", str(tree), "--roi", "tumour=GTV.*", "-o", str(tmp_path / "out")])
+
+
+def test_a_folder_that_does_not_tell_the_patients_is_refused(tmp_path):
+    for name in ("visit0_image", "visit0_label", "visit1_image"):
+        image = np.zeros((8, 8, 2), np.uint8)
+        image[2:5, 2:5] = 1
+        nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    with pytest.raises(UserError, match=r"nothing tells which images are of one patient.*--patient_pattern"):
+        main(["follow-up", str(tmp_path), "-o", str(tmp_path / "out")])
 
 
 def test_what_the_indexing_has_passed_over():
