@@ -225,7 +225,7 @@ def _check_patients(folder: str, datalist: Path) -> None:
     if cases and all(case.get("patient") is None for case in cases):
         raise UserError(
             f"{folder}: nothing tells which images are of one patient, and in which order: lay them out as "
-            r"PATIENT/VISIT/, or give --patient_pattern, for such names as p01_2.nii.gz '(?P<patient>p\d+)_(?P<visit>\d+)'."
+            r"PATIENT/VISIT/, or give --patient_pattern, as of p01_2.nii.gz '(?P<patient>p\d+)_(?P<visit>\d+)'."
         )
 
 
