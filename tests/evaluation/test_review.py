@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from monai_ext.evaluation.review import (
     worst_first,
 )
 
+BUNDLES = Path(__file__).parents[2] / "bundles"
 KNOWN = Calibration("by hand", ("distance", "jump"), (0.2, 0.5), (0.1, 0.5), (-2.0, -1.0), 0.5, 0.4)
 
 
@@ -98,3 +100,10 @@ def test_rows_without_a_calibration_are_not_flagged():
         ["LV", "", "0.7500", "", "lowest: slice 4", "uncalibrated"],
         ["", "", "0.7500", "", "lowest: LV", "uncalibrated"],
     ]
+
+
+@pytest.mark.parametrize("path", sorted(BUNDLES.glob("*/configs/review_*.json")), ids=lambda path: path.stem)
+def test_shipped_calibrations_can_be_read_and_flag(path):
+    calibration = read_calibration(path)
+    assert 0 < calibration.threshold < 1
+    assert calibration.names
