@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from monai_ext.data.images import read_label, write_mask
+from monai_ext.data.studies import structure_values
 from monai_ext.engines.online import AuxiliaryFusion, OnlineLearner
 from monai_ext.engines.online.auxiliary import AuxiliarySettings
-from monai_ext.data.studies import structure_values
 from monai_ext.errors import UserError
 from monai_ext.label.inbox import Inbox
 from monai_ext.label.online import OnlineService, check_label, take_lock
