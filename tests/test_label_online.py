@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from monai_ext.data.images import read_label, write_mask
+from monai_ext.data.studies import structure_values
 from monai_ext.engines.online import AuxiliaryFusion, OnlineLearner
 from monai_ext.engines.online.auxiliary import AuxiliarySettings
 from monai_ext.errors import UserError
@@ -223,6 +224,13 @@ def test_labels_of_other_grids_and_empty_ones_are_refused(tmp_path):
     for name, words in (("moved", "elsewhere in space"), ("small", "2 x 2 x 2 voxels"), ("empty", "is empty")):
         with pytest.raises(UserError, match=words):
             check_label(image, tmp_path / f"{name}.nii.gz", LABELS)
+
+
+def test_a_label_whose_segments_have_other_names_is_refused(tmp_path):
+    image, label = write_study(tmp_path)
+    values = structure_values({"label_info": [{"name": "something else", "idx": 1}]}, LABELS)
+    with pytest.raises(UserError, match="segments have the name of no structure"):
+        check_label(image, label, values)
 
 
 # ------------------------------------------------------------------------------------------------- kills and disks

@@ -204,6 +204,7 @@ def load_datalist(
     datalist = _validate(read_json(path), path)
     check_ignore(datalist, path)
     _check_names(datalist.cases, path)
+    check_patients(datalist.cases, path)
     check_one_group(datalist.cases, "split", path)
     check_one_group(datalist.cases, "fold", path)
     check_visits(datalist.cases, path)
@@ -333,6 +334,19 @@ def _by_patient(cases: Iterable[Case]) -> dict[str, list[Case]]:
         if case.patient is not None:
             patients.setdefault(case.patient, []).append(case)
     return patients
+
+
+def check_patients(cases: list[Case], path: Path) -> None:
+    """Check that no patient is spelled in two ways: half of the visits would be another's, or in another split."""
+    seen: dict[str, tuple[str, str]] = {}
+    for patient, theirs in _by_patient(cases).items():
+        plain = " ".join(unicodedata.normalize("NFC", patient).casefold().split())
+        other, case = seen.setdefault(plain, (patient, theirs[0].case))
+        if other != patient:
+            raise UserError(
+                f"{path}: patients {other!r} (case {case!r}) and {patient!r} (case {theirs[0].case!r}) differ in "
+                "capitals, spaces or accents' coding alone; spell one patient in one way, or rename one of two"
+            )
 
 
 def check_one_group(cases: list[Case], key: str, path: Path) -> None:

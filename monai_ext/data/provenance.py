@@ -212,7 +212,7 @@ def check_overlap(
         UserError: there are some, and ``allow_overlap`` is not set.
     """
     seen = record.datasets if record else []
-    trained = {patient for data in seen if _same(data.dataset, dataset) for patient in data.patients}
+    trained = {patient for data in seen if same_patients(data.dataset, dataset) for patient in data.patients}
     renamed = [data.dataset for data in seen if data.patients and _among(RENAMED_PATIENTS, data.dataset, dataset)]
     overlap = sorted(set(patients) if renamed else set(patients) & trained)
     if overlap and renamed and record and not allow_overlap:
@@ -240,7 +240,7 @@ def refuse_dense_labels(record: WeightRecord | None, dataset: str, allow: bool =
         UserError: they saw such labels, and ``allow`` is not set.
     """
     dense = [data for data in record.datasets if data.labels == "dense"] if record else []
-    seen = [d for d in dense if _same(d.dataset, dataset) or _among(RENAMED_PATIENTS, d.dataset, dataset)]
+    seen = [d for d in dense if same_patients(d.dataset, dataset) or _among(RENAMED_PATIENTS, d.dataset, dataset)]
     if seen and record and not allow:
         raise UserError(
             f"the weights {record.name!r} were trained on dense labels of {seen[0].dataset}: what few "
@@ -287,7 +287,7 @@ def verify_sha256(path: PathLike, expected: str) -> None:
         )
 
 
-def _same(one: str, other: str) -> bool:
+def same_patients(one: str, other: str) -> bool:
     """Tell whether two names of data sets stand for the same patients under the same names."""
     return one.strip().casefold() == other.strip().casefold() or _among(SAME_PATIENTS, one, other)
 

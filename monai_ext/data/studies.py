@@ -101,7 +101,7 @@ class Studies:
             images.append(str(image))
             files.append(str(label))
             held = _values(label)
-            labels |= {name: value for name, value in _names(info, held).items() if value in held}
+            _join(labels, {name: value for name, value in _names(info, held).items() if value in held}, study)
         return {
             "reference": names,
             "reference_image": images,
@@ -136,7 +136,7 @@ class Studies:
         case = next((c for c in datalist.cases if Path(c.image).resolve() == image), None)
         if case is None:
             raise UserError(f"study {_stem(image)} is no image of {path}: add it there, with its patient and visit.")
-        patient = self._with_datastore_labels(datalist, case)
+        patient, told = self._with_datastore_labels(datalist, case)
         annotated = [c for c in patient.cases if c.label]
         if not case.reference_image and not annotated:
             raise UserError(
@@ -151,7 +151,11 @@ class Studies:
                 f"study {case.case} (visit {case.visit}) has no annotated visit before it: annotate an earlier "
                 f"visit of patient {case.patient!r} and submit its label."
             )
-        held = set().union(*(_values(Path(file)) for file in pair["reference_label"]))
+        held: set[int] = set()
+        for file in pair["reference_label"]:
+            values = _values(Path(file))
+            _check_told(told.get(file, {}), values, datalist.labels, file)
+            held |= values
         if unknown := sorted(held - set(datalist.labels.values()) - {datalist.ignore}):
             raise UserError(
                 f"{', '.join(pair['reference_label'])} holds {unknown[0]}, which is no label of {path}: add its name "
@@ -161,17 +165,21 @@ class Studies:
         keys = ("reference", "reference_image", "reference_label", "reference_choice", "modality")
         return {**{key: pair[key] for key in keys}, "labels": labels}
 
-    def _with_datastore_labels(self, datalist: DataList, asked: Case) -> DataList:
-        """The asked study's patient alone; a case that the datastore has a final label of has that label."""
-        files = {}
+    def _with_datastore_labels(self, datalist: DataList, asked: Case) -> tuple[DataList, dict[str, Mapping[int, str]]]:
+        """The asked study's patient alone; a case that the datastore has a final label of has that label.
+
+        Also what the viewer called the values of each of these labels, by file.
+        """
+        files, told = {}, {}
         for study, known in self._datastore().items():
             label = (known.get("labels") or {}).get(FINAL)
             if label:
                 image = (self._served / f"{study}{known['image']['ext']}").resolve()
                 files[image] = str(self._served / "labels" / FINAL / f"{study}{label['ext']}")
+                told[files[image]] = told_names(label.get("info"))
         cases = [c for c in datalist.cases if c is asked or (c.patient is not None and c.patient == asked.patient)]
         found = [c.model_copy(update={"label": files.get(Path(c.image).resolve(), c.label)}) for c in cases]
-        return datalist.model_copy(update={"cases": found})
+        return datalist.model_copy(update={"cases": found}), told
 
     def _datastore(self) -> dict[str, Any]:
         path = self._served / DATASTORE
@@ -200,12 +208,66 @@ def _values(label: Path) -> set[int]:
     return {int(value) for value in np.unique(read_label(label)) if value}
 
 
+def told_names(info: Mapping[str, Any] | None) -> dict[int, str]:
+    """Return value -> name as the viewer numbered its segments when it saved a label; empty where it did not say.
+
+    Args:
+        info: what the datastore noted of the label; ``label_info`` is in it or in its ``params``.
+    """
+    known = info or {}
+    params = known.get("params")
+    told = known.get("label_info") or (params.get("label_info") if isinstance(params, Mapping) else None) or []
+    return {int(one["idx"]): str(one["name"]) for one in told if "idx" in one and one.get("name")}
+
+
+def structure_values(info: Mapping[str, Any] | None, labels: Mapping[str, int]) -> dict[str, int]:
+    """Return the structures' values in a label: as the viewer numbered its segments, or ours where it did not say.
+
+    Empty where it gave names of which none is a structure's: what is 1 there need not be what is 1 here.
+
+    >>> structure_values({"label_info": [{"name": "liver", "idx": 1}, {"name": "lesion", "idx": 2}]}, {"lesion": 1})
+    {'lesion': 2}
+    """
+    told = told_names(info)
+    return {name: value for value, name in told.items() if name in labels} if told else dict(labels)
+
+
 def _names(info: Mapping[str, Any], held: set[int]) -> dict[str, int]:
-    """Names that the viewer gave with a label ("label_info"), else ``label_<value>``."""
-    params = info.get("params") or {}
-    told = info.get("label_info") or (params.get("label_info") if isinstance(params, Mapping) else None) or []
-    names = {int(one["idx"]): str(one["name"]) for one in told if "idx" in one and "name" in one}
+    """Names that the viewer gave with a label, else ``label_<value>``."""
+    names = told_names(info)
     return {names.get(value, f"label_{value}"): value for value in sorted(held)}
+
+
+def _join(labels: dict[str, int], further: Mapping[str, int], study: str) -> None:
+    """Add a study's structures to those of the references before it.
+
+    Raises:
+        UserError: a name has another value there, or a value another name.
+    """
+    names = {value: name for name, value in labels.items()}
+    for name, value in further.items():
+        if labels.get(name, value) != value or names.get(value, name) != name:
+            before = f"{name!r} is {labels[name]}" if name in labels else f"{value} is {names[value]!r}"
+            raise UserError(
+                f"reference {study!r} has {name!r} as {value}, but in a reference before it {before}: give the "
+                "segments of these studies the same names and numbers, or name one reference."
+            )
+    labels.update(further)
+
+
+def _check_told(told: Mapping[int, str], held: set[int], labels: Mapping[str, int], file: str) -> None:
+    """Check that a viewer's numbers of its segments are those of the data list.
+
+    Raises:
+        UserError: the label holds a value that the viewer called otherwise.
+    """
+    names = {value: name for name, value in labels.items()}
+    for value in sorted(held & set(told) & set(names)):
+        if told[value] != names[value]:
+            raise UserError(
+                f"{file}: the viewer saved {told[value]!r} as {value}, which is {names[value]!r} in the data list: "
+                "name and number the segments as the list does, and submit the label again."
+            )
 
 
 def _is_before(one: Any, other: Any) -> bool:

@@ -12,7 +12,7 @@ from monai_ext import processes
 from monai_ext.data.episode_lists import check_episodes, draw_episodes, read_episodes, write_episodes
 from monai_ext.data.episodes import Episode, EpisodePool, FewShotTask
 from monai_ext.data.manifest import Case, DataList, load_datalist
-from monai_ext.data.provenance import TrainingData, WeightRecord, read_record, refuse_dense_labels
+from monai_ext.data.provenance import TrainingData, WeightRecord, read_record, refuse_dense_labels, same_patients
 from monai_ext.data.slice_store import StoredCase, store_slices
 from monai_ext.data.superpixels import Superpixels, store_superpixels
 from monai_ext.engines.training import run_command
@@ -65,7 +65,9 @@ def split_patients(
     validation_patients: Sequence[str] | str | None = None,
     held_out: Sequence[str] | str = (),
 ) -> dict[str, list[dict[str, Any]]]:
-    """Divide the labelled cases by patient: ``train`` and ``validation``; the tested fold is in neither.
+    """Divide the labelled cases by patient: ``train`` and ``validation``; patients of the tested fold are in neither.
+
+    Nor are their images in another list of the same patients, such as CHAOS_T1 beside CHAOS_T2.
 
     Args:
         lists: of :func:`load_lists`.
@@ -98,7 +100,7 @@ def split_patients(
     for one in lists:
         for case in one.cases:
             patient = _patient(case)
-            tested = one is first and fold is not None and case.fold == fold
+            tested = patient in tested_on and same_patients(one.dataset, first.dataset)
             if case.label is None or tested or (patient in kept_out and patient not in validating):
                 continue
             groups["validation" if patient in validating else "train"].append(_item(case, one))

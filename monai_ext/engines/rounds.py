@@ -35,6 +35,7 @@ from monai_ext.files import atomic_path, sha256_of
 from monai_ext.inferers.embedding_cache import EmbeddingCache
 from monai_ext.inferers.prompted_sam import PromptedSamInferer
 from monai_ext.networks.sam import PromptableSam, load_weights
+from monai_ext.networks.state_dict import refuse_diverged
 
 Callback = Callable[[Path, StoredCase, PseudoLabels], None]
 """Called with a round's folder after each case's pseudo-labels: pictures, Dice. Nothing it finds is used."""
@@ -212,8 +213,15 @@ class AlternatingRounds:
 
 
 def _save(path: Path, network: nn.Module) -> None:
-    """Write a plain state dict in full precision: steps of 5e-6 would be lost in half."""
+    """Write a plain state dict in full precision: steps of 5e-6 would be lost in half.
+
+    Raises:
+        UserError: the weights are not finite.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    for name, value in state.items():
+        refuse_diverged(name, value)
     buffer = io.BytesIO()  # torch writes a file's name into it, and that of a temporary file differs each time
-    torch.save({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, buffer)
+    torch.save(state, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())

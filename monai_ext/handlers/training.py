@@ -22,7 +22,7 @@ from monai_ext.data.provenance import WeightRecord, has_record, record_training
 from monai_ext.errors import UserError
 from monai_ext.files import atomic_path
 from monai_ext.networks.lora import merged_state
-from monai_ext.networks.state_dict import count_not_finite
+from monai_ext.networks.state_dict import count_not_finite, refuse_diverged
 
 
 class Stateful(Protocol):
@@ -190,8 +190,7 @@ class ExportWeights:
     def _plain(self, name: str, value: Tensor) -> Tensor:
         value = value.detach().cpu().contiguous()
         plain = value.to(self.dtype) if value.is_floating_point() else value
-        if count_not_finite(value):
-            raise UserError(f"the training has diverged, {name} holds NaN or infinite numbers: lower --learning_rate.")
+        refuse_diverged(name, value)
         if count_not_finite(plain):
             raise UserError(f"{name} is too large for float16: start again with --export_precision float32.")
         return plain

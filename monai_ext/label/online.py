@@ -74,8 +74,13 @@ def check_label(image: Path, label: Path, values: Mapping[str, int]) -> None:
     """Refuse a label that teaches nothing, before it is kept.
 
     Raises:
-        UserError: it lies on another grid than the image, or holds none of the structures.
+        UserError: it lies on another grid than the image, holds none of the structures, or its segments have the name
+            of none.
     """
+    if not values:
+        raise UserError(
+            "the viewer's segments have the name of no structure: name them as the model does and submit the label."
+        )
     one, other = read_geometry(image), read_geometry(label)
     if one.shape != other.shape:
         sizes = [" x ".join(map(str, geometry.shape)) for geometry in (other, one)]

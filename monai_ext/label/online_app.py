@@ -23,7 +23,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_ext.data.images import is_frame, write_mask
 from monai_ext.data.manifest import load_datalist
-from monai_ext.data.studies import FINAL, Studies
+from monai_ext.data.studies import FINAL, Studies, structure_values
 from monai_ext.data.text import read_json
 from monai_ext.errors import UserError, answer_user_errors
 from monai_ext.label.answers import Answers
@@ -108,7 +108,7 @@ class ReplayTask(TrainTask):
                 "study": study,
                 "image": datastore.get_image_uri(study),
                 "label": _label_file(datastore, study, FINAL),
-                "values": _values(datastore.get_label_info(study, FINAL), self.labels),
+                "values": structure_values(datastore.get_label_info(study, FINAL), self.labels),
             }
             for study in sorted(datastore.get_labeled_images())
         ]
@@ -225,7 +225,7 @@ class OnlineApp(MONAILabelApp):
         tag = max(there, key=lambda one: there[one], default=FINAL)  # the hook is not told which was saved
         if tag != FINAL:
             raise UserError(f"the label is tagged {tag!r}: only those tagged {FINAL!r} are learned.")
-        values = _values(datastore.get_label_info(label_id, tag), self.values)
+        values = structure_values(datastore.get_label_info(label_id, tag), self.values)
         image = Path(datastore.get_image_uri(study))
         check_label(image, files[tag], values)
         what = {"kind": "label", "study": study, "image": str(image), "values": values}
@@ -240,15 +240,6 @@ def _label_file(datastore: Datastore, label_id: str, tag: str) -> str:
     if isinstance(datastore, LocalDatastore):
         return str(LocalDatastore.get_label_uri(datastore, label_id, tag))
     return str(datastore.get_label_uri(label_id, DefaultLabelTag(tag)))
-
-
-def _values(info: Mapping[str, Any] | None, labels: Mapping[str, int]) -> dict[str, int]:
-    """Return the structures' values in a label: as the viewer numbered its segments, else ours."""
-    known = info or {}
-    params = known.get("params")
-    told = known.get("label_info") or (params.get("label_info") if isinstance(params, Mapping) else None) or []
-    named = {str(one["name"]): int(one["idx"]) for one in told if "idx" in one and one.get("name") in labels}
-    return named or dict(labels)
 
 
 def _modalities(datalist: Path) -> Callable[[Path], str]:

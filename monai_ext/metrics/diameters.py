@@ -11,11 +11,15 @@ from scipy.spatial.distance import pdist, squareform
 
 EVERY_NEIGHBOUR = np.ones((3, 3), dtype=int)
 
+SAME = 1e-9
+"""Share of the longest by which others may differ from it and be as long: what rounding leaves."""
+
 
 def longest_diameters(mask: np.ndarray, spacing: Sequence[float]) -> tuple[float, float]:
     """Longest diameter of any connected piece on any slice, and the width of that piece across it.
 
-    Pixels are squares: a single pixel has its diagonal. Pieces are connected over sides and corners.
+    Pixels are rectangles: a single pixel has its diagonal. Pieces are connected over sides and corners. Where several
+    diameters are the longest, the width is the largest of theirs, so that a mirrored mask has the same.
 
     Args:
         mask: ``[H, W, D]`` bool, slices along the last axis.
@@ -30,7 +34,9 @@ def longest_diameters(mask: np.ndarray, spacing: Sequence[float]) -> tuple[float
         for pieces, count in [ndimage.label(mask[..., k], EVERY_NEIGHBOUR)]
         for number in range(1, count + 1)
     ]
-    return max(found, default=(0.0, 0.0))
+    longest = max((length for length, _ in found), default=0.0)
+    across = max((width for length, width in found if length >= longest * (1 - SAME)), default=0.0)
+    return longest, across
 
 
 def _diameters(piece: np.ndarray, spacing: Sequence[float]) -> tuple[float, float]:
@@ -40,7 +46,8 @@ def _diameters(piece: np.ndarray, spacing: Sequence[float]) -> tuple[float, floa
     points = corners * np.asarray(spacing[:2], float)
     hull = points[ConvexHull(points).vertices]
     distances = squareform(pdist(hull))
-    first, second = np.unravel_index(distances.argmax(), distances.shape)
-    along = (hull[second] - hull[first]) / distances[first, second]
-    across = hull @ np.array([-along[1], along[0]])
-    return float(distances[first, second]), float(np.ptp(across))
+    longest = distances.max()
+    first, second = np.nonzero(np.triu(distances >= longest * (1 - SAME)))
+    along = (hull[second] - hull[first]) / longest
+    across = hull @ np.stack([-along[:, 1], along[:, 0]])  # [corners, diameters]
+    return float(longest), float(np.ptp(across, axis=0).max())

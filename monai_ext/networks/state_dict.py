@@ -171,6 +171,16 @@ def count_not_finite(value: Tensor) -> int:
     return 0 if bool(torch.isfinite(total)) else int((~torch.isfinite(value)).sum())
 
 
+def refuse_diverged(name: str, value: Tensor) -> None:
+    """Refuse weights that hold NaN or infinite numbers, before they are written.
+
+    Raises:
+        UserError: they do; the training has diverged.
+    """
+    if count_not_finite(value):
+        raise UserError(f"the training has diverged, {name} holds NaN or infinite numbers: lower --learning_rate.")
+
+
 # ---- what a file is instead ------------------------------------------------------------------------------------------
 
 

@@ -202,6 +202,13 @@ def test_variants_run(train, overlay: str, changes: dict[str, Any]) -> None:
     assert not (folder / "round_0" / "sam.pt").exists()
 
 
+def test_a_training_that_diverges_writes_no_weights(train, tmp_path) -> None:
+    with pytest.raises(RuntimeError) as failed:  # MONAI's, around ours
+        train("diverged", "pce", learning_rate=1e30)
+    assert re.search(r"the training has diverged, .* lower --learning_rate", str(failed.value.__cause__))
+    assert not list((tmp_path / "diverged").rglob("segmentor.pt")) + list((tmp_path / "diverged").glob("model*"))
+
+
 def test_sam_sp_star_takes_a_sam_tuned_elsewhere_alone(train, options, patient, write_list) -> None:
     kept = {"rounds": ..., "sam_variant": "compact"}  # the overlay's rounds
     with refused("on no scribbles"):

@@ -205,6 +205,12 @@ def test_other_eight_digits_are_numbers(value: object) -> None:
     assert parse_visit(value) == int(value)
 
 
+@pytest.mark.parametrize("spelled", ["p 1", "P 1 ", "P  1"])
+def test_one_patient_is_spelled_in_one_way(tmp_path: Path, spelled: str) -> None:
+    one, other = entry("a", patient="P 1", split="train"), entry("b", patient=spelled, split="test")
+    refuse(tmp_path, content(one, other), f"patients 'P 1' .case 'a'. and '{spelled}' .case 'b'. differ in capitals")
+
+
 def test_numbers_and_dates_do_not_mix_within_a_patient(tmp_path: Path) -> None:
     one, other = entry("a", patient="P", visit=1), entry("b", patient="P", visit="2023-01-01")
     refuse(

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_ext.data.studies import DATALIST, DATASTORE, Studies, result_options, served_folder
+from monai_ext.data.studies import DATALIST, DATASTORE, Studies, result_options, served_folder, structure_values
 from monai_ext.errors import UserError
 
 LABELS = {"disc": 1, "odd ring": 3}
@@ -209,6 +209,33 @@ def test_several_named_studies_serve_together(folder):
 
 
 @pytest.mark.parametrize(
+    ("value", "told", "sentence"),
+    [
+        (4, {"idx": 4, "name": "spleen"}, r"reference 'b1' has 'spleen' as 4, .* before it 'spleen' is 2: give"),
+        (2, {"idx": 2, "name": "liver"}, r"reference 'b1' has 'liver' as 2, .* before it 2 is 'spleen': give"),
+        (2, {}, r"reference 'b1' has 'label_2' as 2, .* before it 2 is 'spleen': give"),
+    ],
+)
+def test_named_studies_whose_segments_are_numbered_otherwise_do_not_serve_together(folder, value, told, sentence):
+    save_label(folder, "b0", 2, info={"label_info": [{"idx": 2, "name": "spleen"}]})
+    save_label(folder, "b1", value, info={"label_info": [told]})
+    with pytest.raises(UserError, match=sentence):
+        ask(folder, "a1", reference=["b0", "b1"])
+
+
+@pytest.mark.parametrize("name", ["odd ring", "something else"])
+def test_a_submitted_label_whose_segments_are_numbered_otherwise_than_the_list_does_not_serve(folder, name):
+    save_label(folder, "a0", 1, info={"params": {"label_info": [{"idx": 1, "name": name}]}})
+    with pytest.raises(UserError, match=f"the viewer saved '{name}' as 1, which is 'disc' in the data list: name and"):
+        ask(folder, "a1")
+
+
+def test_a_submitted_label_whose_segments_are_numbered_as_in_the_list_serves(folder):
+    save_label(folder, "a0", 3, info={"label_info": [{"idx": 3, "name": "odd ring"}, {"idx": 1, "name": "none drawn"}]})
+    assert ask(folder, "a1")["labels"] == {"odd ring": 3}
+
+
+@pytest.mark.parametrize(
     ("reference", "sentence"),
     [
         ("nobody", r"reference 'nobody' is no study of .*: these are a1, b0\."),
@@ -223,6 +250,22 @@ def test_a_reference_that_is_none(folder, reference, sentence):
     save_label(folder, "a1", 2)
     with pytest.raises(UserError, match=sentence):
         ask(folder, "a1", reference=reference)
+
+
+# --------------------------------------------------------------------------------------------------- values in a label
+
+
+@pytest.mark.parametrize(
+    ("told", "values"),
+    [
+        ([], LABELS),
+        ([{"name": "odd ring", "idx": 1}], {"odd ring": 1}),
+        ([{"name": "disc", "idx": 2}, {"name": "kidney", "idx": 1}], {"disc": 2}),
+        ([{"name": "kidney", "idx": 1}], {}),
+    ],
+)
+def test_a_viewers_segments_are_ours_by_name_and_never_by_number_alone(told, values):
+    assert structure_values({"label_info": told}, LABELS) == values
 
 
 # --------------------------------------------------------------------------------------------------- no request

@@ -55,6 +55,12 @@ def test_named_patients_validate_and_others_are_kept_out() -> None:
     assert patients(training.split_patients([folds()]), "validation") == []
 
 
+def test_tested_patients_are_not_trained_on_in_another_list_of_the_same_people() -> None:
+    groups = training.split_patients([folds("CHAOS_T2"), folds("CHAOS_T1")], 0, [])
+    assert {case["dataset"] for case in groups["train"]} == {"CHAOS_T1", "CHAOS_T2"}
+    assert not {"p0", "p1"} & set(patients(groups, "train"))
+
+
 def test_the_fold_is_that_of_the_first_list() -> None:
     other = folds("Other", {"heart": 1}, 2)
     groups = training.split_patients([folds(), other], 0, [])

@@ -27,5 +27,13 @@ def test_the_longest_piece_of_any_slice_counts_not_the_distance_between_pieces()
     assert longest_diameters(mask, (1, 1)) == pytest.approx((np.hypot(5, 1), 10 / np.hypot(5, 1)))
 
 
+@pytest.mark.parametrize("turned", [np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1]])
+def test_a_mirrored_mask_has_the_same_where_two_diameters_are_the_longest(turned):
+    rows = ([1, 0, 1, 1], [1, 0, 1, 0], [1, 1, 0, 0], [0, 1, 0, 0])
+    mask = np.array(rows, bool)[..., None]
+    assert longest_diameters(mask, (1, 1)) == pytest.approx((5, 4.4))
+    assert longest_diameters(mask[turned], (1, 1)) == pytest.approx(longest_diameters(mask, (1, 1)))
+
+
 def test_an_empty_mask_has_none():
     assert longest_diameters(np.zeros((4, 4, 2), bool), (1, 1)) == (0, 0)

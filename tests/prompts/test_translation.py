@@ -60,3 +60,10 @@ def test_images_that_have_nothing_in_common_move_nothing(smooth):
     noise = np.random.default_rng(7).normal(size=(2, 64, 48, 12))
     target, reference = (tissue(8), tissue(9)) if smooth else noise
     assert fit_translation(target, VOXEL, reference, VOXEL).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("seed", [4, 5, 6])
+def test_smooth_images_that_a_shift_brings_together_by_chance_move_nothing(seed):
+    noise = np.random.default_rng(seed).normal(size=(2, 64, 48, 12))
+    target, reference = (ndimage.gaussian_filter(one, (10, 10, 3)) for one in noise)
+    assert fit_translation(target, VOXEL, reference, VOXEL).tolist() == [0, 0, 0]

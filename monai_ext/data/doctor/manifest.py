@@ -20,6 +20,7 @@ from monai_ext.data.manifest import (
     DataList,
     check_ignore,
     check_one_group,
+    check_patients,
     check_references,
     check_visits,
     describe_mistake,
@@ -247,6 +248,11 @@ def wrong_ignore(facts: ListFacts) -> Iterator[Problem]:
     yield from _raised(check_ignore, facts.datalist)
 
 
+def patient_spelled_twice(facts: ListFacts) -> Iterator[Problem]:
+    """Two patients differ in capitals or spaces alone: one patient's visits are taken for those of two."""
+    yield from _raised(check_patients, facts.all_cases)
+
+
 def patient_in_two_splits(facts: ListFacts) -> Iterator[Problem]:
     """A patient has cases in two splits: what is tested on has been trained on."""
     for cases in _patients(facts.all_cases):
@@ -320,6 +326,7 @@ CHECKS: list[Check[ListFacts]] = [
     Check("warning", similar_case, 24),
     Check("warning", odd_path, 25),
     Check("error", wrong_ignore, 13),
+    Check("error", patient_spelled_twice),
     Check("error", patient_in_two_splits),
     Check("error", patient_in_two_folds),
     Check("warning", split_missing),

@@ -135,6 +135,11 @@ def ignore_is_a_structure(study):
         del case["scribble"]
 
 
+@fault("patient_spelled_twice", "single_visit")
+def one_patient_in_capitals(study):
+    study.cases[1]["patient"] = f" {study.cases[0]['patient'].upper()}"
+
+
 @fault("patient_in_two_splits")
 def patient_in_train_and_test(study):
     study.cases[1]["split"] = "test"
