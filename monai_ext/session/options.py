@@ -141,7 +141,9 @@ class _Config:
         )
 
     def _check_part(self, option: str, name: str, value: Any) -> None:
-        """Refuse a plain value for a part of the config that is no option; another expression may replace it.
+        """Refuse a plain value for a part of the config that is no option.
+
+        Another expression, or a mapping that is a component or holds expressions, may replace it.
 
         Raises:
             UserError: names the options that a computed value comes from, or how a component is changed.
@@ -149,13 +151,14 @@ class _Config:
         if name in self.options or "::" in name or name not in self.parser:
             return
         declared = self.parser[name]
-        if is_expression(value) or isinstance(value, Mapping):
+        plain = isinstance(declared, Mapping) and "_target_" not in declared
+        if is_expression(value) or (isinstance(value, Mapping) and (plain or _builds(value))):
             return
         if _is_computed(declared) or str(declared).startswith("@"):
             sources = [f"--{source}" for source in self._sources(name)[:5]]
             told = f"from {', '.join(sources)}: give one of these" if sources else "as it needs it: leave it out"
             raise UserError(f"--{option} is no option, the config computes it {told}.")
-        if isinstance(value, (list, tuple)) or str(value).lower() in ("none", "null"):
+        if str(value).lower() in ("none", "null") or (isinstance(declared, list) and isinstance(value, (list, tuple))):
             return
         if isinstance(declared, Mapping):
             told = f"give its arguments by their names, --{option}#NAME VALUE, or a config file that replaces it"
@@ -321,6 +324,13 @@ def _is_option(name: str, content: Mapping[str, Any], headed: bool) -> bool:
 
 def _is_computed(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("$") and "@" in value and "(" in value
+
+
+def _builds(value: Mapping[str, Any]) -> bool:
+    """Whether a mapping is a component, or has an expression or reference among its values."""
+    return "_target_" in value or any(
+        _builds(part) if isinstance(part, Mapping) else is_expression(part) for part in value.values()
+    )
 
 
 def _split(files: Any) -> list[str]:

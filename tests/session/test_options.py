@@ -118,6 +118,7 @@ inferer:
   _target_: Inferer
   size: 3
 handlers: []
+further: {a: 1}
 """
 
 
@@ -126,9 +127,14 @@ handlers: []
     [
         (["--cases", "['a']"], "--cases is no option, the config computes it from --datalist, --fold: give one"),
         (["--cases", "null"], "--cases is no option"),
+        (["--cases", "{'a':1}"], "--cases is no option, the config computes it from --datalist, --fold: give one"),
+        (["--cases", "{'a':{'b':'c'}}"], "--cases is no option"),
         (["--names", "3"], "--names is no option, the config computes it from --datalist, --fold"),
         (["--targets", "a"], "--targets is no option, the config computes it from --datalist, --fold"),
         (["--inferer", "a"], "--inferer is no option but a part of the config: give its arguments by their names"),
+        (["--inferer", "['a']"], "--inferer is no option but a part of the config: give its arguments by their names"),
+        (["--inferer", "{'size':4}"], "--inferer is no option but a part of the config"),
+        (["--handlers", "{'a':1}"], "--handlers is no option but a list of the config"),
         (["--handlers", "3"], "--handlers is no option but a list of the config: give a config file that replaces it."),
     ],
 )
@@ -141,7 +147,19 @@ def test_parts_of_a_config_take_no_plain_value(tmp_path, words, sentence):
 
 @pytest.mark.parametrize(
     "words",
-    [["--cases", "$own(@fold)"], ["--targets", "@cases"], ["--inferer", "null"], ["--handlers", "[]"], ["--fold", "1"]],
+    [
+        ["--cases", "$own(@fold)"],
+        ["--cases", "{'_target_':'Own','fold':1}"],
+        ["--cases", "{'a':{'b':'@fold'}}"],
+        ["--targets", "@cases"],
+        ["--inferer", "null"],
+        ["--inferer", "{'_target_':'Other'}"],
+        ["--inferer#size", "4"],
+        ["--further", "{'a':2}"],
+        ["--handlers", "[]"],
+        ["--handlers", "['@inferer']"],
+        ["--fold", "1"],
+    ],
 )
 def test_another_expression_may_replace_a_part(tmp_path, words):
     (tmp_path / "parts.yaml").write_text(PARTS)

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from forked import Forked
 
 TOTAL = 12
@@ -37,6 +39,7 @@ def finish(process: Forked) -> None:
     assert process.returncode == 0, said
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_in_the_same_bytes(tmp_path):
     finish(Forked(PROGRAM, [tmp_path / "whole"]))
     rng = random.Random(0)

@@ -72,6 +72,7 @@ def cells(html: str) -> list[str]:
     return [unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in found]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium to look with")
 def test_a_browser_shows_the_page(outputs, tmp_path):
     page, picture = tmp_path / "report.html", tmp_path / "page.png"
