@@ -170,7 +170,8 @@ class Studies:
 
         Also what the viewer called the values of each of these labels, by file.
         """
-        files, told = {}, {}
+        files: dict[Path, str] = {}
+        told: dict[str, Mapping[int, str]] = {}
         for study, known in self._datastore().items():
             label = (known.get("labels") or {}).get(FINAL)
             if label:
