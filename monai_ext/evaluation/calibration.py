@@ -162,6 +162,12 @@ def measure_scores(
     ]
 
 
+def known_scores(calibrations: dict[str, Calibration], masks: Sequence[SliceOfRun]) -> dict[str, Calibration]:
+    """Leave out the scores of which a run lacks a feature, such as those of views that it did not make."""
+    known = {name for mask in masks for name, value in mask.features.items() if value is not None}
+    return {score: one for score, one in calibrations.items() if set(one.names) <= known}
+
+
 def expected_error(scores: Floats, dice: Floats) -> float:
     """Return the expected calibration error of scores that claim to be the chance of a good Dice."""
     return float(sum(abs(claimed - found) * n for claimed, found, n in reliability(scores, dice)) / len(scores))
@@ -222,7 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     sets: dict[str, Sequence[str]] = {**SETS, **dict(_parse_set(text) for text in given.set)}
     patients = ", ".join(sorted({mask.patient for mask in validation}))
-    calibrations = fit_scores(validation, sets, f"{len(validation)} masks of {patients}")
+    fitted = fit_scores(validation, sets, f"{len(validation)} masks of {patients}")
+    calibrations = known_scores(fitted, test)
     measured = measure_scores(test, calibrations, given.against, given.draws)
     dice = np.array([mask.dice for mask in test])
     shown = [name for name in calibrations if name in sets] or list(calibrations)
@@ -231,6 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     _write(given.output_dir, measured, curves, {name: calibrations[name] for name in shown if name in sets})
     print(measured_text(measured, given.against))
+    if lacking := sorted(set(fitted) - set(calibrations)):
+        print(f"left out, as the test run lacks their features: {', '.join(lacking)}")
     for warning in measured_warnings(measured[0]):
         print(warning)
 

@@ -57,6 +57,14 @@ def test_the_score_that_knows_is_found():
     assert (found["draws"].n, found["draws"].patients) == (160, 4)
 
 
+def test_a_score_of_which_the_test_run_lacks_a_feature_is_left_out():
+    fitted = module.fit_scores(make_masks("ab"), module.SETS, "ab")
+    masks = make_masks("cd", seed=1)
+    without = [SliceOfRun(mask.patient, {**mask.features, "entropy": None}, mask.dice) for mask in masks]
+    assert set(module.known_scores(fitted, without)) == {"agreement", "predicted_iou", "variance_ratio"}
+    assert module.known_scores(fitted, masks) == fitted
+
+
 def test_expected_error_by_hand():
     scores, dice = np.array([0.1, 0.1, 0.9, 0.9]), np.array([0.2, 0.9, 0.8, 0.8])
     assert module.reliability(scores, dice, 2) == [(pytest.approx(0.1), 0.5, 2), (pytest.approx(0.9), 1.0, 2)]
