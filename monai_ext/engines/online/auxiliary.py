@@ -136,6 +136,7 @@ class AuxiliaryFusion:
         try:
             for _ in range(self.settings.steps_per_feedback):
                 batch = self._train(batch)
+            refuse_diverged(self._look(image), correction.key)
         except BaseException:
             self._restore(before)
             raise
@@ -155,7 +156,15 @@ class AuxiliaryFusion:
         """Train on the batch as it is (the authors' code does so where no correction is given)."""
         if not self.batch.samples:
             return {}
-        self.batch = self._train(self.batch)
+        before = self._copy()
+        try:
+            batch = self._train(self.batch)
+            for sample in batch.samples:
+                refuse_diverged(self._look(sample.image), sample.key)
+        except BaseException:
+            self._restore(before)
+            raise
+        self.batch = batch
         return {"mean_loss": sum(s.loss for s in self.batch.samples) / len(self.batch.samples)}
 
     def _look(self, image: Tensor) -> Tensor:
@@ -171,6 +180,7 @@ class AuxiliaryFusion:
             refuse_nan(float(mean.detach()), "the batch")
             self._optimiser.zero_grad(set_to_none=True)
             mean.backward()
+            refuse_gradients(self.network)
             self._optimiser.step()
         return batch.with_losses(losses.detach().tolist())
 
@@ -178,16 +188,13 @@ class AuxiliaryFusion:
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         return torch.optim.AdamW(trained, self.settings.learning_rate, weight_decay=self.settings.weight_decay)
 
-    def _copy(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Keep weights and optimiser where a failure half-way could leave several steps taken; else nothing."""
-        if self.settings.steps_per_feedback == 1:
-            return None
+    def _copy(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Copy weights and optimiser, to return to them where a step fails or diverges."""
         return deepcopy(self.network.state_dict()), deepcopy(self._optimiser.state_dict())
 
-    def _restore(self, before: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
-        if before is not None:
-            self.network.load_state_dict(before[0])
-            self._optimiser.load_state_dict(before[1])
+    def _restore(self, before: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        self.network.load_state_dict(before[0])
+        self._optimiser.load_state_dict(before[1])
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
@@ -275,3 +282,26 @@ def refuse_nan(loss: float, what: str) -> None:
     """
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise UserError(f"the loss of {what} is not a number: nothing is learned from it; look at its image and mask.")
+
+
+def refuse_gradients(network: nn.Module) -> None:
+    """Refuse gradients whose squares, which AdamW keeps, are not finite: they would stay in its moments for good.
+
+    Raises:
+        UserError: one of them is.
+    """
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    if not all(bool(gradient.square().isfinite().all()) for gradient in gradients):
+        raise UserError("the gradients of the batch are not finite: nothing is learned from it; lower learning_rate.")
+
+
+def refuse_diverged(logits: Tensor, what: str) -> None:
+    """Refuse weights whose answer is not finite: its mask would be empty where a structure is.
+
+    Raises:
+        UserError: names what the answer is of.
+    """
+    if not bool(logits.isfinite().all()):
+        raise UserError(
+            f"after the step the answer for {what} is not finite: nothing is learned from it; lower learning_rate."
+        )

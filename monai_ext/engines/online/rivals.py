@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_ext.engines.online.auxiliary import refuse_nan
+from monai_ext.engines.online.auxiliary import refuse_diverged, refuse_gradients, refuse_nan
 from monai_ext.engines.online.batch import OnlineBatch, Sample
 from monai_ext.engines.online.view import Answer, Correction, CroppedView
 from monai_ext.losses.structure import StructureLoss
@@ -276,7 +276,7 @@ class DirectOnline(_Unlearned):
         said: dict[str, Any] = {"loss": loss}
         try:
             for _ in range(self._numbers["steps"]):
-                said |= self.step()
+                said |= self._train()
         except BaseException:
             self.batch, self._kept = before[:2]
             self.network.mask_decoder.load_state_dict(before[2])
@@ -292,13 +292,28 @@ class DirectOnline(_Unlearned):
     def step(self) -> dict[str, Any]:
         if not self._kept:
             return {}
+        before = self.batch, *self._copy()
+        try:
+            return self._train()
+        except BaseException:
+            self.batch = before[0]
+            self.network.mask_decoder.load_state_dict(before[1])
+            self._optimiser.load_state_dict(before[2])
+            raise
+
+    def _train(self) -> dict[str, Any]:
+        """Take one step; what it leaves where it fails is for the caller to take back."""
         with torch.enable_grad():
             losses = self._losses(list(self._kept.values()))
             mean = losses.mean()
             refuse_nan(float(mean.detach()), "the batch")
             self._optimiser.zero_grad(set_to_none=True)
             mean.backward()
+            refuse_gradients(self.network.mask_decoder)
             self._optimiser.step()
+        with torch.no_grad():
+            for key, kept in self._kept.items():
+                refuse_diverged(decode_crop(self.network, kept.view), key)
         self.batch = self.batch.with_losses(losses.detach().tolist())
         return {"mean_loss": float(mean.detach()), "batch": len(losses)}
 

@@ -159,6 +159,43 @@ def test_a_loss_that_is_no_number_changes_nothing(make_object, make_method):
     assert all(torch.equal(value, before[name]) for name, value in method.state()[0].items())
 
 
+class Steep(torch.autograd.Function):
+    """The sum of the logits; its gradient is whatever it is told to be."""
+
+    @staticmethod
+    def forward(context, logits, slope):
+        context.slope, context.shape = slope, logits.shape
+        return logits.sum((1, 2, 3)) * 0
+
+    @staticmethod
+    def backward(context, _):
+        return torch.full(context.shape, context.slope), None
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("slope", [float("nan"), float("inf"), 1e30, None])
+@pytest.mark.parametrize("change", ["correct", "step"])
+def test_a_step_that_diverges_is_neither_served_nor_saved(make_object, make_method, tmp_path, steps, slope, change):
+    method = make_method(steps_per_feedback=steps)
+    learner = OnlineLearner(method, tmp_path)
+    teach(learner, make_object, range(6))  # enough for the network to have a share in the answer
+    (view, truth), loss = make_object(6), method.loss
+    pending, (tensors, values) = learner.infer(view), method.state()
+    before = {name: value.clone() for name, value in tensors.items()}
+    if slope is None:
+        method._optimiser.param_groups[0]["lr"] = 1e38
+    else:
+        method.loss = lambda logits, masks: Steep.apply(logits, slope)  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"lower learning_rate|not a number"):
+        learner.correct(pending, truth) if change == "correct" else learner.step()
+    assert method.state()[1] == values
+    assert all(torch.equal(value, before[name]) for name, value in method.state()[0].items())
+    assert torch.equal(learner.infer(view).logits, pending.logits)
+    method.loss = loss
+    again = OnlineLearner(make_method(steps_per_feedback=steps), tmp_path)
+    assert torch.equal(again.infer(view).logits, pending.logits)
+
+
 @pytest.mark.parametrize(
     "options", [{"crop": 40}, {"crop": 16}, {"steps_per_feedback": 0}, {"sam_channel": "logits"}, {"alpha": 2}]
 )

@@ -93,20 +93,35 @@ def test_direct_online_stays_as_it_was_where_a_step_fails(network, make_object, 
     learner.correct(learner.infer(first), truth)
     before, answer = method.state(), learner.infer(second).logits
     before = {name: value.clone() for name, value in before[0].items()}, before[1]
-    step, count = method.step, iter(range(9))
+    step, count = method._train, iter(range(9))
 
     def second_fails():
         if next(count):
             raise RuntimeError("out of memory")
         return step()
 
-    monkeypatch.setattr(method, "step", second_fails)
+    monkeypatch.setattr(method, "_train", second_fails)
     with pytest.raises(RuntimeError):
         learner.correct(learner.infer(second), other)
     after = method.state()
     assert all(torch.equal(value, after[0][name]) for name, value in before[0].items())
     assert after[1] == before[1]
     assert torch.equal(learner.infer(second).logits, answer)
+
+
+@pytest.mark.parametrize("change", ["correct", "step"])
+def test_direct_online_refuses_a_step_that_diverges(network, make_object, change):
+    method = DirectOnline(network, batch=2, crop=32)
+    learner = OnlineLearner(method)
+    (first, truth), (second, other) = (seen(network, make_object, number) for number in range(2))
+    learner.correct(learner.infer(first), truth)
+    pending = learner.infer(second)
+    before = {name: value.clone() for name, value in method.state()[0].items()}
+    method._optimiser.param_groups[0]["lr"] = 1e20
+    with pytest.raises(UserError, match="lower learning_rate"):
+        learner.correct(pending, other) if change == "correct" else learner.step()
+    assert all(torch.equal(value, before[name]) for name, value in method.state()[0].items())
+    assert torch.equal(learner.infer(second).logits, pending.logits)
 
 
 @pytest.mark.slow
