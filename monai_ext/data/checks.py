@@ -6,6 +6,7 @@ same functions, and goes on where a run stops.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ def check_pairs(
 ) -> None:
     """Read every image and label of the pairs once, with a progress bar, and stop at the first mistake.
 
+    A line on stderr names the references that hold the value to be ignored: methods take it for background there.
+
     Args:
         pairs: from :func:`monai_ext.data.pairs.pair_with_reference` or
             :func:`~monai_ext.data.pairs.single_images`; ``label`` is checked where there is one.
@@ -69,6 +72,7 @@ def check_pairs(
     """
     asked = list(labels) if asked is None else asked
     known = {0, *labels.values()} | ({ignore} if ignore is not None else set())
+    undecided: dict[str, str] = {}
     with tqdm(total=_count_files(pairs), desc="checking images", unit="file") as bar:
         files = _CheckedFiles(known, bar)
         for pair in pairs:
@@ -77,10 +81,20 @@ def check_pairs(
                 with _naming(name):
                     check_same_grid(image, files.image(image), label, files.label(label).geometry)
                 present |= files.label(label).values
+                if ignore in files.label(label).values:
+                    undecided.setdefault(label, name)
             if pair.get("reference_image"):
                 check_reference(pair, present, {name: labels[name] for name in asked})
             with _naming(pair["case"]):
                 _check_target(pair, files)
+    if undecided:
+        (label, name), *others = undecided.items()
+        more = f" (and {len(others)} more)" if others else ""
+        print(
+            f"warning: {label}: reference {name!r} holds {ignore}, the data list's 'ignore' value{more}; it counts as "
+            "background in a reference: give one whose slices are annotated whole",
+            file=sys.stderr,
+        )
 
 
 class _CheckedFiles:

@@ -226,7 +226,8 @@ def validation_episodes(
 ) -> list[Episode]:
     """Return the frozen episodes of a validation and write them: half of base classes and half of superpixels.
 
-    Novel classes are never asked for: no choice may be made by them.
+    Novel classes are never asked for: no choice may be made by them. A line on stderr names the base classes that no
+    two validation patients show.
 
     Args:
         cases: stored ones of the validation patients; none: there is no validation.
@@ -252,6 +253,13 @@ def validation_episodes(
         check_episodes(episodes, cases, [(c["dataset"], c["patient"]) for c in trained], cut)
     elif cases:
         classes = [name for name in task.base if _shown_by_two(cases, name, min_pixels)]
+        left_out = [name for name in task.base if name not in classes]
+        if left_out and (classes or cut) and processes.is_first():
+            print(
+                f"warning: no two validation patients of one data set and modality show {', '.join(left_out)}, so that "
+                "no frozen episode asks for it; --validation_patients names others",
+                file=sys.stderr,
+            )
         if cut is None:
             episodes = draw_episodes(EpisodePool(cases, classes or task.base, (), min_pixels), count, seed)
         else:

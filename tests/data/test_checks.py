@@ -216,6 +216,16 @@ def test_unknown_value_in_a_pair(pair: dict[str, Any]) -> None:
         check_pairs([pair], LABELS, ignore=None)
 
 
+def test_ignored_voxels_of_a_reference_are_told(pair: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    check_pairs([pair], LABELS, ignore=4)
+    assert "warning" not in capsys.readouterr().err
+    save_label(pair["reference_label"][0], values=(1, 3, 4))
+    check_pairs([pair, {**pair, "case": "u"}], LABELS, ignore=4)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+    assert "reference_label.nii.gz: reference 'r' holds 4" in line
+    assert "counts as background" in line
+
+
 def test_reference_without_an_asked_label(pair: dict[str, Any]) -> None:
     save_label(pair["reference_label"][0], values=(3, 4))
     refuse(pair, r"the reference of case 't' has no RV \(value 1\): .*reference_label\.nii\.gz; annotate it")

@@ -152,8 +152,11 @@ def test_validation_asks_for_base_classes_and_superpixels_alone(stored, tmp_path
     assert frozen(stored, tmp_path, task) == episodes
 
 
-def test_classes_of_one_validation_patient_are_left_out(stored, tmp_path) -> None:
+def test_classes_of_one_validation_patient_are_left_out(stored, tmp_path, capsys) -> None:
+    frozen(stored, tmp_path, FewShotTask(("liver", "spleen"), ()))
+    assert "warning" not in capsys.readouterr().err
     episodes = frozen([stored[0], stored[2]], tmp_path, FewShotTask(("spleen",), ()))
+    assert "warning: no two validation patients of one data set and modality show spleen" in capsys.readouterr().err
     assert all(e.is_superpixel for e in episodes)
     assert len(episodes) == 10
     assert frozen([], tmp_path, FewShotTask(("spleen",), ())) == []

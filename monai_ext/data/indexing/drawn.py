@@ -21,6 +21,8 @@ from monai_ext.data.indexing.index import Index, Options
 from monai_ext.data.indexing.structures import expressions_of, patterns_of
 from monai_ext.errors import UserError
 
+MOST_SERIES = 3  # in a note
+
 Patterns: TypeAlias = dict[str, tuple[int, str]]
 """Value and regular expression of each structure."""
 
@@ -73,7 +75,7 @@ class Drawn:
             images: the series that were chosen.
             root: folder, which messages name.
             options: ``roi`` and ``labels``.
-            index: takes what cannot be used, and why.
+            index: takes what cannot be used, and why, and a note of what is drawn on series that were not chosen.
 
         Returns:
             The structures; what is drawn of them on each series; and for each series (by its key) on which a
@@ -84,6 +86,7 @@ class Drawn:
         """
         kept = {series.key for series in images}
         assigned = [one for one in self.assigned if one.series.key in kept]
+        elsewhere = [one for one in self.assigned if one.series.key not in kept]
         here = [one.drawing for one in assigned] + [one.drawing for one in self.unassigned]
         self._check_asked_for(here, root, options)
         descriptions = [name for drawing in here for name in drawing.names[1:] if name]
@@ -92,6 +95,7 @@ class Drawn:
         wanted = [one for one in self.unassigned if _is_one_of(one.drawing, patterns)]
         _name_unassigned(wanted, index)
         _name_files_without_match(here, patterns, index)
+        _name_elsewhere([one for one in elsewhere if _is_one_of(one.drawing, patterns)], index)
         refused = [one for one in wanted if str(one.error) != NOT_HERE]
         if refused and not on_series:
             raise UserError(f"{refused[0].drawing.where} {refused[0].error}")
@@ -180,3 +184,20 @@ def _name_files_without_match(here: Iterable[Drawing], patterns: Patterns, index
         if not any(_is_one_of(drawing, patterns) for drawing in drawings):
             there = ", ".join(repr(drawing.name) for drawing in drawings)
             index.skipped.append((str(path), f"no ROI or segment is one of {', '.join(patterns)} (there are: {there})"))
+
+
+def _name_elsewhere(passed_over: Iterable[Assigned], index: Index) -> None:
+    """Say in one note what would be one of the structures, had the series that it is drawn on been chosen."""
+    on_series: dict[Path, list[Assigned]] = defaultdict(list)
+    for one in passed_over:
+        on_series[one.series.key].append(one)
+    listed = [
+        f"{', '.join(repr(one.drawing.name) for one in on_it)} on {on_it[0].series.modality} ({on_it[0].series.name})"
+        for on_it in on_series.values()
+    ]
+    if listed:
+        more = f"; {len(listed) - MOST_SERIES} more" if len(listed) > MOST_SERIES else ""
+        index.notes.append(
+            f"ROIs and segments of {len(listed)} series that were not chosen fit too and are left out: "
+            f"{'; '.join(listed[:MOST_SERIES])}{more}; --modality or --image_pattern chooses these series"
+        )

@@ -937,6 +937,16 @@ def test_rounding_of_the_qform_is_no_disagreement(study):
     assert examine(study.write()) == []
 
 
+def test_forms_disagree_by_mm_and_only_where_both_are_set(study):
+    placed = nib.load(study.path("b1.nii")).affine[0, 3]
+    study.edit_header("b1.nii", qform_code=1, qoffset_x=placed + 7)
+    (found,) = examine(study.write())
+    assert (found.level, found.case) == ("warning", "b1")
+    assert "disagree by up to 7 mm; the sform is used" in found.sentence
+    study.edit_header("b1.nii", qform_code=0)
+    assert examine(study.write()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ACDC", "MSCMR", "CHAOS_T2", "CVC_ClinicDB", "CVC_ColonDB"])
 def test_real_lists_have_no_error_and_no_warning(real_data, name):

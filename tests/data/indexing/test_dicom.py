@@ -279,6 +279,14 @@ def test_a_contoured_pet_is_taken_where_the_ct_has_no_contours(tmp_path: Path, i
     assert "CT and not PT; --modality chooses another one" in report
 
 
+def test_what_fits_on_a_series_that_was_not_chosen_is_named(root: Path, indexed: Callable[..., Any]) -> None:
+    write_rtstruct(root / "mr.dcm", write_series(root, "A/1", FIRST, 2, modality="MR"), {"GTV_MR": outlines()})
+    _, report = indexed("dicom", root, roi=("tumour=gtv",), modality="CT")
+    assert "1 series that were not chosen fit too and are left out: 'GTV_MR' on MR (" in report
+    _, report = indexed("dicom", root, roi=("tumour=gtv-1",), modality="CT")
+    assert "not chosen" not in report
+
+
 def test_an_rtstruct_may_share_the_uid_of_its_ct(root: Path, indexed: Callable[..., Any]) -> None:
     uid = pydicom.dcmread(contoured(root)[0]).SeriesInstanceUID
     edit(root / "structures" / "rs.dcm", SeriesInstanceUID=uid)
