@@ -157,7 +157,7 @@ class ProsamInferer(ReferenceInferer):
         image = in_frame(target.image, target.frame)[None]
         seen: dict[str, Any] = {}
 
-        def segment(embeddings: Embeddings, known: tuple[int, list[Shot], str]) -> SliceResult:
+        def segment(embeddings: Embeddings, known: tuple[int, list[Shot], list[MatchedSlice]]) -> SliceResult:
             if not seen:  # of the first structure that is sought on this slice
                 seen["features"] = self.prompts.features(image.to(network.device), network.image_size)
                 seen["views"] = self._encode_views(network, target)
@@ -171,16 +171,16 @@ class ProsamInferer(ReferenceInferer):
 
     def _structure(
         self, channel: int, network: PromptableNetwork, matched: Sequence[MatchedSlice]
-    ) -> tuple[int, list[Shot], str] | None:
+    ) -> tuple[int, list[Shot], list[MatchedSlice]] | None:
         """Collect what the references that show a structure tell of it, and on which slices; None: none shows it."""
         value = list(self.labels.values())[channel]
-        shots, slices = [], []
+        shots, served = [], []
         for m in matched:
             index = m.index if self.reference_slice == "matched" else _largest(m.reference, value)
             if bool((m.reference.label[0, :, :, index] == value).any()):
                 shots.append(self._shot(network, m.reference, index, value))
-                slices.append(str(index))
-        return (channel, shots, "+".join(slices)) if shots else None
+                served.append(MatchedSlice(m.reference, index))
+        return (channel, shots, served) if shots else None
 
     def _shot(self, network: PromptableNetwork, reference: Reference, index: int, value: int) -> Shot:
         """Features and masks of one reference slice, made once."""
@@ -201,7 +201,7 @@ class ProsamInferer(ReferenceInferer):
         query: ReferenceFeatures,
         channel: int,
         shots: Sequence[Shot],
-        slices: str,
+        served: Sequence[MatchedSlice],
     ) -> SliceResult:
         prompts = join_shots([self.prompts(query, support, masks) for support, masks in shots])
         drawn = None
@@ -214,11 +214,9 @@ class ProsamInferer(ReferenceInferer):
             self._variances[channel, target.index] = found.variance.cpu()
             features |= _features(found)
         details = {"sigma": float(self.prompts.effective_std(prompts)), **features, "features": features}
-        if self.reference_slice != "matched":
-            details["reference_slice"] = slices
         if not bool((logits > 0).any()):
-            return SliceResult(None, "no_foreground", details)
-        return SliceResult(logits, "ok", details)
+            return SliceResult(None, "no_foreground", details, served)
+        return SliceResult(logits, "ok", details, served)
 
     def _encode_views(self, network: PromptableNetwork, target: TargetSlice) -> list[tuple[View, Any, Any]]:
         """Change a slice and encode the copies: each view, SAM's embeddings, and the reference encoder's features."""

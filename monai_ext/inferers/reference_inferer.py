@@ -103,11 +103,13 @@ class SliceResult:
             the matched reference slice), ``outside_reference`` (no reference slice matches).
         details: further columns of the prompt table: counts, distance, margin, points; ``features``, if any, are what
             the method adds to :func:`monai_ext.inferers.slice_features.mask_features`.
+        served: the reference slices that served, where these are not the matched ones.
     """
 
     logits: Tensor | None
     status: str
     details: dict[str, Any]
+    served: Sequence[MatchedSlice] = ()
 
 
 class ReferenceInferer(CaseInferer):
@@ -332,6 +334,7 @@ class ReferenceInferer(CaseInferer):
         names: Sequence[str],
     ) -> dict[str, Any]:
         """Tell of a structure on a slice, and of the references that served there: some may not reach that far."""
+        matched = result.served or matched
         numbers = [next(n for n, reference in enumerate(references) if reference is m.reference) for m in matched]
         return {
             "label": list(self.labels)[channel],

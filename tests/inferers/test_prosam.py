@@ -192,6 +192,23 @@ def test_one_slice_can_serve_all(network, make_inferer, target):
         assert {row["reference_slice"] for row in details.rows if row["label"] == label} == {str(largest)}
 
 
+@pytest.mark.parametrize("reference_slice", ["matched", "largest"])
+def test_a_reference_without_the_structure_is_not_named(
+    network, make_loader, make_net, references, target, reference_slice
+):
+    image, label = references["a"]
+    both = {"lesions": (image, label * (label == 1)), "a": (image, label)}
+    inferer = ProsamInferer(
+        LABELS, make_loader(both, LABELS), make_net(), uncertainty=False, reference_slice=reference_slice
+    )
+    _, details = inferer.segment_case(target, network, list(both), list(both))
+    rows = {row["label"]: row for row in details.rows if row["slice"] == 1}
+    assert rows["organ"]["reference_number"] == 1
+    assert "+" not in rows["organ"]["reference_slice"]
+    assert rows["lesion"]["reference_number"] == 0
+    assert "+" in rows["lesion"]["reference_slice"]
+
+
 @pytest.mark.parametrize("annotation", ["box", "scribble", "points"])
 def test_annotations_are_derived_from_the_label(network, make_inferer, target, annotation):
     one, other = (make_inferer(annotation=annotation, uncertainty=False)(target, network, "a", "a") for _ in range(2))
