@@ -345,6 +345,13 @@ class EpisodeDataset(Dataset):
         superpixels: name that superpixels are stored under.
         augment: of the two slices of an episode, each on its own; None: they stay as they are.
         episodes: frozen ones, one a batch, by number; the batches of a training are :class:`Draw`.
+        mirror: probability that a slice of an episode is mirrored along its rows, and that along its columns; each
+            slice and axis by itself. The grey values stay whole, so that features of frozen networks can be kept.
+        mirror_superpixels: the support of a superpixel, which is the query itself, is mirrored against it along its
+            rows, its columns or both, so that its place does not give it away.
+
+    Raises:
+        UserError: ``mirror`` is no probability.
     """
 
     def __init__(
@@ -355,8 +362,13 @@ class EpisodeDataset(Dataset):
         superpixels: str | None = None,
         augment: Augment | None = None,
         episodes: Sequence[Episode] = (),
+        mirror: float = 0.0,
+        mirror_superpixels: bool = False,
     ) -> None:
+        if not 0 <= mirror <= 1:
+            raise UserError(f"--mirror is {mirror}: give a probability from 0 to 1.")
         self.size, self.superpixels, self.augment, self.episodes = size, superpixels, augment, list(episodes)
+        self.mirror, self.mirror_superpixels = mirror, mirror_superpixels
         self.numbers = {name: number for number, name in enumerate(classes, start=1)}
         self.cases = {(case.dataset, case.case): case for case in cases}
         self._rows = {key: {int(k): row for row, k in enumerate(c.load("slices"))} for key, c in self.cases.items()}
@@ -376,7 +388,9 @@ class EpisodeDataset(Dataset):
         return {**batch, "classes": torch.tensor(numbers), "supervised": torch.tensor(known)}
 
     def _tensors(self, episode: Episode, generator: torch.Generator) -> dict[str, Tensor]:
-        slices = [self._slice(episode, place) for place in (episode.support, episode.query)]
+        flips = self._flips(episode, generator)
+        places = (episode.support, episode.query)
+        slices = [self._slice(episode, place, axes) for place, axes in zip(places, flips, strict=True)]
         image, mask, valid = (torch.stack([one[k] for one in slices]) for k in range(3))
         if self.augment is not None:
             image, mask, valid = _augmented(self.augment, image, mask, valid, generator)
@@ -388,7 +402,17 @@ class EpisodeDataset(Dataset):
             tensors[f"{role}_size"] = torch.tensor(size)
         return tensors
 
-    def _slice(self, episode: Episode, place: SliceName) -> tuple[Tensor, Tensor, Tensor]:
+    def _flips(self, episode: Episode, generator: torch.Generator) -> list[tuple[int, ...]]:
+        """Draw the axes along which the support and the query are mirrored."""
+        chosen = np.zeros((2, 2), bool)
+        if self.mirror:
+            chosen = (torch.rand((2, 2), generator=generator) < self.mirror).numpy()
+        if self.mirror_superpixels and episode.is_superpixel:
+            against = 1 + int(torch.randint(3, (), generator=generator))
+            chosen[0] = chosen[1] ^ np.array([bool(against & 1), bool(against & 2)])
+        return [tuple(axis - 2 for axis in range(2) if row[axis]) for row in chosen]
+
+    def _slice(self, episode: Episode, place: SliceName, mirrored: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         key = (place.dataset, place.case)
         case, row = self.cases[key], self._rows[key][place.slice]
         image = torch.from_numpy(np.array(self._load(case, "image")[row])).float()
@@ -397,7 +421,9 @@ class EpisodeDataset(Dataset):
             mask, valid = np.asarray(self._load(case, str(self.superpixels))[row]) == episode.region, label >= 0
         else:
             mask, valid = label == 1 + case.classes.index(episode.name), label != IGNORE
-        return self._square(image), self._square(_plane(mask)), self._square(_plane(valid))
+        planes = (image, _plane(mask), _plane(valid))
+        image, mask, valid = (self._square(plane.flip(mirrored) if mirrored else plane) for plane in planes)
+        return image, mask, valid
 
     def _load(self, case: StoredCase, what: str) -> np.ndarray:
         key = (case.dataset, case.case, what)

@@ -222,3 +222,48 @@ def test_a_structure_that_leaves_the_slice_keeps_it_as_it_was(cases) -> None:
     episode = Episode("liver", SliceName("Toy", "a", 1), SliceName("Toy", "b", 5))
     plain, moved = (EpisodeDataset(cases, SIDE, ["liver"], None, a, [episode])[0] for a in (None, away))
     assert all(torch.equal(plain[key], moved[key]) for key in plain)
+
+
+def test_each_slice_is_mirrored_by_itself_and_its_mask_with_it(cases) -> None:
+    episodes = [Episode("liver", SliceName("Toy", "a", 1), SliceName("Toy", "b", 5))] * 40
+    plain = EpisodeDataset(cases, SIDE, ["liver"], episodes=episodes)[0]
+    mirrored = EpisodeDataset(cases, SIDE, ["liver"], episodes=episodes, mirror=0.5)
+    ways: dict[str, set[tuple[int, ...]]] = {"support": set(), "query": set()}
+    for number in range(len(episodes)):
+        batch = mirrored[number]
+        for role, seen in ways.items():
+            image, mask = plain[f"{role}_image"], plain[f"{role}_mask"]
+            way = [axes for axes in ((), (-2,), (-1,), (-2, -1)) if torch.equal(batch[f"{role}_image"], image.flip(axes))]
+            assert len(way) == 1 and torch.equal(batch[f"{role}_mask"], mask.flip(way[0]))
+            assert torch.equal(batch[f"{role}_valid"], plain[f"{role}_valid"].flip(way[0]))
+            seen.update(way)
+    assert all(len(seen) == 4 for seen in ways.values())
+
+
+def test_a_mirrored_slice_stays_in_its_corner_of_the_square(cases) -> None:
+    episode = Episode("liver", SliceName("Toy", "a", 1), SliceName("Toy", "b", 5))
+    padded = EpisodeDataset(cases, SIDE + 8, ["liver"], episodes=[episode], mirror=1.0)[0]
+    plain = EpisodeDataset(cases, SIDE, ["liver"], episodes=[episode])[0]
+    assert padded["query_size"].tolist() == [[SIDE, SIDE]]
+    assert torch.equal(padded["query_image"][..., :SIDE, :SIDE], plain["query_image"].flip((-2, -1)))
+    assert not padded["query_valid"][:, SIDE:].any() and not padded["query_valid"][..., SIDE:].any()
+
+
+@pytest.mark.parametrize("mirror", [0.0, 0.5])
+def test_the_support_of_a_superpixel_is_mirrored_against_its_query(cases, mirror) -> None:
+    pool = EpisodePool(cases, ["liver"], superpixels=CUT.name)
+    dataset = EpisodeDataset(cases, SIDE, ["liver"], CUT.name, mirror=mirror, mirror_superpixels=True)
+    ways = set()
+    for draw in EpisodeSampler(pool, 40, "superpixel"):
+        batch = dataset[draw]
+        image, query = batch["support_image"][0], batch["query_image"][0]
+        way = [axes for axes in ((), (-2,), (-1,), (-2, -1)) if torch.equal(image, query.flip(axes))]
+        assert len(way) == 1 and way[0], "it is the query as it is"
+        assert torch.equal(batch["support_mask"][0], batch["query_mask"][0].flip(way[0]))
+        ways.update(way)
+    assert len(ways) == 3
+
+
+def test_mirroring_needs_a_probability(cases) -> None:
+    with pytest.raises(UserError, match="--mirror is 2: give a probability from 0 to 1"):
+        EpisodeDataset(cases, SIDE, ["liver"], mirror=2)
