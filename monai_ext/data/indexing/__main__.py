@@ -27,10 +27,13 @@ examples:
 own data:
   folder   images/ and labels/ (or masks/) with files of the same name; nnU-Net's imagesTr/labelsTr with
            dataset.json; NAME_image beside NAME_label (and NAME_scribble); or PATIENT/VISIT/ with an image and its
-           mask, whatever the image is called. Images without a label are kept.
-  bids     sub-*/[ses-*/]anat/*.nii.gz, labels as *_dseg or *_mask below derivatives/; sessions are the visits, ordered
-           by their dates (sessions.tsv, scans.tsv), else by the numbers in their names, else by what these mean (pre,
-           post) or their alphabet, which a note says; --sessions pre,post gives the order.
+           mask, whatever the image is called. Images without a label are kept. Masks of one structure each (ct.nii.gz
+           with liver.nii.gz, segmentations/liver.nii.gz or ct_liver.nii.gz) are joined if --labels names several
+           structures; of those that overlap the later one in --labels counts, which a note says.
+  bids     sub-*/[ses-*/]anat/*.nii.gz, labels as *_dseg or *_mask (or label-NAME_mask of each structure that --labels
+           names) below derivatives/; sessions are the visits, ordered by their dates (sessions.tsv, scans.tsv), else
+           by the numbers in their names, else by what these mean (pre, post) or their alphabet, which a note says;
+           --sessions pre,post gives the order.
   dicom    any tree of CT or MR series with RTSTRUCT and SEG. Each ROI or segment goes to the series whose slices its
            contours or frames name; what fits several series or none is refused. Patients are PatientIDs, visits
            StudyDates. Each annotated series is a case. Of a visit without one, the series described as an annotated

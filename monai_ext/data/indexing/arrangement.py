@@ -9,6 +9,7 @@ from pathlib import Path
 
 from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, is_frame
 from monai_ext.data.indexing.index import stem
+from monai_ext.data.indexing.parts import Parts, add_part, structure_called
 from monai_ext.data.indexing.visits import words
 from monai_ext.errors import UserError
 
@@ -52,6 +53,7 @@ class Found:
         scribbles: likewise.
         folders: the folder of each name that is the only one in it, such as ``patient/visit``.
         skipped: what was left out, and why.
+        parts: of label maps that are no files: masks of one structure each, which are to be joined.
     """
 
     images: dict[str, Path] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Found:
     scribbles: dict[str, Path] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    parts: dict[str, Parts] = field(default_factory=dict)
 
 
 @dataclass
@@ -84,7 +87,9 @@ def arrange(
 
     ``NAME_image`` or ``NAME`` belongs to ``NAME_label`` (or ``_mask``, ``_seg``, ...) beside it. Where no names agree,
     a folder's only image belongs to its only label map: ``p1/week 0/cine.nii.gz`` and ``p1/week 0/mask.nii.gz``. Files
-    in ``images/`` and ``labels/`` count as files of the folder above. Images without a label map are kept.
+    in ``images/`` and ``labels/`` count as files of the folder above. Images without a label map are kept. Where
+    several structures are named, files that are called as one of them are its masks, see
+    :mod:`monai_ext.data.indexing.parts`.
 
     Args:
         paths: below the root.
@@ -96,13 +101,14 @@ def arrange(
     Raises:
         UserError: images or label maps of a folder that cannot be told apart; the sentence names the option.
     """
-    roles = _roles(paths, root, {name.lower() for name in structures}, label_pattern)
+    paths, parts, skipped = _gather_parts(paths, root, structures, label_pattern)
+    roles = _roles(paths, root, {name.lower() for name in structures}, label_pattern, set(parts))
     folders: dict[str, _Folder] = {}
     for path, role in roles.items():
         below = path.relative_to(root)
         if role != "image" or image_pattern is None or image_pattern.search(below.as_posix()):
             _add(folders.setdefault(_home(below), _Folder(_home(below))), path, role)
-    found = Found()
+    found = Found(parts={str(path): of_image for path, of_image in parts.items()}, skipped=skipped)
     kinds = {is_frame(path) for folder in folders.values() for path in folder.labels.values()}
     if not kinds:  # nothing is annotated
         return found
@@ -124,12 +130,16 @@ def arrange(
 
 
 def _roles(
-    paths: Sequence[Path], root: Path, structures: set[str], label_pattern: re.Pattern[str] | None
+    paths: Sequence[Path],
+    root: Path,
+    structures: set[str],
+    label_pattern: re.Pattern[str] | None,
+    joined: Collection[Path],
 ) -> dict[Path, str]:
     roles = {path: _role(path.relative_to(root), structures) for path in paths}
     if label_pattern is None:
         return roles
-    chosen = [path for path in paths if label_pattern.search(path.relative_to(root).as_posix())]
+    chosen = [path for path in paths if path in joined or label_pattern.search(path.relative_to(root).as_posix())]
     called = [path for path in chosen if roles[path] == "label"]
     roles = {path: role for path, role in roles.items() if role != "label" or path in called}
     return roles if called else roles | dict.fromkeys(chosen, "label")
@@ -137,9 +147,8 @@ def _roles(
 
 def _role(path: Path, structures: set[str]) -> str:
     """Return what a file is, by the nearest folder that says so or by its own name."""
-    for part in reversed(path.parts[:-1]):
-        if part.lower() in _ROLES:
-            return _ROLES[part.lower()]
+    if (of_folder := _role_of_folder(path)) is not None:
+        return of_folder
     said = words(stem(path))
     if said and said[-1] in IMAGE_WORDS:
         return "image"
@@ -147,6 +156,59 @@ def _role(path: Path, structures: set[str]) -> str:
         return "scribble"
     is_label = bool(said) and (said[-1] in LABEL_WORDS or (said[0] in LABEL_WORDS and said[0] not in NOT_IN_FRONT))
     return "label" if is_label or stem(path).lower() in structures else "image"
+
+
+def _gather_parts(
+    paths: Sequence[Path], root: Path, structures: Collection[str], label_pattern: re.Pattern[str] | None
+) -> tuple[list[Path], dict[Path, Parts], list[tuple[str, str]]]:
+    """Replace masks of one structure each by the label map that they make, a path where there is no file.
+
+    ``segmentations/liver`` and ``liver`` belong to the image of the folder, ``ct_liver`` to ``ct``. A folder that holds
+    nothing but such masks counts as one of label maps: ``p1/ct``, ``p1/organs/liver``.
+
+    Returns:
+        The paths, the masks of each label map, and masks of other structures in folders of label maps, which are left
+        out.
+    """
+    if len(structures) < 2:
+        return list(paths), {}, []
+    chosen = [p for p in paths if label_pattern is None or label_pattern.search(p.relative_to(root).as_posix())]
+    called: dict[Path, tuple[str, str]] = {}
+    for path in sorted(chosen):
+        said = structure_called(stem(path), structures, LABEL_WORDS)
+        if said is not None and _role_of_folder(path.relative_to(root)) in ("label", None):
+            called[path] = said
+    homes = {path: _home(path.relative_to(root)) for path in paths}
+    images: dict[str, set[str]] = {}
+    for path in paths:
+        if path not in called and _role(path.relative_to(root), set()) == "image":
+            images.setdefault(homes[path], set()).add(_shared(stem(path)).lower())
+    with_others = {home for path, home in homes.items() if path not in called}
+    parts: dict[Path, Parts] = {}
+    for path, (image, structure) in called.items():
+        home = homes[path] if homes[path] in with_others else homes[path].rpartition("/")[0]
+        if not image or image.lower() in images.get(home, set()):
+            name = (f"{image}_label" if image else "label") + (".png" if is_frame(path) else ".nii.gz")
+            add_part(parts.setdefault(root / home / name, {}), structure, path)
+    taken = {path for of_image in parts.values() for path in of_image.values()}
+    left, skipped = [path for path in paths if path not in taken], []
+    for path in [path for path in chosen if path not in taken and _role(path.relative_to(root), set()) == "label"]:
+        shared = _shared(stem(path)).lower()
+        beside = {_shared(stem(j)).lower(): of for j, of in parts.items() if _home(j.relative_to(root)) == homes[path]}
+        if shared in beside:
+            listed = ", ".join(part.name for part in beside[shared].values())
+            raise UserError(
+                f"{path}: of the same image as masks of one structure each ({listed}); choose with --label_pattern"
+            )
+        in_folder = _role_of_folder(path.relative_to(root)) == "label"
+        if beside and in_folder and shared not in images.get(homes[path], set()):
+            left.remove(path)
+            skipped.append((str(path), "called as no structure of --labels, where others are"))
+    return [*left, *parts], parts, skipped
+
+
+def _role_of_folder(path: Path) -> str | None:
+    return next((_ROLES[part.lower()] for part in reversed(path.parts[:-1]) if part.lower() in _ROLES), None)
 
 
 def _home(path: Path) -> str:
@@ -260,4 +322,5 @@ def _refuse_several(folder: _Folder, held: dict[str, Path], what: str, option: s
     if len(held) > 1:
         listed = ", ".join(path.name for path in held.values())
         where = next(iter(held.values())).parent
-        raise UserError(f"{where}: holds several {what} ({listed}); choose one with --{option}_pattern")
+        joins = "; masks of one structure each are joined if --labels names the structures" if option == "label" else ""
+        raise UserError(f"{where}: holds several {what} ({listed}); choose one with --{option}_pattern{joins}")

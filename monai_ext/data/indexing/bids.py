@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from monai_ext.data.folders import files_below, natural
 from monai_ext.data.indexing.folder import name_labels
 from monai_ext.data.indexing.index import CaseEntry, Index, Options, stem
+from monai_ext.data.indexing.parts import PartJoiner, Parts, add_part
 from monai_ext.data.indexing.sessions import is_known, order_sessions, read_table
 from monai_ext.errors import UserError
 
@@ -26,8 +28,9 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
     """Index ``sub-01/[ses-1/]anat/sub-01_ses-1_T1w.nii.gz`` with ``*_dseg`` or ``*_mask`` below ``derivatives/``.
 
     A label map serves an image if all entities that both name agree (subject, session, run ...) and it does not name
-    another contrast (``space-T1w``); an image with several is left out, until ``--label_pattern`` chooses. Sessions are
-    the visits, in the order that :func:`~monai_ext.data.indexing.sessions.order_sessions` finds. Images without a label
+    another contrast (``space-T1w``); an image with several is left out, until ``--label_pattern`` chooses, unless they
+    are masks of one structure each (``label-liver_mask``) that ``--labels`` names: these are joined. Sessions are the
+    visits, in the order that :func:`~monai_ext.data.indexing.sessions.order_sessions` finds. Images without a label
     are kept.
 
     Raises:
@@ -47,7 +50,7 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
     index = Index({"dataset": root.name, "modality": options.modality or "MR", "labels": {}, "cases": []})
     groups, order = _groups(root), order_sessions(root, _sessions(images), options.sessions)
     contrasts = {entities(image)["suffix"] for image in images}
-    candidates = defaultdict(list)
+    candidates, parts = defaultdict(list), dict[str, Parts]()
     for path in maps:
         candidates[entities(path)["sub"]].append(path)
     for image in images:
@@ -55,12 +58,16 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
         entry: CaseEntry = {"case": stem(image), "patient": f"sub-{own['sub']}", "image": str(image)}
         entry |= {"visit": order.visits.get((own["sub"], own.get("ses", ""))), "group": groups.get(f"sub-{own['sub']}")}
         serving = [path for path in candidates[own["sub"]] if _serves(path, image, contrasts)]
-        if len(serving) > 1:
+        if of_image := _parts(serving, options.labels or {}):
+            parts[str(serving[0])] = of_image
+        elif len(serving) > 1:
             names = ", ".join(path.name for path in serving[:4])
             index.skipped.append((image.name, f"has several label maps ({names}); choose with --label_pattern"))
             continue
         entry["label"] = str(serving[0]) if serving else None
         index.datalist["cases"].append(entry)
+    if parts and options.labels is not None:
+        PartJoiner(files, options.labels, index).join_all(parts)
     index.notes += order.notes
     sessions = Counter((case["patient"], case["visit"]) for case in index.datalist["cases"])
     if several := sum(number > 1 for number in sessions.values()):
@@ -85,6 +92,19 @@ def entities(path: Path) -> dict[str, str]:
     if "sub" not in found:
         raise UserError(f"{path}: the name has no subject (sub-...); name it as BIDS asks")
     return {**found, "suffix": parts[-1]}
+
+
+def _parts(maps: Sequence[Path], structures: Collection[str]) -> Parts:
+    """Return the masks of an image by the structure that each names (``label-liver``); {} unless all name one."""
+    by_name = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in structures}
+    found: Parts = {}
+    if len(structures) > 1 and all(stem(path).endswith("_mask") for path in maps):
+        named = [(by_name.get(entities(path).get("label", "").lower()), path) for path in maps]
+        for name, path in named:
+            if name is None:
+                return {}
+            add_part(found, name, path)
+    return found
 
 
 def _is_label(path: Path) -> bool:

@@ -14,6 +14,7 @@ from monai_ext.data.folders import files_below
 from monai_ext.data.images import is_frame
 from monai_ext.data.indexing.arrangement import IMAGE_FOLDERS, LABEL_FOLDERS, SCRIBBLE_FOLDERS, SUFFIXES, Found, arrange
 from monai_ext.data.indexing.index import CaseEntry, Index, Options, label_values, parse_visit_or_date, stem
+from monai_ext.data.indexing.parts import PartJoiner, Parts, add_part, structure_called
 from monai_ext.data.indexing.pictures import MaskCleaner
 from monai_ext.data.indexing.visits import patients_and_visits
 from monai_ext.data.text import read_json
@@ -38,7 +39,9 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
     ``_mask``, ``_seg`` or the like, an image's in ``_image`` or in nnU-Net's channel ``_0000`` (of which the first
     counts). Without a folder of images, see :func:`monai_ext.data.indexing.arrangement.arrange`; folders with one image
     each are visits of the patients above (:mod:`monai_ext.data.indexing.visits`). Images without a label are kept.
-    Label values come from ``--labels``, from nnU-Net's ``dataset.json``, or from the label maps.
+    Where ``--labels`` names several structures, files called as they are masks of one structure each, which are joined
+    (:mod:`monai_ext.data.indexing.parts`). Label values come from ``--labels``, from nnU-Net's ``dataset.json``, or
+    from the label maps.
 
     Raises:
         UserError: there are no images, or the labels' values cannot be told.
@@ -81,7 +84,9 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
         if has_tests:
             entry["split"] = "test" if name.startswith(TEST) else "train"
         index.datalist["cases"].append(entry)
-    _report_lonely(labels, channels, index)
+    _report_lonely({name: path for name, path in labels.items() if str(path) not in found.parts}, channels, index)
+    if found.parts and options.labels is not None and options.threshold is None:
+        PartJoiner(files, options.labels, index).join_all(found.parts)
     if labels and not any(entry["label"] for entry in index.datalist["cases"]):
         image, label = (stem(next(iter(found.values()))) for found in (images, labels))
         index.notes.append(
@@ -161,7 +166,35 @@ def find_files(root: Path, options: Options) -> Found:
     for found, name in ((images, "imagesTs"), (labels, "labelsTs")):
         found |= {f"{TEST}{key}": path for key, path in _below(there(name)).items()}
     images, labels = _chosen(images, root, options.image_pattern), _chosen(labels, root, options.label_pattern)
-    return Found(images, labels, scribbles)
+    labels, parts = _gather_parts(labels, images, options)
+    return Found(images, labels, scribbles, parts=parts)
+
+
+def _gather_parts(
+    labels: dict[str, Path], images: Iterable[str], options: Options
+) -> tuple[dict[str, Path], dict[str, Parts]]:
+    """Replace ``labels/p1_liver`` and ``labels/p1/liver`` by the label map of ``images/p1`` that they belong to."""
+    structures = options.labels or {}
+    if len(structures) < 2 or options.threshold is not None:
+        return labels, {}
+    bare = {_bare(_CHANNEL.sub("", name)) for name in images}
+    parts: dict[str, Parts] = {}
+    left = dict(labels)
+    for name, path in labels.items():
+        folder, _, own = name.rpartition("/")
+        said = structure_called(own, structures, [ending[1:] for ending in LABEL_ENDINGS])
+        image = "/".join(part for part in (folder, said[0] if said else own) if part)
+        if said is not None and image in bare and name not in bare:
+            add_part(parts.setdefault(image, {}), said[1], path)
+            del left[name]
+    for image, of_image in parts.items():
+        if (given := next((left[name] for name in _names(image) if name in left), None)) is not None:
+            listed = ", ".join(part.name for part in of_image.values())
+            raise UserError(
+                f"{given}: of the same image as masks of one structure each ({listed}); choose with --label_pattern"
+            )
+        left[image] = next(iter(of_image.values()))
+    return left, {str(left[image]): of_image for image, of_image in parts.items()}
 
 
 def _below(folders: Sequence[Path]) -> dict[str, Path]:
@@ -199,8 +232,11 @@ def _first_channels(images: dict[str, Path], index: Index) -> dict[str, str]:
 
 def _names(case: str) -> list[str]:
     """Return the names that the label map of a case may have."""
-    bare = next((case.removesuffix(ending) for ending in IMAGE_ENDINGS if case.endswith(ending)), case)
-    return [name + ending for name in dict.fromkeys((case, bare)) for ending in ENDINGS]
+    return [name + ending for name in dict.fromkeys((case, _bare(case))) for ending in ENDINGS]
+
+
+def _bare(case: str) -> str:
+    return next((case.removesuffix(ending) for ending in IMAGE_ENDINGS if case.endswith(ending)), case)
 
 
 def _match(case: str, found: dict[str, Path]) -> Path | None:
