@@ -190,6 +190,11 @@ def store_cases(
     return [StoredCase.from_json(told) for told in processes.from_first(make)]
 
 
+def superpixels_for(episodes: str, superpixels: Superpixels) -> Superpixels | None:
+    """Return how superpixels are cut, or None where a training's episodes are of annotated classes alone."""
+    return None if episodes == "supervised" else superpixels
+
+
 def training_pool(
     cases: Sequence[StoredCase],
     task: FewShotTask,
