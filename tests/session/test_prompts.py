@@ -149,7 +149,7 @@ def pair(bundle, datalist, tmp_path, cases=None, **options):
 def test_patients_and_structures_of_the_training_are_refused_with_and_without_a_support(bundle, datalist, tmp_path):
     support = {"support": "a0:2", "organ": "spleen"}
     for options in ({"labels": ["spleen"]}, support):
-        with pytest.raises(UserError, match="is of patient 'c'"):
+        with pytest.raises(UserError, match="is of patient 'c'.*--allow_trained true"):
             pair(bundle, datalist, tmp_path, **options)
         assert len(pair(bundle, datalist, tmp_path, **options, allow_trained=True)) > 1
     others = without(load_datalist(datalist), "c")
@@ -184,6 +184,21 @@ def test_a_support_needs_its_organ_and_the_reverse(bundle, datalist, tmp_path):
         pair(bundle, datalist, tmp_path, support="a0")
     with pytest.raises(UserError, match="give --support with it"):
         pair(bundle, datalist, tmp_path, organ="spleen")
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        (("matched", "a0:2", None), "matched"),
+        ((None, None, None), None),
+        ((None, "a0", None), None),
+        ((None, "a0:2", None), "nearest"),
+        ((None, "a0:2,3", None), "nearest"),
+        ((None, "a0", [[2, 1, 0], [2, 1, 1]]), "nearest"),
+    ],
+)
+def test_annotated_slices_serve_all_slices_of_a_target(given, chosen):
+    assert prompts.choose_reference_slice(*given) == chosen
 
 
 def test_a_support_s_slice_is_counted_along_the_axis_of_the_run(bundle, datalist, tmp_path):
