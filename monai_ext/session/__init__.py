@@ -13,7 +13,7 @@ from monai_ext.session.cases import (
     run_folder,
     select_labels,
 )
-from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, try_out
+from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, share, try_out
 from monai_ext.session.default_weights import choose_weights, scope_note
 from monai_ext.session.launch import choose_device, finish, run_cases, start
 from monai_ext.session.made import make_folder
@@ -83,6 +83,7 @@ __all__ = [
     "scope_note",
     "seen_by",
     "select_labels",
+    "share",
     "short_sha256",
     "start",
     "try_out",
