@@ -299,7 +299,7 @@ def pair_references(
 def choose_reference_slice(
     reference_slice: str | None, support: str | None, support_points: Sequence[Sequence[float]] | None = None
 ) -> str | None:
-    """Return which slice of a reference serves; one that names slices, or has points, is no annotation of a whole volume.
+    """Return which slice of a reference serves; where slices are named or points given, others are not annotated.
 
     Args:
         reference_slice: what the user chose; None: nothing.

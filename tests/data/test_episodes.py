@@ -236,8 +236,11 @@ def test_each_slice_is_mirrored_by_itself_and_its_mask_with_it(cases) -> None:
         batch = mirrored[number]
         for role, seen in ways.items():
             image, mask = plain[f"{role}_image"], plain[f"{role}_mask"]
-            way = [axes for axes in ((), (-2,), (-1,), (-2, -1)) if torch.equal(batch[f"{role}_image"], image.flip(axes))]
-            assert len(way) == 1 and torch.equal(batch[f"{role}_mask"], mask.flip(way[0]))
+            way = [
+                axes for axes in ((), (-2,), (-1,), (-2, -1)) if torch.equal(batch[f"{role}_image"], image.flip(axes))
+            ]
+            assert len(way) == 1
+            assert torch.equal(batch[f"{role}_mask"], mask.flip(way[0]))
             assert torch.equal(batch[f"{role}_valid"], plain[f"{role}_valid"].flip(way[0]))
             seen.update(way)
     assert all(len(seen) == 4 for seen in ways.values())
@@ -249,7 +252,8 @@ def test_a_mirrored_slice_stays_in_its_corner_of_the_square(cases) -> None:
     plain = EpisodeDataset(cases, SIDE, ["liver"], episodes=[episode])[0]
     assert padded["query_size"].tolist() == [[SIDE, SIDE]]
     assert torch.equal(padded["query_image"][..., :SIDE, :SIDE], plain["query_image"].flip((-2, -1)))
-    assert not padded["query_valid"][:, SIDE:].any() and not padded["query_valid"][..., SIDE:].any()
+    assert not padded["query_valid"][:, SIDE:].any()
+    assert not padded["query_valid"][..., SIDE:].any()
 
 
 @pytest.mark.parametrize("mirror", [0.0, 0.5])

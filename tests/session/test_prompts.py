@@ -149,7 +149,7 @@ def pair(bundle, datalist, tmp_path, cases=None, **options):
 def test_patients_and_structures_of_the_training_are_refused_with_and_without_a_support(bundle, datalist, tmp_path):
     support = {"support": "a0:2", "organ": "spleen"}
     for options in ({"labels": ["spleen"]}, support):
-        with pytest.raises(UserError, match="is of patient 'c'.*--allow_trained true"):
+        with pytest.raises(UserError, match=r"is of patient 'c'.*--allow_trained true"):
             pair(bundle, datalist, tmp_path, **options)
         assert len(pair(bundle, datalist, tmp_path, **options, allow_trained=True)) > 1
     others = without(load_datalist(datalist), "c")
