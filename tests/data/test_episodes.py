@@ -265,7 +265,8 @@ def test_the_support_of_a_superpixel_is_mirrored_against_its_query(cases, mirror
         batch = dataset[draw]
         image, query = batch["support_image"][0], batch["query_image"][0]
         way = [axes for axes in ((), (-2,), (-1,), (-2, -1)) if torch.equal(image, query.flip(axes))]
-        assert len(way) == 1 and way[0], "it is the query as it is"
+        assert len(way) == 1
+        assert way[0], "it is the query as it is"
         assert torch.equal(batch["support_mask"][0], batch["query_mask"][0].flip(way[0]))
         ways.update(way)
     assert len(ways) == 3
