@@ -5,6 +5,7 @@ what must happen once happens in the first of them, and a mistake is shown once:
 """
 
 from monai_ext.data.provenance import as_trained, weights_sha256
+from monai_ext.handlers.review_table import check_review
 from monai_ext.session.cases import (
     bundle_beside,
     count_classes,
@@ -52,6 +53,7 @@ __all__ = [
     "check_device",
     "check_options",
     "check_prompts",
+    "check_review",
     "check_sampler",
     "check_weights",
     "choose_device",

@@ -14,6 +14,7 @@ from monai_ext.data.images import read_label
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import UserError
+from monai_ext.evaluation.review import read_calibration
 from monai_ext.files import sha256_of
 from monai_ext.networks.sam import PromptableSam, build_compact
 from monai_ext.session import bundle_beside, prompts
@@ -229,6 +230,13 @@ def test_the_server_of_the_shipped_prompts_loads_the_sam_that_they_fit():
     record = json.loads((models / "prompts.json").read_text())
     assert sha256_of(models / "model.pt") == record["trained_as"]["sam_sha256"]
     assert sha256_of(models / "prompts.pt") == record["sha256"]
+
+
+def test_the_calibration_that_is_shipped_is_of_the_prompts_that_are_shipped():
+    bundles = Path(__file__).parents[2] / "bundles"
+    made_by = read_calibration(bundles / "prosam" / "configs" / "review_prompts.json").made_by
+    assert made_by["prompts"] == sha256_of(bundles / "prosam" / "models" / "prompts.pt")[:12]
+    assert made_by["sam"] == sha256_of(bundles / "prosam" / "models" / "model.pt")[:12]
 
 
 def test_weights_of_a_bundle_that_is_served_are_found_beside_the_bundle_itself(tmp_path):
