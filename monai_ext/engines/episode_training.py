@@ -190,8 +190,8 @@ def store_cases(
     return [StoredCase.from_json(told) for told in processes.from_first(make)]
 
 
-def superpixels_of(episodes: str, superpixels: Superpixels) -> Superpixels | None:
-    """Return how superpixels are cut; None: the episodes are of base classes alone, and none are."""
+def superpixels_for(episodes: str, superpixels: Superpixels) -> Superpixels | None:
+    """Return how superpixels are cut, or None where a training's episodes are of annotated classes alone."""
     return None if episodes == "supervised" else superpixels
 
 
@@ -203,7 +203,7 @@ def training_pool(
     superpixels: Superpixels,
 ) -> EpisodePool:
     """Collect the slices that a training draws from, and tell how many Setting 2 removed."""
-    cut = superpixels_of(episodes, superpixels)
+    cut = superpixels_for(episodes, superpixels)
     name = None if cut is None else cut.name
     pool = EpisodePool(cases, task.base, task.excluded, min_pixels, name, episodes == "superpixel")
     if processes.is_first():
