@@ -59,7 +59,7 @@ def choose_task(
 
     Args:
         known: names in the data lists.
-        base: None: all that are not novel.
+        base: None: all that are not novel; of superpixels alone none, which learn from no label.
         novel: None: none, as for weights that know all organs at hand.
         setting: 1 or 2.
         two_class: each step draws two classes, so there must be two.
@@ -78,7 +78,8 @@ def choose_task(
     if episodes not in EPISODES:
         raise UserError(f"--episodes {episodes!r} is unknown: choose one of {', '.join(EPISODES)}.")
     unseen = _names(novel)
-    seen = [name for name in known if name not in unseen] if base is None else _names(base)
+    unnamed = [] if episodes == "superpixel" else [name for name in known if name not in unseen]
+    seen = unnamed if base is None else _names(base)
     for name in (*unseen, *seen):
         if name not in known:
             raise UserError(f"class {name!r} is in no data list: they have {', '.join(known)}.")

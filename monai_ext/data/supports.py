@@ -74,6 +74,7 @@ def pair_with_support(
     allow_modality: bool = False,
     allow_trained: bool = False,
     slice_axis: str | None = None,
+    trained_option: str = "allow_overlap",
 ) -> list[Pair]:
     """Serve every case of a data list with one support.
 
@@ -94,6 +95,7 @@ def pair_with_support(
         allow_modality: let support and query be of different modalities.
         allow_trained: let patients of the training pass.
         slice_axis: axis that counts the slices, "R", "A" or "S"; None: the one with the largest spacing.
+        trained_option: option of the command line that lets patients of the training pass, for messages.
 
     Returns:
         One dictionary a query, as :func:`~monai_ext.data.pairs.pair_with_reference` gives, and ``reference_patient``,
@@ -110,8 +112,8 @@ def pair_with_support(
     if organ not in source.labels:
         raise UserError(f"class {organ!r} is unknown: {source.dataset} has {', '.join(source.labels)}.")
     if not allow_trained:
-        _refuse_trained([case], trained)
-        _refuse_trained(targets, trained if trained_queries is None else trained_queries)
+        _refuse_trained([case], trained, trained_option)
+        _refuse_trained(targets, trained if trained_queries is None else trained_queries, trained_option)
     if not allow_modality:
         own = case.modality or source.modality or ""
         for target in targets:
@@ -222,10 +224,10 @@ def _queries(datalist: DataList, support: Case, names: Sequence[str] | None) -> 
     return left
 
 
-def _refuse_trained(cases: Sequence[Case], trained: Collection[str]) -> None:
+def _refuse_trained(cases: Sequence[Case], trained: Collection[str], option: str) -> None:
     for case in cases:
         if (case.patient or case.case) in trained:
             raise UserError(
                 f"case {case.case!r} is of patient {case.patient or case.case!r}, who is in the training: leave the "
-                "patient out, or set --allow_overlap true."
+                f"patient out, or set --{option} true."
             )

@@ -132,7 +132,8 @@ def frozen_episodes(
         episodes = read_episodes(given)
         for number, episode in enumerate(episodes):
             if episode.name not in classes:
-                raise UserError(f"{given}: episode {number} asks for {episode.name!r}, which --classes does not name.")
+                what = "a superpixel" if episode.is_superpixel else repr(episode.name)
+                raise UserError(f"{given}: episode {number} asks for {what}, which --classes does not name.")
         check_episodes(episodes, cases)
     processes.from_first(lambda: write_episodes(path, episodes, seed=seed))
     return episodes

@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from monai_ext import processes
 from monai_ext.data.episode_lists import check_episodes, draw_episodes, read_episodes, write_episodes
@@ -203,7 +203,8 @@ def training_pool(
     superpixels: Superpixels,
 ) -> EpisodePool:
     """Collect the slices that a training draws from, and tell how many Setting 2 removed."""
-    name = None if episodes == "supervised" else superpixels.name
+    cut = superpixels_for(episodes, superpixels)
+    name = None if cut is None else cut.name
     pool = EpisodePool(cases, task.base, task.excluded, min_pixels, name, episodes == "superpixel")
     if processes.is_first():
         print(describe_pool(pool, task), file=sys.stderr)
@@ -265,8 +266,13 @@ def validation_episodes(
                 "no frozen episode asks for it; --validation_patients names others",
                 file=sys.stderr,
             )
+        if not classes and cut is None:
+            raise UserError(
+                f"no two validation patients of one data set and modality show {' or '.join(task.base)}: name others "
+                'with --validation_patients, lower --min_pixels, or let nobody validate, --validation_patients "[]".'
+            )
         if cut is None:
-            episodes = draw_episodes(EpisodePool(cases, classes or task.base, (), min_pixels), count, seed)
+            episodes = draw_episodes(EpisodePool(cases, classes, (), min_pixels), count, seed)
         else:
             known = count - count // 2 if classes else 0
             pool = EpisodePool(cases, classes, (), min_pixels, cut)
@@ -334,10 +340,11 @@ def episodic_record(
         notes: whom to name, and anything else.
     """
     seen = []
+    labels: Literal["dense", "none"] = "dense" if task.base or task.excluded else "none"  # superpixels need no label
     for one in lists:
         patients = sorted({str(c["patient"]) for c in groups["train"] if c["dataset"] == one.dataset})
         if patients:
-            seen.append(TrainingData(dataset=one.dataset, patients=patients, labels="dense", licence=licence))
+            seen.append(TrainingData(dataset=one.dataset, patients=patients, labels=labels, licence=licence))
     held = sorted({str(c["patient"]) for c in groups["validation"]})
     said = [f"base classes: {', '.join(task.base) or 'none'}", f"Setting {task.setting}"]
     said += [f"novel: {', '.join(task.novel)}"] if task.novel else []

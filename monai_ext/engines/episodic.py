@@ -8,6 +8,7 @@ terms, ``predict(network, batch)`` segments the queries. The content of a batch 
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from monai_ext import processes
 from monai_ext.data.episodes import Episode
 from monai_ext.errors import UserError
 from monai_ext.files import PathLike, atomic_path
@@ -31,6 +33,27 @@ Predict = Callable[[Any, Batch], Tensor]
 
 SELECTION = ("val_mean", "val_dice", "val_superpixel_dice", "val_miou", "val_fb_iou")
 """Metrics that can choose weights."""
+
+
+def check_selection(metric: str | None, episodes: Sequence[Episode]) -> None:
+    """Refuse, before the training, a metric of which the frozen episodes tell nothing; warn where there are none.
+
+    Args:
+        metric: one of :data:`SELECTION`; None: the last weights stay.
+        episodes: frozen ones of the validation.
+
+    Raises:
+        UserError: there are no superpixels for ``val_superpixel_dice``, or no classes for another metric.
+    """
+    if metric is None:
+        return
+    if not episodes:
+        if processes.is_first():
+            print("warning: no patient validates, so the last weights stay; see --validation_patients", file=sys.stderr)
+        return
+    kinds = {episode.is_superpixel for episode in episodes}
+    if metric != "val_mean" and (metric == "val_superpixel_dice") not in kinds:
+        raise UserError(f"--select {metric}: the validation has no such episodes; choose val_mean.")
 
 
 class EpisodicIteration:
@@ -209,8 +232,6 @@ class EpisodicSelection:
         evaluator.run(engine.state.epoch)
         metrics = dict(evaluator.state.metrics)
         self.table.note(engine.state.epoch, engine.state.iteration, metrics)
-        if self.metric is not None and self.metric not in metrics:
-            raise UserError(f"--select {self.metric}: the validation has no such episodes; choose val_mean.")
         if self.metric is not None and metrics[self.metric] > self.best:
             self.best, self.epoch = float(metrics[self.metric]), engine.state.epoch
             self.weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from scipy import stats
 
 from monai_ext.data.episode_outcomes import read_outcomes
 from monai_ext.data.manifest import load_datalist
+from monai_ext.data.text import read_json
 from monai_ext.errors import UserError, report_user_errors
 from monai_ext.evaluation.bootstrap import cohort_warning, percentile_interval, resampled
 from monai_ext.evaluation.calibrate_review import LEAST_SHARE, SliceOfRun, read_run
@@ -50,6 +51,9 @@ SETS = {
 }
 """Sets of features that are fitted together where a run has them: of ProSAM's draws, of test-time augmentation, and of
 the one mask that any SAM gives."""
+
+MAKERS = ("prompts", "sam")
+"""Entries of a run's summary that tell what made its features."""
 
 Floats = NDArray[np.float64]
 
@@ -228,7 +232,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     sets: dict[str, Sequence[str]] = {**SETS, **dict(_parse_set(text) for text in given.set)}
     patients = ", ".join(sorted({mask.patient for mask in validation}))
-    fitted = fit_scores(validation, sets, f"{len(validation)} masks of {patients}")
+    made_by = read_makers(given.on)
+    fitted = {
+        name: replace(one, made_by=made_by)
+        for name, one in fit_scores(validation, sets, f"{len(validation)} masks of {patients}").items()
+    }
     calibrations = known_scores(fitted, test)
     measured = measure_scores(test, calibrations, given.against, given.draws)
     dice = np.array([mask.dice for mask in test])
@@ -242,6 +250,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"left out, as the test run lacks their features: {', '.join(lacking)}")
     for warning in measured_warnings(measured[0]):
         print(warning)
+
+
+def read_makers(folder: Path) -> dict[str, str]:
+    """Return which learned prompts and SAM a run on episodes had, as its ``summary.json`` says; {}: it does not say."""
+    path = folder / "summary.json"
+    told = read_json(path) if path.is_file() else {}
+    return {key: told[key] for key in MAKERS if isinstance(told.get(key), str)}
 
 
 def measured_text(measured: Sequence[Measured], against: str) -> str:

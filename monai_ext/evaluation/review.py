@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,6 +99,8 @@ class Calibration:
         weights: of the standardised features.
         intercept: of the logistic function.
         threshold: scores below it are flagged.
+        made_by: what made the features, name -> first digits of the sha256, such as of learned ``prompts`` and their
+            ``sam``; empty: not known.
     """
 
     method: str
@@ -108,6 +110,7 @@ class Calibration:
     weights: tuple[float, ...]
     intercept: float
     threshold: float
+    made_by: Mapping[str, str] = field(default_factory=dict)
 
     def contributions(self, features: Features) -> dict[str, float]:
         """Return what each feature adds to the score's logit: negative ones speak against the mask."""
@@ -192,6 +195,7 @@ def read_calibration(path: str | Path) -> Calibration:
             str(content["method"]),
             intercept=float(content["intercept"]),
             threshold=float(content["threshold"]),
+            made_by={str(key): str(value) for key, value in dict(content.get("made_by", {})).items()},
             **tuples,
         )
         calibration.score(dict.fromkeys(calibration.names, 0.0))

@@ -30,12 +30,37 @@ from monai_ext.evaluation.review import (
     worst_first,
 )
 from monai_ext.evaluation.table import write_table
+from monai_ext.files import sha256_of
 from monai_ext.handlers.case_rows import CaseRows, cell_text
 from monai_ext.handlers.finished_cases import FinishedCases
 from monai_ext.handlers.mask_writer import decollated
 from monai_ext.transforms.sam_input import to_display
 
 logger = logging.getLogger(__name__)
+
+
+def check_review(review: str | Path | None, prompts: str | Path, sam: str | Path) -> None:
+    """Warn where a calibration was made on other learned prompts, or beside another SAM, as far as it tells.
+
+    Args:
+        review: of :func:`monai_ext.evaluation.review.read_calibration`; None: there is none.
+        prompts: file of the learned prompts of this run.
+        sam: that of SAM's weights.
+
+    Raises:
+        UserError: it is no calibration.
+    """
+    if review is None:
+        return
+    made_by = read_calibration(review).made_by
+    for what, key, path in (("learned prompts", "prompts", prompts), ("weights of SAM", "sam", sam)):
+        if key in made_by and not sha256_of(path).startswith(made_by[key]):
+            logger.warning(
+                "--review %s was calibrated on other %s (sha256 %s...) than %s, so that its chances and flags need not "
+                "hold: calibrate on a run of these",
+                *(review, what, made_by[key], path),
+            )
+            return
 
 
 class ReviewTable:

@@ -46,8 +46,9 @@ from monai_ext.prompts.sampled_masks import (
 from monai_ext.transforms.request import REQUEST
 from monai_ext.transforms.views import View, draw_views
 
-SLICES = ("matched", "largest")
-"""Which slice of a reference serves: the one that matches the target's, or the one with most of the structure."""
+SLICES = ("matched", "nearest", "largest")
+"""Which slice of a reference serves: the one that matches the target's, of those that show the structure the nearest to
+it, or the one with most of the structure."""
 
 AT_ONCE = 16
 """Draws that are decoded in one call."""
@@ -70,7 +71,9 @@ class ProsamInferer(ReferenceInferer):
             to compare with. Each costs an encoding and a decoding. 0: none.
         annotation: ``mask`` takes the reference's label as it is: a mask, or a box, scribble or dots that a user has
             painted. ``box``, ``scribble`` and ``points`` are derived from it.
-        reference_slice: one of :data:`SLICES`; ``largest`` looks for the structure on every slice of the target.
+        reference_slice: one of :data:`SLICES`; ``nearest`` and ``largest`` look for the structure on every slice of the
+            target. None: ``nearest`` where a reference shows the structure on single slices alone, no two of which are
+            neighbours, as where a user has annotated one slice; else ``matched``.
         slice_match: see :class:`ReferenceInferer`.
         seed: of draws and derived annotations; each slice and structure has its own.
         reference_image: see :class:`ReferenceInferer`.
@@ -100,7 +103,7 @@ class ProsamInferer(ReferenceInferer):
         uncertainty: bool = True,
         views: int = 0,
         annotation: str = "mask",
-        reference_slice: str = "matched",
+        reference_slice: str | None = None,
         slice_match: str = "relative",
         seed: int = 0,
         reference_image: Paths | None = None,
@@ -119,13 +122,14 @@ class ProsamInferer(ReferenceInferer):
             )
         if views < 0 or views == 1:
             raise UserError(f"--views is {views}: give 0, or 2 or more, whose masks are compared.")
-        if reference_slice not in SLICES:
+        if reference_slice is not None and reference_slice not in SLICES:
             raise UserError(f"reference_slice {reference_slice!r} is unknown: choose one of {', '.join(SLICES)}.")
         self.prompts, self.strategy, self.samples, self.annotation = prompts, strategy, samples, annotation
         self.uncertainty, self.views, self.reference_slice, self.seed = uncertainty, views, reference_slice, seed
         self._variances: dict[tuple[int, int], Tensor] = {}
         self._answer: dict[str, Any] = {}  # of a viewer's request
         self._shots: dict[tuple[int, int, int], Shot] = {}
+        self._held: dict[tuple[int, int], list[int]] = {}  # slices of a reference that show a structure
         self._served: list[Reference] | None = None
 
     def begin_case(self, image: MetaTensor, modality: str | None, **entries: Any) -> dict[str, Any]:
@@ -176,11 +180,26 @@ class ProsamInferer(ReferenceInferer):
         value = list(self.labels.values())[channel]
         shots, served = [], []
         for m in matched:
-            index = m.index if self.reference_slice == "matched" else _largest(m.reference, value)
-            if bool((m.reference.label[0, :, :, index] == value).any()):
+            index = self._serving_slice(m, value)
+            if index is not None:
                 shots.append(self._shot(network, m.reference, index, value))
                 served.append(MatchedSlice(m.reference, index))
         return (channel, shots, served) if shots else None
+
+    def _serving_slice(self, matched: MatchedSlice, value: int) -> int | None:
+        """Return the slice of a reference that serves where ``matched`` corresponds; None: none shows the structure."""
+        key = (id(matched.reference), value)
+        if key not in self._held:
+            self._held[key] = matched.reference.held_slices([value])
+        held = self._held[key]
+        rule = self.reference_slice
+        if rule is None:
+            rule = "matched" if bool((np.diff(held) == 1).any()) else "nearest"
+        if rule == "matched" or not held:
+            return matched.index if matched.index in held else None
+        if rule == "largest":
+            return _largest(matched.reference, value)
+        return min(held, key=lambda k: abs(k - matched.index))
 
     def _shot(self, network: PromptableNetwork, reference: Reference, index: int, value: int) -> Shot:
         """Features and masks of one reference slice, made once."""
@@ -253,7 +272,7 @@ class ProsamInferer(ReferenceInferer):
 
     def _forget_other_references(self) -> None:
         if self._served is not self.load_reference.loaded:
-            self._served, self._shots = self.load_reference.loaded, {}
+            self._served, self._shots, self._held = self.load_reference.loaded, {}, {}
 
 
 def _decode(network: PromptableNetwork, embeddings: Embeddings, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -180,14 +180,15 @@ class PromptDistributionNet(nn.Module):
         """
         if prompts.std is None:
             return prompts.mean.new_zeros(len(prompts.mean))
-        factor = self.sampler.std_factor(*prompts.mean.shape[-2:])
+        factor = self.sampler.std_factor(prompts.prompts_of_a_shot, prompts.mean.shape[-1])
         return factor * prompts.std.detach().square().mean(dim=(1, 2)).sqrt()
 
 
 def join_shots(shots: Sequence[PromptDistribution]) -> PromptDistribution:
     """Put the prompts from several references behind one another (VRP-SAM: 5 references, 250 prompts)."""
     stds = [shot.std for shot in shots if shot.std is not None]
-    return PromptDistribution(torch.cat([shot.mean for shot in shots], dim=1), torch.cat(stds, dim=1) if stds else None)
+    mean, std = torch.cat([shot.mean for shot in shots], dim=1), torch.cat(stds, dim=1) if stds else None
+    return PromptDistribution(mean, std, len(shots))
 
 
 def _check(

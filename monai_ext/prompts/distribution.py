@@ -35,10 +35,17 @@ class PromptDistribution:
     Attributes:
         mean: [B, N, C].
         std: [B, N, C], not negative; None: the prompts are the means.
+        shots: references that they come from, behind one another, with N / shots prompts each.
     """
 
     mean: Tensor
     std: Tensor | None = None
+    shots: int = 1
+
+    @property
+    def prompts_of_a_shot(self) -> int:
+        """N / shots."""
+        return self.mean.shape[-2] // self.shots
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,8 @@ class Sampler:
     Args:
         name: one of :data:`SAMPLERS`.
         nu: degrees of freedom (Table 5: 5 of 3 and 5).
-        joint: one delta for all prompts of a draw, whose n is then N C, in place of one a prompt with n = C. The
-            paper's wording allows both.
+        joint: one delta for all prompts of a draw and reference, whose n is then N C, in place of one a prompt with
+            n = C. The paper's wording allows both.
 
     Raises:
         UserError: for an unknown name, or an impossible nu.
@@ -87,6 +94,10 @@ class Sampler:
         if prompts.std is None or self.name == "none":
             return prompts.mean.expand(count, *prompts.mean.shape)
         mean, std = prompts.mean, prompts.std
+        if self.joint and prompts.shots > 1:  # each has the n that was learned with
+            size = prompts.prompts_of_a_shot
+            parts = zip(mean.split(size, dim=1), std.split(size, dim=1), strict=True)
+            return torch.cat([self.draw(PromptDistribution(*part), count, generator) for part in parts], dim=2)
         noise = torch.randn(count, *mean.shape, generator=generator)
         scale = SAMPLERS[self.name].scale(self, (count, *mean.shape), generator)
         return mean + std * (scale * noise).to(mean)

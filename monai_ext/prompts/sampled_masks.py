@@ -1,6 +1,7 @@
 """One mask from K masks of sampled prompts, and how far they agree (ProSAM §5.4, Table 7).
 
-Logits above 0 are the structure, as everywhere; where K masks are merged by votes, the result is +1 or -1.
+Logits above 0 are the structure, as everywhere; where K masks are merged by votes, the result is about +1 or -1, and a
+little larger the more masks hold a pixel, so that of two structures the one with more votes gets it.
 """
 
 from __future__ import annotations
@@ -48,20 +49,21 @@ def check_strategy(strategy: str, drawn_only: bool = False) -> None:
         raise UserError(f"strategy {strategy!r} is unknown: choose one of {', '.join(known)}.")
 
 
-def _votes(logits: Tensor) -> Tensor:
-    return (logits > 0).sum(dim=0)
+PER_VOTE = 1e-2
+"""What the share of the votes adds to a sign: too little to move a border where masks are resampled."""
 
 
-def _signs(inside: Tensor) -> Tensor:
-    return inside.float() * 2 - 1
+def _by_votes(logits: Tensor, is_inside: Callable[[Tensor, int], Tensor]) -> Tensor:
+    votes = (logits > 0).sum(dim=0)
+    return is_inside(votes, len(logits)).float() * 2 - 1 + PER_VOTE * votes / len(logits)
 
 
 MERGES: dict[str, Callable[[Tensor], Tensor]] = {
     "max_logits": lambda logits: logits.amax(dim=0),
     "mean_logits": lambda logits: logits.mean(dim=0),
-    "max_binary": lambda logits: _signs((logits > 0).any(dim=0)),
-    "mean_binary": lambda logits: _signs(2 * _votes(logits) >= len(logits)),
-    "majority": lambda logits: _signs(2 * _votes(logits) > len(logits)),
+    "max_binary": lambda logits: _by_votes(logits, lambda votes, count: votes > 0),
+    "mean_binary": lambda logits: _by_votes(logits, lambda votes, count: 2 * votes >= count),
+    "majority": lambda logits: _by_votes(logits, lambda votes, count: 2 * votes > count),
 }
 """Strategies that merge K masks, by name."""
 

@@ -5,6 +5,7 @@ what must happen once happens in the first of them, and a mistake is shown once:
 """
 
 from monai_ext.data.provenance import as_trained, weights_sha256
+from monai_ext.handlers.review_table import check_review
 from monai_ext.session.cases import (
     bundle_beside,
     count_classes,
@@ -13,7 +14,7 @@ from monai_ext.session.cases import (
     run_folder,
     select_labels,
 )
-from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, try_out
+from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, share, try_out
 from monai_ext.session.default_weights import choose_weights, scope_note
 from monai_ext.session.launch import choose_device, finish, run_cases, start
 from monai_ext.session.made import make_folder
@@ -23,6 +24,7 @@ from monai_ext.session.prompts import (
     build_prompts,
     check_prompts,
     check_sampler,
+    choose_reference_slice,
     find_prompts,
     load_compared,
     load_prompts,
@@ -51,9 +53,11 @@ __all__ = [
     "check_device",
     "check_options",
     "check_prompts",
+    "check_review",
     "check_sampler",
     "check_weights",
     "choose_device",
+    "choose_reference_slice",
     "choose_weights",
     "count_classes",
     "find_datalist",
@@ -81,6 +85,7 @@ __all__ = [
     "scope_note",
     "seen_by",
     "select_labels",
+    "share",
     "short_sha256",
     "start",
     "try_out",

@@ -75,6 +75,17 @@ def at_least(least: float, **options: float | None) -> None:
             raise UserError(f"--{name} is {value}: give {least} or more.")
 
 
+def share(**options: float | None) -> None:
+    """Refuse numbers that are no shares or probabilities, from 0 to 1; None passes.
+
+    Raises:
+        UserError: names the first option.
+    """
+    for name, value in options.items():
+        if value is not None and not (_is_number(value) and 0 <= value <= 1):
+            raise UserError(f"--{name} is {value}: give a number from 0 to 1.")
+
+
 def multiple_of(divisor: int, **options: int) -> None:
     """Refuse numbers that are no multiples of ``divisor``, or below it.
 

@@ -13,7 +13,7 @@ from monai_ext.data.drawn_supports import draw_support
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import Pair, pair_with_reference
 from monai_ext.data.provenance import as_trained, read_record, verify_weights, weights_sha256
-from monai_ext.data.supports import pair_with_support
+from monai_ext.data.supports import pair_with_support, parse_support
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of
 from monai_ext.networks.prompt_distribution import PromptDistributionNet
@@ -292,7 +292,26 @@ def pair_references(
         allow_modality=allow_modality,
         allow_trained=allow_trained,
         slice_axis=slice_axis,
+        trained_option="allow_trained",
     )
+
+
+def choose_reference_slice(
+    reference_slice: str | None, support: str | None, support_points: Sequence[Sequence[float]] | None = None
+) -> str | None:
+    """Return which slice of a reference serves; where slices are named or points given, others are not annotated.
+
+    Args:
+        reference_slice: what the user chose; None: nothing.
+        support: see :func:`monai_ext.data.supports.parse_support`.
+        support_points: points in it.
+
+    Returns:
+        ``nearest`` for such a support, else None: the inferer looks at the reference itself.
+    """
+    if reference_slice is not None or support is None:
+        return reference_slice
+    return "nearest" if support_points is not None or parse_support(support).slices else None
 
 
 def _refuse_trained(prompt_file: str | os.PathLike, pairs: Sequence[Pair], trained: Collection[str]) -> None:

@@ -25,6 +25,7 @@ from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys, ensure_tuple_rep
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -328,8 +329,9 @@ def resize_labels(label: Tensor, size: tuple[int, int]) -> Tensor:
 
     Where planes are reduced, nearest neighbours take a structure of one or two pixels or miss it, as its position falls
     on the grid. So a structure that covers no more than one new pixel of its plane, or that would be missed, takes the
-    new pixels with at least half of the largest share instead. All other structures stay as nearest neighbours have
-    them, but for pixels that such a small one takes.
+    new pixels with at least half of the largest share instead. So does each dot of a structure that is nothing but dots
+    so small and of about one size, as where a user has painted points. All other structures stay as nearest neighbours
+    have them, but for pixels that such a small one takes.
 
     Args:
         label: [C, H, W, D] whole numbers, 0 background.
@@ -343,10 +345,27 @@ def resize_labels(label: Tensor, size: tuple[int, int]) -> Tensor:
     for c, k in label.flatten(1, 2).any(dim=1).nonzero().tolist():
         before, after = label[c, :, :, k], resized[c, :, :, k]
         counts, kept = _count_values(before), _count_values(after)
+        dots = {value: _find_dots(before == value, pixel) for value in counts if value}
+        dots = {value: pieces for value, pieces in dots.items() if pieces}
         small = {value for value, count in counts.items() if value and (count <= pixel or value not in kept)}
-        if small:
-            resized[c, :, :, k] = _with_small(before, after, counts, small)
+        if small or dots:
+            resized[c, :, :, k] = _with_small(before, after, counts, small | dots.keys(), dots)
     return resized
+
+
+MOST_DOTS = 50
+"""Dots of a structure that are looked at one by one: a user paints no more."""
+
+
+def _find_dots(mask: Tensor, pixel: float) -> list[Tensor]:
+    """Return the pieces of a mask [H, W] where all are of about one size and cover at most ``pixel``; else nothing."""
+    if int(mask.sum()) > MOST_DOTS * pixel:
+        return []
+    pieces, _ = ndimage.label(mask.numpy(), np.ones((3, 3)))
+    sizes = np.bincount(pieces.ravel())[1:]
+    if not 2 <= len(sizes) <= MOST_DOTS or sizes.max() > pixel or 2 * sizes.min() < sizes.max():
+        return []
+    return [torch.from_numpy(pieces == number + 1) for number in range(len(sizes))]
 
 
 def _count_values(plane: Tensor) -> dict[int, int]:
@@ -355,7 +374,9 @@ def _count_values(plane: Tensor) -> dict[int, int]:
     return {lowest + number: count for number, count in enumerate(counts) if count}
 
 
-def _with_small(plane: Tensor, nearest: Tensor, counts: dict[int, int], small: set[int]) -> Tensor:
+def _with_small(
+    plane: Tensor, nearest: Tensor, counts: dict[int, int], small: set[int], dots: Mapping[int, Sequence[Tensor]]
+) -> Tensor:
     """Draw the small structures of a plane [H, W] by area on what nearest neighbours made of it, [h, w].
 
     Small structures keep off each other's pixels; one that is left without any takes the free one nearest to it.
@@ -370,11 +391,13 @@ def _with_small(plane: Tensor, nearest: Tensor, counts: dict[int, int], small: s
         largest = torch.stack([shares[value] for value in others]).argmax(dim=0)
         drawn = torch.where(freed, torch.tensor(others, dtype=drawn.dtype)[largest], drawn)
     for value in sorted(small, key=lambda value: (-counts[value], value)):
-        chosen = _largest_shares(shares[value], taken)
+        chosen = torch.zeros_like(taken)
+        for piece in [_covered_shares(dot, size) for dot in dots.get(value, ())] or [shares[value]]:
+            chosen |= _largest_shares(piece, taken)
         drawn[chosen] = value
         taken |= chosen
     lost = {value for value in others if value and not bool((drawn == value).any())}
-    return _with_small(plane, nearest, counts, small | lost) if lost else drawn
+    return _with_small(plane, nearest, counts, small | lost, dots) if lost else drawn
 
 
 def _largest_shares(shares: Tensor, taken: Tensor) -> Tensor:
@@ -393,7 +416,8 @@ def _largest_shares(shares: Tensor, taken: Tensor) -> Tensor:
 def _covered_shares(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Share of each new pixel that a mask [H, W] covers, [*size] float64."""
     rows, columns = (_overlaps(old, new) for old, new in zip(mask.shape, size, strict=True))
-    return rows @ mask.double() @ columns.T
+    held_rows, held_columns = mask.any(dim=1), mask.any(dim=0)  # a dot covers few of them
+    return rows[:, held_rows] @ mask[held_rows][:, held_columns].double() @ columns[:, held_columns].T
 
 
 def _overlaps(old: int, new: int) -> Tensor:

@@ -66,6 +66,9 @@ def test_mistakes_of_a_task(options, sentence) -> None:
 
 def test_superpixels_alone_need_no_base_class() -> None:
     assert choose_task(KNOWN, novel=KNOWN, episodes="superpixel", two_class=True).base == ()
+    assert choose_task(KNOWN, novel="spleen", episodes="superpixel").base == ()
+    assert choose_task(KNOWN, ["liver"], episodes="superpixel").base == ("liver",)
+    assert choose_task(KNOWN, novel="spleen", episodes="mixed").base == ("liver", "kidney")
 
 
 def test_setting_1_removes_nothing(cases) -> None:

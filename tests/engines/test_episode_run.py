@@ -81,6 +81,9 @@ def test_episodes_are_drawn_written_and_taken_again(cases, tmp_path):
     write_episodes(tmp_path / "list.json", [Episode("liver", SliceName("Toy", "a", 1), SliceName("Toy", "a", 2))])
     with pytest.raises(UserError, match="both of patient 'a'"):
         frozen_episodes(cases, ["liver"], 1, 6, 0, tmp_path / "c.json", tmp_path / "list.json")
+    write_episodes(tmp_path / "list.json", [Episode("", EPISODES[0].query, EPISODES[0].query, region=1)])
+    with pytest.raises(UserError, match="episode 0 asks for a superpixel, which --classes does not name"):
+        frozen_episodes(cases, ["liver"], 1, 6, 0, tmp_path / "c.json", tmp_path / "list.json")
 
 
 def test_patients_are_those_named_or_of_the_fold():

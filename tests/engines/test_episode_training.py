@@ -189,3 +189,6 @@ def test_record_of_the_weights() -> None:
     assert record.trained_as == {"image_size": 160}
     said = "base classes: liver, heart; Setting 2; novel: spleen; choices were made on p2, p3; Toy 2020"
     assert record.notes == said
+    assert {d.labels for d in record.datasets[:2]} == {"dense"}
+    unlabelled = training.episodic_record("w", "lite0", lists, groups, "CC0", FewShotTask((), ("spleen",)))
+    assert {d.labels for d in unlabelled.datasets} == {"none"}, "superpixels alone"

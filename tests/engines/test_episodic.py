@@ -21,6 +21,7 @@ from monai_ext.engines.episodic import (
     EpisodicIteration,
     EpisodicSelection,
     EpisodicValidation,
+    check_selection,
     count_epochs,
     parameter_groups,
 )
@@ -145,11 +146,21 @@ def test_the_best_weights_stay(cases, tmp_path, monkeypatch) -> None:
     assert [line["iteration"] for line in lines] == ["4", "8", "12"]
 
 
-def test_a_metric_that_there_is_not(cases, tmp_path) -> None:
+def test_a_metric_of_which_the_episodes_tell_nothing_is_refused_before_the_training(cases, capsys) -> None:
+    pool = EpisodePool(cases, CLASSES, superpixels=CUT.name)
+    classes, superpixels = draw_episodes(pool, 2), draw_episodes(pool, 0, superpixels=2)
+    for metric in (None, "val_mean", "val_dice", "val_superpixel_dice"):
+        check_selection(metric, classes + superpixels)
+    for metric, episodes in (("val_dice", superpixels), ("val_miou", superpixels), ("val_superpixel_dice", classes)):
+        with pytest.raises(UserError, match=f"--select {metric}: the validation has no such episodes"):
+            check_selection(metric, episodes)
+    assert not capsys.readouterr().err
+    check_selection("val_mean", [])
+    assert "no patient validates" in capsys.readouterr().err
+
+
+def test_an_interval_is_1_or_more(cases, tmp_path) -> None:
     network = Toy()
-    selection = EpisodicSelection(evaluator(cases, network), network, tmp_path, "val_other")
-    with pytest.raises(UserError, match="--select val_other: the validation has no such episodes"):
-        selection._validate(evaluator(cases, network))
     with pytest.raises(UserError, match="--val_interval is 0"):
         EpisodicSelection(evaluator(cases, network), network, tmp_path, interval=0)
 

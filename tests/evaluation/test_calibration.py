@@ -95,6 +95,15 @@ def test_the_command_writes_tables_a_figure_and_a_calibration_for_inference(tmp_
     assert "bootstrap intervals tend to be too narrow" in printed
 
 
+def test_a_calibration_tells_which_prompts_and_sam_it_is_for(tmp_path):
+    validation, test = (write_run(tmp_path / name, make_masks(name)) for name in ("ab", "cd"))
+    assert module.read_makers(validation) == {}
+    made_by = {"prompts": "0123456789ab", "sam": "ba9876543210"}
+    (validation / "summary.json").write_text(json.dumps({"algorithm": "prosam", **made_by, "miou": {}}))
+    module.main([str(test), "--on", str(validation), "--output_dir", str(tmp_path / "out"), "--draws", "20"])
+    assert read_calibration(tmp_path / "out" / "review_draws.json").made_by == made_by
+
+
 @pytest.mark.parametrize(
     ("test", "more", "words"),
     [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -11,8 +12,9 @@ from ignite.engine import Engine, Events
 
 from monai_ext.data.case_details import CaseDetails
 from monai_ext.errors import UserError
-from monai_ext.evaluation.review import Calibration
-from monai_ext.handlers.review_table import ReviewTable
+from monai_ext.evaluation.review import Calibration, calibration_text
+from monai_ext.files import sha256_of
+from monai_ext.handlers.review_table import ReviewTable, check_review
 
 LABELS = {"RV": 4, "LV": 7}
 CALIBRATION = Calibration("by hand", ("distance",), (0.5,), (0.1,), (-1.0,), 0.0, 0.5)
@@ -122,3 +124,24 @@ def test_tables_of_an_earlier_run_go_where_there_is_nothing_to_say(tmp_path):
     assert (tmp_path / "review.csv").is_file()
     run(tmp_path, ROWS[3:], full())
     assert not list(tmp_path.glob("review*.csv"))
+
+
+@pytest.mark.parametrize(
+    ("made_by", "words"),
+    [
+        ({}, None),
+        ({"prompts": "own", "sam": "own"}, None),
+        ({"prompts": "other", "sam": "own"}, "calibrated on other learned prompts"),
+        ({"prompts": "own", "sam": "other"}, "calibrated on other weights of SAM"),
+    ],
+)
+def test_a_calibration_of_other_weights_is_warned_of(tmp_path, caplog, made_by, words):
+    files = {name: tmp_path / f"{name}.pt" for name in ("prompts", "sam")}
+    for name, path in files.items():
+        path.write_bytes(name.encode())
+    told = {key: sha256_of(files[key])[:12] if value == "own" else "0" * 12 for key, value in made_by.items()}
+    review = tmp_path / "review.json"
+    review.write_text(calibration_text(replace(CALIBRATION, made_by=told)))
+    check_review(review, files["prompts"], files["sam"])
+    check_review(None, files["prompts"], files["sam"])
+    assert (words in caplog.text) if words else not caplog.text

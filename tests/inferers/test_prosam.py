@@ -192,6 +192,29 @@ def test_one_slice_can_serve_all(network, make_inferer, target):
         assert {row["reference_slice"] for row in details.rows if row["label"] == label} == {str(largest)}
 
 
+@pytest.mark.parametrize(
+    ("held", "rule", "served"),
+    [
+        ([1], None, [1, 1, 1, 1, 1]),
+        ([1, 3], None, [1, 1, 1, 3, 3]),
+        ([1, 2], None, [None, 1, 2, None, None]),
+        ([1, 2], "nearest", [1, 1, 2, 2, 2]),
+        ([1], "matched", [None, 1, None, None, None]),
+    ],
+)
+def test_slices_that_were_annotated_one_by_one_serve_all_slices(
+    network, make_image, make_loader, make_net, disc, held, rule, served
+):
+    label = np.zeros((*SIZE, 5), np.int64)
+    label[..., held] = disc(SIZE, (14, 18), 9)[..., None]
+    load = make_loader({"a": (make_image(1, (*SIZE, 5)), label)}, {"lesion": 1})
+    inferer = ProsamInferer({"lesion": 1}, load, make_net(), uncertainty=False, reference_slice=rule)
+    _, details = inferer.segment_case(make_image(7, (*SIZE, 5))[None], network, "a", "a")
+    for row, slice_ in zip(details.rows, served, strict=True):
+        assert (row["status"] == "reference_absent") == (slice_ is None)
+        assert slice_ is None or row["reference_slice"] == str(slice_)
+
+
 @pytest.mark.parametrize("reference_slice", ["matched", "largest"])
 def test_a_reference_without_the_structure_is_not_named(
     network, make_loader, make_net, references, target, reference_slice

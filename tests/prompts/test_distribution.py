@@ -178,3 +178,17 @@ def test_the_rest_on_a_quartic_is_of_fourth_order():
         return float(expected - 0.5 * sigma**2 * (12 * mean**2).sum())
 
     assert rest(0.4) / rest(0.2) == pytest.approx(16, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_prompts_of_several_references_spread_as_those_of_one(name):
+    """Joint prompts have one delta and one n for each reference, as where they were learned."""
+    sampler, shape = Sampler(name, joint=True), (1, 6, 4)
+    one = PromptDistribution(torch.zeros(shape), torch.ones(shape))
+    three = PromptDistribution(torch.zeros(1, 18, 4), torch.ones(1, 18, 4), shots=3)
+    drawn, alone = (sampler.draw(prompts, 4000, generator()) for prompts in (three, one))
+    assert drawn.shape == (4000, 1, 18, 4)
+    assert float(drawn.std()) == pytest.approx(float(alone.std()), rel=0.05)
+    if name in ("t", "t_nu"):
+        sizes = drawn.square().mean(dim=3)[:, 0]
+        assert float(torch.corrcoef(sizes[:, [0, 5, 6]].T)[0, 2]) == pytest.approx(0, abs=0.1)

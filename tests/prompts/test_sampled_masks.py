@@ -34,6 +34,12 @@ def test_merged_by_hand(strategy, held):
     assert (merge_logits(FOUR, strategy) > 0).int().tolist() == held
 
 
+@pytest.mark.parametrize("strategy", ["max_binary", "mean_binary", "majority"])
+def test_of_two_structures_the_one_with_more_votes_gets_a_pixel(strategy):
+    fewer, more = torch.tensor([[1.0], [2.0], [9.0], [-1.0]]), torch.tensor([[1.0], [1.0], [1.0], [1.0]])
+    assert merge_logits(more, strategy) > merge_logits(fewer, strategy) > 0
+
+
 def test_logits_are_merged_as_numbers():
     assert merge_logits(FOUR, "max_logits").tolist() == [3, 2, 5, 1, -1]
     assert merge_logits(FOUR, "mean_logits").tolist() == [3, -0.25, -1.5, 0, -1]

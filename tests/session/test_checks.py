@@ -71,3 +71,10 @@ def test_numbers_and_names():
             session.multiple_of(16, image_size=size)
     with pytest.raises(UserError, match="precision 'c' is unknown: choose one of a, b"):
         session.one_of(["a", "b"], precision="c")
+
+
+def test_shares_lie_between_0_and_1():
+    session.share(mirror=0, superpixel_share=0.5, other=None)
+    for wrong in (-0.1, 1.5, "x", True):
+        with pytest.raises(UserError, match=f"--mirror is {wrong}: give a number from 0 to 1"):
+            session.share(superpixel_share=1, mirror=wrong)

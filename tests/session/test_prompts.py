@@ -14,6 +14,7 @@ from monai_ext.data.images import read_label
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.errors import UserError
+from monai_ext.evaluation.review import read_calibration
 from monai_ext.files import sha256_of
 from monai_ext.networks.sam import PromptableSam, build_compact
 from monai_ext.session import bundle_beside, prompts
@@ -149,7 +150,7 @@ def pair(bundle, datalist, tmp_path, cases=None, **options):
 def test_patients_and_structures_of_the_training_are_refused_with_and_without_a_support(bundle, datalist, tmp_path):
     support = {"support": "a0:2", "organ": "spleen"}
     for options in ({"labels": ["spleen"]}, support):
-        with pytest.raises(UserError, match="is of patient 'c'"):
+        with pytest.raises(UserError, match=r"is of patient 'c'.*--allow_trained true"):
             pair(bundle, datalist, tmp_path, **options)
         assert len(pair(bundle, datalist, tmp_path, **options, allow_trained=True)) > 1
     others = without(load_datalist(datalist), "c")
@@ -186,6 +187,21 @@ def test_a_support_needs_its_organ_and_the_reverse(bundle, datalist, tmp_path):
         pair(bundle, datalist, tmp_path, organ="spleen")
 
 
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        (("matched", "a0:2", None), "matched"),
+        ((None, None, None), None),
+        ((None, "a0", None), None),
+        ((None, "a0:2", None), "nearest"),
+        ((None, "a0:2,3", None), "nearest"),
+        ((None, "a0", [[2, 1, 0], [2, 1, 1]]), "nearest"),
+    ],
+)
+def test_annotated_slices_serve_all_slices_of_a_target(given, chosen):
+    assert prompts.choose_reference_slice(*given) == chosen
+
+
 def test_a_support_s_slice_is_counted_along_the_axis_of_the_run(bundle, datalist, tmp_path):
     others = without(load_datalist(datalist), "c")
     for letter, axis in ((None, 2), ("A", 1), ("R", 0)):
@@ -214,6 +230,13 @@ def test_the_server_of_the_shipped_prompts_loads_the_sam_that_they_fit():
     record = json.loads((models / "prompts.json").read_text())
     assert sha256_of(models / "model.pt") == record["trained_as"]["sam_sha256"]
     assert sha256_of(models / "prompts.pt") == record["sha256"]
+
+
+def test_the_calibration_that_is_shipped_is_of_the_prompts_that_are_shipped():
+    bundles = Path(__file__).parents[2] / "bundles"
+    made_by = read_calibration(bundles / "prosam" / "configs" / "review_prompts.json").made_by
+    assert made_by["prompts"] == sha256_of(bundles / "prosam" / "models" / "prompts.pt")[:12]
+    assert made_by["sam"] == sha256_of(bundles / "prosam" / "models" / "model.pt")[:12]
 
 
 def test_weights_of_a_bundle_that_is_served_are_found_beside_the_bundle_itself(tmp_path):

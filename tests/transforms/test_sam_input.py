@@ -412,6 +412,22 @@ def test_what_a_small_structure_frees_is_filled_by_its_surroundings():
     assert label[1].tolist() == [6, 1, 6, 6]
 
 
+@pytest.mark.parametrize("size", [(64, 64), (40, 41), (100, 90), (30, 30)])
+def test_no_dot_of_painted_points_is_lost(size):
+    rng, plane = np.random.default_rng(size[0]), np.zeros((128, 128), np.int64)
+    places = rng.permutation(np.argwhere(np.ones((8, 8))))[:12] * 13 + rng.integers(9, 12, (12, 2))
+    plane[places[:, 0], places[:, 1]] = 3
+    plane[100:, :5] = 8  # another structure, which is no dots
+    found = reduced(plane, size)
+    cells = np.argwhere(found == 3)
+    for row, column in places:
+        ahead = [(row + 0.5) * size[0] / 128 - 0.5, (column + 0.5) * size[1] / 128 - 0.5]
+        assert np.abs(cells - ahead).max(axis=1).min() <= 1
+    assert 12 <= len(cells) <= 4 * 12
+    nearest = resize_planes(torch.as_tensor(plane)[None, ..., None], size, "nearest", antialias=False)[0, ..., 0]
+    assert np.array_equal(found == 8, nearest.numpy() == 8)
+
+
 def test_slices_and_channels_are_judged_one_by_one():
     label = torch.zeros(2, 8, 8, 3)
     label[0, 2, 2, 1] = label[1, 5, 4, 2] = 3
