@@ -157,10 +157,13 @@ def _by_centre(
 def _by_middle(
     target: MetaTensor, reference: MetaTensor, reference_slices: Held = None, target_slices: Range = None
 ) -> list[int | None]:
-    """Take the middle annotated slice for all."""
-    if not reference_slices:
-        raise ValueError("the rule middle needs the annotated slices of the reference")
-    return [reference_slices[len(reference_slices) // 2]] * target.shape[-1]
+    """Take the middle annotated slice for all; a reference without any serves none."""
+    return [middle_slice(reference_slices)] * target.shape[-1]
+
+
+def middle_slice(slices: Held) -> int | None:
+    """Return the middle one of annotated slices, of two the later; None where there is none."""
+    return slices[len(slices) // 2] if slices else None
 
 
 CHUNKS = 3
@@ -171,11 +174,13 @@ def _by_chunk(
     target: MetaTensor, reference: MetaTensor, reference_slices: Held = None, target_slices: Range = None
 ) -> list[int | None]:
     """Divide the slices that hold the structure into chunks, and take the slice in the middle of the support's."""
-    if not reference_slices or target_slices is None:
+    if target_slices is None:
         raise UserError(
             f"{_file(target)}: slice_match chunks needs to know which slices of the target hold the structure: overlay "
             "configs/ep1.yaml on evaluate.yaml, or choose --slice_match middle."
         )
+    if not reference_slices:
+        return [None] * target.shape[-1]
     count = len(reference_slices)
     supports = [reference_slices[(2 * k + 1) * count // (2 * CHUNKS)] for k in range(CHUNKS)]
     first, last = target_slices

@@ -154,6 +154,11 @@ def test_chunks_are_those_of_the_protocol(held, shown):
     assert match_slices(volume(10), volume(20), "chunks", held, shown) == expected
 
 
+@pytest.mark.parametrize("rule", ["middle", "chunks"])
+def test_a_reference_without_the_structure_serves_no_slice(rule):
+    assert match_slices(volume(3), volume(4), rule, [], (0, 2)) == [None] * 3
+
+
 def test_chunks_without_their_knowledge_are_refused():
     with pytest.raises(UserError, match=r"target\.nii\.gz.*chunks.*ep1\.yaml.*--slice_match middle"):
         match_slices(volume(3), volume(3), "chunks", [0, 1], None)
