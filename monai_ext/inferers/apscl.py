@@ -75,7 +75,8 @@ class ApsclInferer(ReferenceInferer):
         if self.z_samples and not few_shot.options.fem:
             raise UserError(f"--z_samples {self.z_samples}: these weights have no FEM, so no z to draw; leave it out.")
         serving = [self._serving(matched, value) for value in self.labels.values()]
-        supports = [self._support(few_shot, own, value) for own, value in zip(serving, self.labels.values(), strict=True)]
+        values = self.labels.values()
+        supports = [self._support(few_shot, own, value) for own, value in zip(serving, values, strict=True)]
         if all(support is None for support in supports):
             return [SliceResult(None, "reference_absent", {}) for _ in supports]
         embeddings = target.encode(network)

@@ -427,8 +427,8 @@ def _warn_of_unserved(rows: Sequence[Mapping[str, Any]], rule: str, file: str) -
     sought = {row["label"] for row in rows if row["status"] not in ("reference_absent", "outside_reference")}
     if missing := [name for name in names if name not in sought]:
         logger.warning(
-            "%s: %s was not sought, since no slice of the reference that serves by --slice_match %s shows it: its empty "
-            "mask says nothing of the image",
+            "%s: %s was not sought, since no slice of the reference that serves by --slice_match %s shows it: its "
+            "empty mask says nothing of the image",
             file,
             ", ".join(missing),
             rule,

@@ -57,7 +57,7 @@ def test_it_is_an_episode(network, loader, make_image, label):
     target = make_image(2, (*SIZE, 2))
     logits = ApsclInferer(LABELS, loader, "middle")(target[None], network, "a", "a")[0].as_tensor()
     images = make_image(1, (*SIZE, 3)).as_tensor()[None]
-    for channel, (value, middle) in enumerate({1: 2, 2: 1}.items()):  # of two annotated slices the second, or the only one
+    for channel, (value, middle) in enumerate({1: 2, 2: 1}.items()):  # of two annotated slices the second
         support = images[..., middle]
         mask = torch.as_tensor(label[None, ..., middle] == value).float()
         with torch.no_grad():
