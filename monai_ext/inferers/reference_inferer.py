@@ -204,7 +204,7 @@ class ReferenceInferer(CaseInferer):
             or [],
             request.get("reference_label", reference_label if reference_label is not None else self.reference_label)
             or [],
-            request.get("modality", _texts(reference_modality) or single_value(modality)),
+            _modalities(request) or _texts(reference_modality) or single_value(modality),
             self.labels,
             frame_extent(image),
         )
@@ -433,6 +433,12 @@ def _warn_of_unserved(rows: Sequence[Mapping[str, Any]], rule: str, file: str) -
             ", ".join(missing),
             rule,
         )
+
+
+def _modalities(request: Mapping[str, Any]) -> str | list[str] | None:
+    """Return the modality of each reference of a viewer's request, or of all; None where nothing is known."""
+    given = request.get("reference_modality") or []
+    return given if any(given) else request.get("modality")
 
 
 def _texts(value: Any) -> list[str]:

@@ -254,8 +254,12 @@ def with_oracle_slices(
         labels: name -> value of the structures that count; None: all.
 
     Raises:
-        UserError: for a label without these.
+        UserError: for a label without these; or, with ``labels``, for several, each of which has a range of its own.
     """
+    if labels is not None and len(labels) > 1:
+        raise UserError(
+            f"the protocol EP1 is of one structure, and {len(labels)} are asked for: name one, --labels \"['NAME']\"."
+        )
     known = []
     for pair in pairs:
         label = to_display(read_label(pair["label"]), read_geometry(pair["label"]).affine, slice_axis)
@@ -263,6 +267,8 @@ def with_oracle_slices(
         held = np.flatnonzero(shown.any(axis=(0, 1)))
         if not len(held):
             what = "is empty" if labels is None else f"holds no {' or '.join(labels)}"
-            raise UserError(f"case {pair['case']}: {pair['label']} {what}, so it has no structure to centre on.")
+            raise UserError(
+                f"case {pair['case']}: {pair['label']} {what}, so it has no range of slices: leave the case out."
+            )
         known.append({**pair, "oracle_slices": [int(held[0]), int(held[-1])]})
     return known

@@ -201,6 +201,15 @@ def test_oracle_slices_follow_a_forced_slice_axis(write_label):
     assert known["oracle_slices"] == [held[0], held[-1]]
 
 
+def test_the_oracle_range_is_of_one_structure(write_label):
+    label = np.ones((6, 6, 10))
+    pair = write_label(label, np.diag([1, 1, 5.0, 1]))
+    with pytest.raises(UserError, match="EP1 is of one structure, and 2 are asked for: name one, --labels"):
+        with_oracle_slices([pair], labels={"a": 1, "b": 2})
+    with pytest.raises(UserError, match=r"case c: .* holds no b, so it has no range of slices: leave the case out"):
+        with_oracle_slices([pair], labels={"b": 2})
+
+
 def test_oracle_slices_of_an_empty_label_are_refused(write_label):
     with pytest.raises(UserError, match=r"case c: .* is empty"):
         with_oracle_slices([write_label(np.zeros((4, 4, 4)), np.eye(4))])
