@@ -13,7 +13,8 @@ from monai_ext.errors import UserError
 
 REQUEST = "request"
 """Key of the meta; its value: ``reference_image``, ``reference_label``, ``reference_choice``, ``labels``, ``clicks``,
-``modality``, ``reference_modality`` (of each), and ``answer``, what the server returns beside the mask, to which an inferer may add."""
+``modality``, ``reference_modality`` (of each reference), and ``answer``, what the server returns beside the mask, to
+which an inferer may add."""
 
 
 class Requestd(MapTransform):
