@@ -160,7 +160,7 @@ class EpisodePool:
     ``slices`` and ``removed`` count all slices and the removed ones, ``members`` maps each class to its (case, row).
 
     Raises:
-        UserError: no two patients of one data set show a class, or no slice holds a superpixel.
+        UserError: no two patients of one data set show a class, no slice holds a superpixel, or none is left.
 
     Example:
         >>> pool = EpisodePool(cases, ["liver", "spleen"], excluded=["kidney"])
@@ -178,6 +178,7 @@ class EpisodePool:
         superpixels_only: bool = False,
     ) -> None:
         self.cases, self.classes, self.superpixels = list(cases), tuple(classes), superpixels
+        self.excluded = tuple(excluded)
         self.members: dict[str, list[tuple[int, int]]] = {name: [] for name in classes}
         self.rows: list[tuple[int, int]] = []
         self.slices = 0
@@ -228,6 +229,11 @@ class EpisodePool:
             count = int(maps[number][row].max())
             if count:
                 counted.append((number, row, count))
+        if not self.rows and self.removed:
+            raise UserError(
+                f"all {self.slices} training slices were removed, as each shows {' or '.join(self.excluded)} (Setting "
+                "2): take --setting 1, or fewer novel classes."
+            )
         if not counted:
             raise UserError("no training slice holds a superpixel: lower the smallest size, or raise the largest.")
         return counted

@@ -47,6 +47,7 @@ class Studies:
         folder: of the studies; None: :func:`served_folder`.
         reference_visit: see :func:`monai_ext.data.pairs.pair_with_reference`.
         names: structures to serve; None: all.
+        allow_modality: a reference may be of another modality than the study, as far as the data list tells them.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class Studies:
         folder: str | os.PathLike | None = None,
         reference_visit: VisitLike | Sequence[VisitLike] | None = None,
         names: Sequence[str] | str | None = None,
+        allow_modality: bool = True,
     ) -> None:
         self.folder = served_folder() if folder is None else Path(folder)
-        self.reference_visit = reference_visit
+        self.reference_visit, self.allow_modality = reference_visit, allow_modality
         self.names = [names] if isinstance(names, str) else names
 
     def __call__(self, item: Mapping[Any, Any]) -> dict[str, Any] | None:
@@ -67,7 +69,8 @@ class Studies:
 
         Returns:
             ``reference_image`` and ``reference_label`` (files), ``reference`` (their names), ``reference_choice``
-            (``pooled`` or ``nearest``), ``labels`` (name -> value), ``modality``.
+            (``pooled`` or ``nearest``), ``labels`` (name -> value), ``modality`` and ``reference_modality``, of each
+            reference; ``""`` where the data list does not tell.
 
         Raises:
             UserError: nothing serves this study, or what is named is not there.
@@ -76,9 +79,10 @@ class Studies:
             return None
         image = Path(item["image_path"]).resolve()
         named = item.get("reference")
-        found = self._by_name(named) if named else self._by_patient(image)
+        found = self._by_name(named, image) if named else self._by_patient(image)
         if image in {Path(file).resolve() for file in found["reference_image"]}:
             raise UserError(f"study {_stem(image)} cannot be its own reference: name an earlier, annotated study.")
+        self._refuse_other_modality(found, image)
         return self._chosen(found)
 
     @property
@@ -88,7 +92,7 @@ class Studies:
             raise ValueError("there is no folder of studies: this is no MONAI Label server")
         return self.folder
 
-    def _by_name(self, named: Any) -> dict[str, Any]:
+    def _by_name(self, named: Any, asked: Path) -> dict[str, Any]:
         labels: dict[str, int] = {}
         names, images, files = [], [], []
         for one in named if isinstance(named, (list, tuple)) else [named]:
@@ -102,14 +106,34 @@ class Studies:
             files.append(str(label))
             held = _values(label)
             _join(labels, {name: value for name, value in _names(info, held).items() if value in held}, study)
+        known = self._modalities()
         return {
             "reference": names,
             "reference_image": images,
             "reference_label": files,
             "reference_choice": "pooled",
             "labels": labels,
-            "modality": "",
+            "modality": known.get(asked, ""),
+            "reference_modality": [known.get(Path(file).resolve(), "") for file in images],
         }
+
+    def _modalities(self) -> dict[Path, str]:
+        """Modality of each image of the data list, as far as there is one."""
+        path = self._served / DATALIST
+        if not path.is_file():
+            return {}
+        datalist = load_datalist(path)
+        return {Path(case.image).resolve(): case.modality or datalist.modality or "" for case in datalist.cases}
+
+    def _refuse_other_modality(self, found: Mapping[str, Any], image: Path) -> None:
+        own = found["modality"]
+        for name, other in zip(found["reference"], found["reference_modality"], strict=True):
+            differs = other.strip().casefold() != own.strip().casefold()
+            if own and other and differs and not self.allow_modality:
+                raise UserError(
+                    f"study {_stem(image)} is {own}, but its reference {name} is {other}: name a reference of its "
+                    "modality, or set allow_modality in the bundle's inference.yaml."
+                )
 
     def _annotated(self, study: str, tag: str) -> tuple[Path, Path, Mapping[str, Any]]:
         """Image, label and what the datastore noted of the label."""
@@ -143,6 +167,11 @@ class Studies:
                 f"study {case.case}: patient {case.patient!r} has no annotated study to be the reference: annotate "
                 "an earlier visit and submit its label."
             )
+        if case.visit is None and not case.reference_image and all(c.case == case.case for c in annotated):
+            raise UserError(
+                f"study {case.case}: no other study of patient {case.patient!r} is annotated: name an annotated study "
+                f'in the request, "reference": {{"study": NAME, "tag": "{FINAL}"}}.'
+            )
         known = case.reference_image or case.visit is None or any(_is_before(c.visit, case.visit) for c in annotated)
         pairs = pair_with_reference(patient, self.reference_visit) if known else []
         pair = next((p for p in pairs if p["case"] == case.case), None)
@@ -162,7 +191,7 @@ class Studies:
                 "and value to 'labels' there."
             )
         labels = {name: value for name, value in datalist.labels.items() if value in held}
-        keys = ("reference", "reference_image", "reference_label", "reference_choice", "modality")
+        keys = ("reference", "reference_image", "reference_label", "reference_choice", "modality", "reference_modality")
         return {**{key: pair[key] for key in keys}, "labels": labels}
 
     def _with_datastore_labels(self, datalist: DataList, asked: Case) -> tuple[DataList, dict[str, Mapping[int, str]]]:

@@ -112,13 +112,13 @@ def pair_with_support(
     if organ not in source.labels:
         raise UserError(f"class {organ!r} is unknown: {source.dataset} has {', '.join(source.labels)}.")
     if not allow_trained:
-        _refuse_trained([case], trained, trained_option)
-        _refuse_trained(targets, trained if trained_queries is None else trained_queries, trained_option)
+        refuse_trained([case], trained, trained_option)
+        refuse_trained(targets, trained if trained_queries is None else trained_queries, trained_option)
     if not allow_modality:
         own = case.modality or source.modality or ""
         for target in targets:
             other = target.modality or datalist.modality or ""
-            if other != own:
+            if other.strip().casefold() != own.strip().casefold():
                 raise UserError(
                     f"case {target.case!r} is {other or '?'}, but its support {case.case!r} is {own or '?'}: choose a "
                     "support of its modality, or set --allow_modality true."
@@ -162,11 +162,16 @@ def write_support_mask(
     label = str(case.label)
     geometry = read_geometry(case.image)
     check_same_grid(case.image, geometry, label, read_geometry(label))  # the mask gets the image's header
-    mask = read_label(label) == value
+    stored = read_label(label)
+    mask = stored == value
+    if not mask.any():
+        there = ", ".join(str(int(one)) for one in np.unique(stored)[:10]) or "nothing"
+        raise UserError(
+            f"support {support.name}: {label} shows no {organ} (value {value}; it holds {there}): choose another "
+            "support, or correct the value in the data list."
+        )
     if support.slices:
         mask &= _named_slices(support, case, organ, mask, slice_axis)
-    if not mask.any():
-        raise UserError(f"support {support.name}: {label} shows no {organ} (value {value}): choose another support.")
     place = None if geometry.affine is None else geometry.affine.tolist()
     key = content_key([sha256_of(label), list(support.slices), value, written, slice_axis, place])[:10]
     path = Path(folder) / f"{case.case}_{key}{'.png' if mask.ndim == 2 else '.nii.gz'}"
@@ -186,8 +191,10 @@ def _named_slices(support: Support, case: Case, organ: str, mask: np.ndarray, sl
     shown = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))).tolist()
     for number in support.slices:
         if number not in shown:
-            there = f"slices {shown[0]} to {shown[-1]} do" if shown else "none does"
-            raise UserError(f"support {support.name}: slice {number} of {case.label} shows no {organ}; {there}.")
+            raise UserError(
+                f"support {support.name}: slice {number} of {case.label} shows no {organ}; slices {shown[0]} to "
+                f"{shown[-1]} do."
+            )
     kept = np.isin(np.arange(mask.shape[axis]), support.slices)
     return kept.reshape([-1 if k == axis else 1 for k in range(3)])
 
@@ -224,7 +231,17 @@ def _queries(datalist: DataList, support: Case, names: Sequence[str] | None) -> 
     return left
 
 
-def _refuse_trained(cases: Sequence[Case], trained: Collection[str], option: str) -> None:
+def refuse_trained(cases: Sequence[Case], trained: Collection[str], option: str = "allow_overlap") -> None:
+    """Refuse cases whose patients are among those of the training.
+
+    Args:
+        cases: that are to be segmented, or that serve.
+        trained: patients of the training.
+        option: of the command line that lets them pass, for the message.
+
+    Raises:
+        UserError: names the case and the patient.
+    """
     for case in cases:
         if (case.patient or case.case) in trained:
             raise UserError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from monai_ext.errors import UserError
 from monai_ext.losses.prior_consistency import CollapseMonitor, PriorConsistencyLoss
 from monai_ext.losses.spatial_contrast import ContrastQueue, SpatialContrastLoss
 from monai_ext.networks.prototype_net import Episode, PrototypeNet
@@ -38,6 +39,9 @@ class ApsclObjective:
         superpixel_kl: whether episodes of superpixels, whose masks are no anatomy, have a KL divergence, too.
         queue_size: images held for ``scl_pool: queue``.
         window: masks over which the collapse of z_y is watched.
+
+    Raises:
+        UserError: ``ce_weight`` is not two numbers above 0.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class ApsclObjective:
         window: int = 200,
     ) -> None:
         self.lambda_kl, self.lambda_scl, self.lambda_align = lambda_kl, lambda_scl, lambda_align
-        self.ce_weight, self.superpixel_kl = torch.tensor(ce_weight, dtype=torch.float32), superpixel_kl
+        self.ce_weight, self.superpixel_kl = _class_weights(ce_weight), superpixel_kl
         self.consistency = PriorConsistencyLoss(kl_direction)
         self.contrast = SpatialContrastLoss(scl_pool, temperature)
         self.queue, self.monitor = ContrastQueue(queue_size), CollapseMonitor(window)
@@ -144,6 +148,16 @@ class ApsclObjective:
             together, all_classes = parts, of_images
         relevance = network.relevance(Projected(*together[:3]), together[3], anchors)
         return self.contrast(relevance, all_classes)
+
+
+def _class_weights(given: Sequence[float]) -> Tensor:
+    try:
+        weights = torch.tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError):
+        weights = torch.zeros(0)
+    if weights.shape != (2,) or not bool((weights > 0).all() & weights.isfinite().all()):
+        raise UserError(f"--ce_weight is {given}: give two numbers above 0, of background and structure.")
+    return weights
 
 
 def _posterior_means(episode: Episode) -> Tensor:

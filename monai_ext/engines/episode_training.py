@@ -49,7 +49,13 @@ def load_lists(
 
 def _load(path: str | os.PathLike, data_root: str | os.PathLike | None, split: str | None) -> DataList:
     whole = load_datalist(path, data_root)
-    if split is None or not any(case.split for case in whole.cases):
+    splits = sorted({case.split for case in whole.cases if case.split})
+    if split is None and len(splits) > 1 and processes.is_first():
+        print(
+            f"warning: {whole.dataset} has the splits {', '.join(splits)}, and all are learned from: --split takes one",
+            file=sys.stderr,
+        )
+    if split is None or not splits:
         return whole
     return load_datalist(path, data_root, split=split)
 
@@ -88,7 +94,10 @@ def split_patients(
     known = {_patient(case) for one in lists for case in one.cases}
     for patient in (*validating, *kept_out):
         if patient not in known:
-            raise UserError(f"patient {patient!r} is in no data list: check --validation_patients and --held_out.")
+            raise UserError(
+                f"patient {patient!r} is in no data list, or not in the split that is taken: check "
+                "--validation_patients, --held_out and --split."
+            )
     tested_on = {_patient(case) for case in first.cases if fold is not None and case.fold == fold}
     both = sorted(tested_on & set(validating))
     if both:
@@ -278,6 +287,11 @@ def validation_episodes(
             pool = EpisodePool(cases, classes, (), min_pixels, cut)
             episodes = draw_episodes(pool, known, seed, classes, count - known)
     else:
+        if processes.is_first():
+            print(
+                "note: no patient validates, so the last weights are kept; --validation_patients names some",
+                file=sys.stderr,
+            )
         return []
     processes.from_first(lambda: write_episodes(path, episodes, seed=seed))
     return episodes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -204,7 +204,7 @@ class ReferenceInferer(CaseInferer):
             or [],
             request.get("reference_label", reference_label if reference_label is not None else self.reference_label)
             or [],
-            request.get("modality", _texts(reference_modality) or single_value(modality)),
+            _modalities(request) or _texts(reference_modality) or single_value(modality),
             self.labels,
             frame_extent(image),
         )
@@ -233,6 +233,7 @@ class ReferenceInferer(CaseInferer):
                 if result.logits is not None:
                     logits[channel, :, :, k] = result.logits.float().cpu()
                 rows.append(self._row(channel, k, matched, result, references, names))
+        _warn_of_unserved(rows, self.slice_match, str(image.meta.get("filename_or_obj", "the image")))
         self._describe(rows, logits, references, matches, own_dice)
         return MetaTensor(logits[None]), CaseDetails(rows, references=list(references))
 
@@ -245,6 +246,12 @@ class ReferenceInferer(CaseInferer):
             entries: of the case, but for those that every method takes.
         """
         return entries
+
+    def _matches_of(
+        self, value: int, references: Sequence[Reference], matches: Sequence[Sequence[int | None]]
+    ) -> Sequence[Sequence[int | None]]:
+        """Return which slices serve one structure, as a method chooses them; here those that serve all."""
+        return matches
 
     def _lay(self, image: MetaTensor, references: Sequence[Reference]) -> None:
         """Lay references elsewhere in space before slices are matched; here they stay as their files say."""
@@ -261,7 +268,9 @@ class ReferenceInferer(CaseInferer):
         for row in rows:
             if row["status"] in ("ok", "no_foreground"):
                 channel, k = list(self.labels).index(row["label"]), row["slice"]
-                known = mask_features(logits[channel], self.labels[row["label"]], k, references, matches)
+                value = self.labels[row["label"]]
+                own = self._matches_of(value, references, matches)
+                known = mask_features(logits[channel], value, k, references, own)
                 checked = {"self_check": own_dice[row["label"]]} if row["label"] in own_dice else {}
                 row["features"] = {**known, **row.get("features", {}), **checked}
 
@@ -410,6 +419,26 @@ def _report_scales(image: MetaTensor, references: Sequence[Reference]) -> None:
                 image.meta.get("filename_or_obj", "the image"),
                 reference.file,
             )
+
+
+def _warn_of_unserved(rows: Sequence[Mapping[str, Any]], rule: str, file: str) -> None:
+    """Say so where a structure was sought on no slice at all: its empty mask says nothing of the patient."""
+    names = list(dict.fromkeys(row["label"] for row in rows))
+    sought = {row["label"] for row in rows if row["status"] not in ("reference_absent", "outside_reference")}
+    if missing := [name for name in names if name not in sought]:
+        logger.warning(
+            "%s: %s was not sought, since no slice of the reference that serves by --slice_match %s shows it: its "
+            "empty mask says nothing of the image",
+            file,
+            ", ".join(missing),
+            rule,
+        )
+
+
+def _modalities(request: Mapping[str, Any]) -> str | list[str] | None:
+    """Return the modality of each reference of a viewer's request, or of all; None where nothing is known."""
+    given = request.get("reference_modality") or []
+    return given if any(given) else request.get("modality")
 
 
 def _texts(value: Any) -> list[str]:

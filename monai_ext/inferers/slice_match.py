@@ -157,10 +157,13 @@ def _by_centre(
 def _by_middle(
     target: MetaTensor, reference: MetaTensor, reference_slices: Held = None, target_slices: Range = None
 ) -> list[int | None]:
-    """Take the middle annotated slice for all."""
-    if not reference_slices:
-        raise ValueError("the rule middle needs the annotated slices of the reference")
-    return [reference_slices[len(reference_slices) // 2]] * target.shape[-1]
+    """Take the middle annotated slice for all; a reference without any serves none."""
+    return [middle_slice(reference_slices)] * target.shape[-1]
+
+
+def middle_slice(slices: Held) -> int | None:
+    """Return the middle one of annotated slices, of two the later; None where there is none."""
+    return slices[len(slices) // 2] if slices else None
 
 
 CHUNKS = 3
@@ -171,11 +174,13 @@ def _by_chunk(
     target: MetaTensor, reference: MetaTensor, reference_slices: Held = None, target_slices: Range = None
 ) -> list[int | None]:
     """Divide the slices that hold the structure into chunks, and take the slice in the middle of the support's."""
-    if not reference_slices or target_slices is None:
+    if target_slices is None:
         raise UserError(
             f"{_file(target)}: slice_match chunks needs to know which slices of the target hold the structure: overlay "
             "configs/ep1.yaml on evaluate.yaml, or choose --slice_match middle."
         )
+    if not reference_slices:
+        return [None] * target.shape[-1]
     count = len(reference_slices)
     supports = [reference_slices[(2 * k + 1) * count // (2 * CHUNKS)] for k in range(CHUNKS)]
     first, last = target_slices
@@ -249,8 +254,12 @@ def with_oracle_slices(
         labels: name -> value of the structures that count; None: all.
 
     Raises:
-        UserError: for a label without these.
+        UserError: for a label without these; or, with ``labels``, for several, each of which has a range of its own.
     """
+    if labels is not None and len(labels) > 1:
+        raise UserError(
+            f"the protocol EP1 is of one structure, and {len(labels)} are asked for: name one, --labels \"['NAME']\"."
+        )
     known = []
     for pair in pairs:
         label = to_display(read_label(pair["label"]), read_geometry(pair["label"]).affine, slice_axis)
@@ -258,6 +267,8 @@ def with_oracle_slices(
         held = np.flatnonzero(shown.any(axis=(0, 1)))
         if not len(held):
             what = "is empty" if labels is None else f"holds no {' or '.join(labels)}"
-            raise UserError(f"case {pair['case']}: {pair['label']} {what}, so it has no structure to centre on.")
+            raise UserError(
+                f"case {pair['case']}: {pair['label']} {what}, so it has no range of slices: leave the case out."
+            )
         known.append({**pair, "oracle_slices": [int(held[0]), int(held[-1])]})
     return known

@@ -10,15 +10,26 @@ from typing import Any
 from monai_ext.data.manifest import DataList, load_datalist
 from monai_ext.data.pairs import pair_with_reference
 from monai_ext.data.provenance import as_trained, check_overlap, read_record
-from monai_ext.data.supports import choose_queries, pair_with_support
+from monai_ext.data.supports import choose_queries, pair_with_support, refuse_trained
 from monai_ext.errors import UserError
+
+UNKNOWN_PATIENT = "?"
+"""Patient of the supports that cases bring themselves: a slice of anybody, whose size tells of no change."""
 
 
 def load_supports(
     support_list: str | os.PathLike | None, datalist: str | os.PathLike, data_root: str | os.PathLike | None = None
 ) -> DataList:
-    """Read the data list that has the support: the one given, or that of the run, with all of its folds and splits."""
-    return load_datalist(datalist, data_root) if support_list is None else load_datalist(support_list)
+    """Read the data list that has the support: the one given, or that of the run, with all of its folds and splits.
+
+    Raises:
+        UserError: there is no such list, or it is not usable.
+    """
+    if support_list is None:
+        return load_datalist(datalist, data_root)
+    if not Path(support_list).is_file():
+        raise UserError(f"{support_list}: there is no such data list; check --support_list.")
+    return load_datalist(support_list)
 
 
 def serve_cases(
@@ -51,7 +62,8 @@ def serve_cases(
         slice_axis: see :func:`monai_ext.data.supports.pair_with_support`.
 
     Returns:
-        The pairs, as :func:`monai_ext.data.pairs.pair_with_reference` has them.
+        The pairs, as :func:`monai_ext.data.pairs.pair_with_reference` has them, and ``reference_patient``, whose
+        support it is; :data:`UNKNOWN_PATIENT` where the cases bring their own.
 
     Raises:
         UserError: there is no support, it cannot serve, or the weights know the structure.
@@ -66,7 +78,10 @@ def serve_cases(
                 f"{cases.dataset}: no support is named: give --support CASE:SLICE, an annotated case of the list and a "
                 "slice of it, or give each case a reference_image and a reference_label in the data list."
             )
-        return pair_with_reference(cases)
+        pairs = pair_with_reference(cases)
+        if not allow_overlap:
+            _refuse_trained_pairs(pairs, cases, supports, weights)
+        return [{**pair, "reference_patient": UNKNOWN_PATIENT} for pair in pairs]
     if len(labels) != 1:
         raise UserError(
             f"a support serves one structure, and {len(labels)} are asked for: name one, --labels \"['NAME']\"."
@@ -105,6 +120,16 @@ def refuse_known(weights: str | os.PathLike, structures: Sequence[str], option: 
                 f"{name} is among the classes that {weights} learned from ({', '.join(classes)}), so it is not new to "
                 f"it: name another, or set --{option} true."
             )
+
+
+def _refuse_trained_pairs(
+    pairs: Sequence[Mapping[str, Any]], cases: DataList, supports: DataList, weights: str | os.PathLike | None
+) -> None:
+    """Refuse cases of patients of the training, and references that are images of such patients in the list."""
+    refuse_trained(cases.cases, trained_patients(weights, cases))
+    images = {Path(image).resolve() for pair in pairs for image in pair["reference_image"]}
+    owners = [case for case in supports.cases if Path(case.image).resolve() in images]
+    refuse_trained(owners, trained_patients(weights, supports))
 
 
 def trained_patients(weights: str | os.PathLike | None, datalist: DataList) -> set[str]:

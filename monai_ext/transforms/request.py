@@ -13,7 +13,8 @@ from monai_ext.errors import UserError
 
 REQUEST = "request"
 """Key of the meta; its value: ``reference_image``, ``reference_label``, ``reference_choice``, ``labels``, ``clicks``,
-``modality``, and ``answer``, what the server returns beside the mask, to which an inferer may add."""
+``modality``, ``reference_modality`` (of each reference), and ``answer``, what the server returns beside the mask, to
+which an inferer may add."""
 
 
 class Requestd(MapTransform):
@@ -60,7 +61,8 @@ class Requestd(MapTransform):
             for key, positive in (("foreground", True), ("background", False))
             for index in _indices(d.get(key), key)
         ]
-        if found["modality"] and not d.get("modality"):
+        asked = d.get("modality")  # a request's own goes before what the list says, for its references, too
+        if found["modality"] and not asked:
             d["modality"] = found["modality"]
         for name, value in self.options(str(d["image_path"]), labels).items():
             d[name] = d.get(name) or value
@@ -74,6 +76,7 @@ class Requestd(MapTransform):
                 "labels": labels,
                 "clicks": clicks,
                 "modality": d.get("modality"),
+                "reference_modality": None if asked else found.get("reference_modality"),
                 "answer": answer,
             }
         return d

@@ -157,6 +157,7 @@ def test_without_a_data_list_phantoms_serve_each_other(options, tmp_path):
     given = {key: options[key] for key in ("checkpoint", "output_dir")}
     run("inference", "evaluate", **given, allow_overlap=True)
     assert set(masks(given["output_dir"])) == {f"phantom{n}.nii.gz" for n in range(4)}
+    assert {row["change_percent"] for row in table(given["output_dir"], "volumes.csv")} == {""}  # of other patients
     rows = table(given["output_dir"], "metrics.csv")
     assert {(row["case"], row["reference"]) for row in rows} >= {
         ("phantom0", "phantom1_image"),
@@ -214,6 +215,8 @@ def test_mistakes_are_sentences(options, tmp_path, weights):
     assert "gallbladder" in said
     said = sentence_of("inference", **{**options, "support": "phantom9"})
     assert "has no such case" in said
+    said = sentence_of("inference", **{**options, "z_samples": "many"})
+    assert "--z_samples is many: give 0 or more" in said
     said = sentence_of("inference", **{**options, "trunk": "resnet18"})
     assert "does not hold resnet18 weights" in said
     assert not list(Path(options["output_dir"]).rglob("*.*"))

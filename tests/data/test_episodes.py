@@ -100,6 +100,13 @@ def test_a_class_needs_so_many_pixels_but_one_excludes(tmp_path) -> None:
     assert names(EpisodePool(cases, ["liver"], ["kidney"], min_pixels=9), "liver") == [("a", 0), ("b", 0)]
 
 
+def test_setting_2_that_leaves_no_slice_is_told(tmp_path) -> None:
+    cases = [few_shot_case(tmp_path, name, [("liver", "kidney")]) for name in "ab"]
+    store_superpixels(cases, CUT)
+    with pytest.raises(UserError, match=r"all 2 training slices were removed, as each shows kidney .*--setting 1"):
+        EpisodePool(cases, [], ["kidney"], superpixels=CUT.name, superpixels_only=True)
+
+
 def test_a_class_of_one_patient_is_refused(cases) -> None:
     with pytest.raises(UserError, match="no two patients of one data set and modality show spleen"):
         EpisodePool([cases[0], cases[2]], ["spleen"], min_pixels=1)

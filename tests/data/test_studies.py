@@ -73,6 +73,7 @@ def test_the_earliest_annotated_visit_of_the_data_list_serves(folder):
             "reference_choice": "pooled",
             "labels": LABELS,
             "modality": "MR",
+            "reference_modality": ["MR"],
         }
 
 
@@ -171,7 +172,30 @@ def test_a_study_that_the_list_does_not_know(folder):
         ask(folder, "c0")
 
 
+def test_a_patient_of_one_study_needs_a_reference_by_name(folder):
+    content = json.loads((folder / DATALIST).read_text())
+    alone = {"case": "b1", "patient": "b", "image": "b1.nii.gz", "label": "lists/a0_label.nii.gz"}
+    (folder / DATALIST).write_text(json.dumps({**content, "cases": [alone]}))
+    with pytest.raises(UserError, match=r"study b1: no other study of patient 'b' is annotated: name an annotated"):
+        ask(folder, "b1")
+
+
 # ------------------------------------------------------------------------------------------------------ by name
+
+
+def test_the_list_tells_the_modalities_of_what_is_named(folder):
+    save_label(folder, "a0", 1)
+    assert ask(folder, "b1", reference="a0")["modality"] == "MR"
+    content = json.loads((folder / DATALIST).read_text())
+    content["cases"][0]["modality"] = "CT"  # of a0
+    (folder / DATALIST).write_text(json.dumps(content))
+    for study, named in (("b1", "a0"), ("a1", None)):
+        found = ask(folder, study, reference=named)
+        assert (study, found["modality"], found["reference_modality"]) == (study, "MR", ["CT"])
+    with pytest.raises(UserError, match="study b1 is MR, but its reference a0 is CT"):
+        ask(folder, "b1", reference="a0", allow_modality=False)
+    (folder / DATALIST).unlink()
+    assert ask(folder, "b1", reference="a0", allow_modality=False)["reference_modality"] == [""]
 
 
 @pytest.mark.parametrize("reference", ["b0", {"study": "b0"}, {"study": "b0", "tag": "final"}, ["b0"]])

@@ -165,7 +165,7 @@ def test_mistakes(datalist, tmp_path, support, organ, options, sentence) -> None
 
 def test_a_support_without_the_organ(datalist, tmp_path) -> None:
     empty = datalist.model_copy(update={"labels": {**datalist.labels, "kidney": 2}})
-    with pytest.raises(UserError, match=r"support a0: .*a_label.nii.gz shows no kidney \(value 2\)"):
+    with pytest.raises(UserError, match=r"support a0: .*a_label.nii.gz shows no kidney \(value 2; it holds 0, 1, 4\)"):
         pair_with_support(empty, "a0", "kidney", tmp_path)
     datalist.cases[0].label = None
     with pytest.raises(UserError, match="support a0: the case has no 'label'"):

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from monai_ext.engines.apscl import ApsclObjective, segment_queries
+from monai_ext.errors import UserError
 from monai_ext.networks.prototype_net import PrototypeNet, build_prototype_net
 
 TERMS = {"loss", "ce", "kl", "scl", "variance_mu_y", "active_units"}
@@ -146,3 +147,9 @@ def test_prediction_reads_no_mask_of_the_query(network: PrototypeNet) -> None:
     network.train()
     assert logits[0].shape == (2, 64, 64)
     assert torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("given", [[1.0], [1.0, 1.0, 1.0], [0.0, 1.0], 1.0, "even", [1.0, float("nan")]])
+def test_weights_of_the_classes_that_are_none(given) -> None:
+    with pytest.raises(UserError, match=r"--ce_weight is .*: give two numbers above 0, of background and structure"):
+        ApsclObjective(ce_weight=given)

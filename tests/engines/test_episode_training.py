@@ -85,7 +85,7 @@ def test_mistakes_of_the_split(options, sentence) -> None:
         training.split_patients([folds()], **options)
 
 
-def test_several_lists_and_a_split_of_those_that_have_one(tmp_path) -> None:
+def test_several_lists_and_a_split_of_those_that_have_one(tmp_path, capsys) -> None:
     for name, split in (("One", "train"), ("Two", None)):
         cases = [{"case": f"{name}{n}", "image": f"{name}{n}.nii"} for n in range(2)]
         if split:
@@ -95,8 +95,11 @@ def test_several_lists_and_a_split_of_those_that_have_one(tmp_path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps({"dataset": name, "labels": {"x": 1}, "cases": cases}))
     lists = training.load_lists(tmp_path / "One.json", [str(tmp_path / "Two.json")], split="train")
     assert [[case.case for case in one.cases] for one in lists] == [["One0"], ["Two0", "Two1"]]
+    assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="two data lists are of One"):
         training.load_lists(tmp_path / "One.json", str(tmp_path / "One.json"))
+    training.load_lists(tmp_path / "One.json")
+    assert "One has the splits test, train, and all are learned from: --split" in capsys.readouterr().err
 
 
 def cut(item: dict[str, str]) -> dict[str, np.ndarray]:
@@ -159,7 +162,11 @@ def test_classes_of_one_validation_patient_are_left_out(stored, tmp_path, capsys
     assert "warning: no two validation patients of one data set and modality show spleen" in capsys.readouterr().err
     assert all(e.is_superpixel for e in episodes)
     assert len(episodes) == 10
+
+
+def test_a_training_without_validation_says_so(tmp_path, capsys) -> None:
     assert frozen([], tmp_path, FewShotTask(("spleen",), ())) == []
+    assert "no patient validates, so the last weights are kept" in capsys.readouterr().err
 
 
 def test_a_given_list_is_checked(stored, tmp_path) -> None:

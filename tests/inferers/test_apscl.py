@@ -56,11 +56,10 @@ def test_it_is_an_episode(network, loader, make_image, label):
     """What the inferer says is what the network says of support and query, seen apart."""
     target = make_image(2, (*SIZE, 2))
     logits = ApsclInferer(LABELS, loader, "middle")(target[None], network, "a", "a")[0].as_tensor()
-    support = make_image(1, (*SIZE, 3)).as_tensor()[None, ..., 2]
-    for channel, value in enumerate(LABELS.values()):
-        if value == 2:
-            continue  # not on the middle one of the two annotated slices, which is the second of them
-        mask = torch.as_tensor(label[None, ..., 2] == value).float()
+    images = make_image(1, (*SIZE, 3)).as_tensor()[None]
+    for channel, (value, middle) in enumerate({1: 2, 2: 1}.items()):  # of two annotated slices the second
+        support = images[..., middle]
+        mask = torch.as_tensor(label[None, ..., middle] == value).float()
         with torch.no_grad():
             for k in range(2):
                 episode = network.run_episodes(support, mask, target.as_tensor()[None, ..., k])
@@ -73,11 +72,48 @@ def test_it_is_an_episode(network, loader, make_image, label):
 def test_a_support_is_encoded_once(network, loader, make_image):
     counting = Counting(network)
     inferer = ApsclInferer(LABELS, loader, "middle", z_samples=2)
+    slices = 2  # each structure has a middle slice of its own
     for seed in (2, 4):
         inferer(make_image(seed, (*SIZE, 3))[None], network, "a", "a")
-    assert counting.images == 1 + 2 * 3
+    assert counting.images == slices + 2 * 3
     inferer(make_image(2, (*SIZE, 3))[None], network, "b", "b")
-    assert counting.images == 1 + 2 * 3 + 1 + 3
+    assert counting.images == slices + 2 * 3 + slices + 3
+
+
+def test_each_structure_is_served_by_its_own_middle_slice(network, make_loader, make_image, disc, caplog):
+    """Two structures that no slice shows together: neither is lost, and rows and features are of its own slice."""
+    apart = np.stack([disc(SIZE, (14, 20), 9), np.zeros(SIZE, int), 2 * disc(SIZE, (25, 45), 8)], axis=-1)
+    loader = make_loader({"a": (make_image(1, (*SIZE, 3)), apart)}, LABELS)
+    target = make_image(2, (*SIZE, 2))[None]
+    logits, details = ApsclInferer(LABELS, loader, "middle").segment_case(target, network, "a", "a")
+    served = {(row["label"], row["reference_slice"]) for row in details.rows}
+    assert served == {("lesion", "0"), ("organ", "2")}
+    for channel, (name, value) in enumerate(LABELS.items()):
+        alone, of_one = ApsclInferer({name: value}, loader, "middle").segment_case(target, network, "a", "a")
+        torch.testing.assert_close(logits[:, channel], alone[:, 0])
+        rows = [row.get("features") for row in details.rows if row["label"] == name]
+        assert rows == [row.get("features") for row in of_one.rows]
+    assert "was not sought" not in caplog.text
+
+
+def test_a_reference_without_the_structure_serves_nobody(network, make_loader, make_image, disc):
+    """Of two references one does not show the structure: the other serves alone."""
+    shown = np.stack([disc(SIZE, (14, 20), 9)] * 2, axis=-1)
+    loader = make_loader(
+        {"a": (make_image(1, (*SIZE, 2)), shown), "b": (make_image(3, (*SIZE, 2)), 0 * shown)}, {"lesion": 1}
+    )
+    inferer = ApsclInferer({"lesion": 1}, loader, "middle")
+    target = make_image(2, (*SIZE, 2))[None]
+    both = inferer(target, network, ["a", "b"], ["a", "b"])
+    torch.testing.assert_close(both, inferer(target, network, "a", "a"))
+
+
+def test_a_structure_that_no_serving_slice_shows_is_told(network, make_loader, make_image, disc, caplog):
+    label = np.stack([disc(SIZE, (14, 20), 9), np.zeros(SIZE, int)], axis=-1)
+    loader = make_loader({"a": (make_image(1, (*SIZE, 2)), label)}, {"lesion": 1})
+    target = make_image(2, (*SIZE, 1))[None]  # its only slice is served by the reference's upper one
+    ApsclInferer({"lesion": 1}, loader, "relative")(target, network, "a", "a")
+    assert "lesion was not sought, since no slice of the reference that serves by --slice_match relative" in caplog.text
 
 
 def test_another_support_gives_another_mask_and_the_first_its_own_again(network, loader, make_image):

@@ -154,6 +154,11 @@ def test_chunks_are_those_of_the_protocol(held, shown):
     assert match_slices(volume(10), volume(20), "chunks", held, shown) == expected
 
 
+@pytest.mark.parametrize("rule", ["middle", "chunks"])
+def test_a_reference_without_the_structure_serves_no_slice(rule):
+    assert match_slices(volume(3), volume(4), rule, [], (0, 2)) == [None] * 3
+
+
 def test_chunks_without_their_knowledge_are_refused():
     with pytest.raises(UserError, match=r"target\.nii\.gz.*chunks.*ep1\.yaml.*--slice_match middle"):
         match_slices(volume(3), volume(3), "chunks", [0, 1], None)
@@ -194,6 +199,15 @@ def test_oracle_slices_follow_a_forced_slice_axis(write_label):
     held = np.flatnonzero(upright[0].numpy().any(axis=(0, 1))).tolist()
     (known,) = with_oracle_slices([pair], slice_axis="R")
     assert known["oracle_slices"] == [held[0], held[-1]]
+
+
+def test_the_oracle_range_is_of_one_structure(write_label):
+    label = np.ones((6, 6, 10))
+    pair = write_label(label, np.diag([1, 1, 5.0, 1]))
+    with pytest.raises(UserError, match="EP1 is of one structure, and 2 are asked for: name one, --labels"):
+        with_oracle_slices([pair], labels={"a": 1, "b": 2})
+    with pytest.raises(UserError, match=r"case c: .* holds no b, so it has no range of slices: leave the case out"):
+        with_oracle_slices([pair], labels={"b": 2})
 
 
 def test_oracle_slices_of_an_empty_label_are_refused(write_label):

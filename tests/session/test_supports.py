@@ -96,7 +96,29 @@ def test_known_structures_are_refused_where_the_list_names_supports(datalist, tm
         case.reference_image, case.reference_label = datalist.cases[0].image, datalist.cases[0].label
     with pytest.raises(UserError, match="spleen is among the classes"):
         serve(datalist, tmp_path, "spleen", weights=weights, support=None)
-    assert len(serve(datalist, tmp_path, weights=weights, support=None)) == 3
+    assert len(serve(datalist, tmp_path, weights=weights, support=None, allow_overlap=True)) == 3
+
+
+def test_trained_patients_are_refused_where_the_list_names_supports(datalist, tmp_path, weights) -> None:
+    own = {"reference_image": [datalist.cases[0].image], "reference_label": [datalist.cases[0].label]}
+    listed = datalist.model_copy(update={"cases": [case.model_copy(update=own) for case in datalist.cases]})
+    with pytest.raises(UserError, match="'c0' is of patient 'c', who is in the training"):
+        serve(listed, tmp_path, weights=weights, support=None)
+    assert len(serve(listed, tmp_path, weights=weights, support=None, queries=["a0", "b0"])) == 2
+    own = {"reference_image": [datalist.cases[2].image], "reference_label": [datalist.cases[2].label]}
+    listed = datalist.model_copy(update={"cases": [datalist.cases[1].model_copy(update=own)]})
+    with pytest.raises(UserError, match="'c0' is of patient 'c', who is in the training"):
+        serve(listed, tmp_path, weights=weights, support=None, supports=datalist)
+    served = serve(listed, tmp_path, weights=weights, support=None, supports=datalist, allow_overlap=True)
+    assert len(served) == 1
+
+
+def test_supports_that_the_list_names_tell_of_no_change_in_size(datalist, tmp_path) -> None:
+    """They are a slice, or another patient's: `change_percent` of volumes.csv compares with neither."""
+    own = {"reference_image": [datalist.cases[0].image], "reference_label": [datalist.cases[0].label]}
+    listed = datalist.model_copy(update={"cases": [datalist.cases[1].model_copy(update=own)]})
+    (pair,) = serve(listed, tmp_path, support=None)
+    assert pair["reference_patient"] not in ("", pair["patient"])
 
 
 def test_queries_are_looked_for_among_the_trained_patients_of_their_own_data_set(datalist, tmp_path, weights) -> None:
@@ -120,6 +142,28 @@ def test_other_modalities_are_refused_unless_told(datalist, tmp_path) -> None:
     with pytest.raises(UserError, match=r"case 'b0' is CT, but its support 'a0' is MR.*--allow_modality true"):
         serve(datalist, tmp_path)
     assert len(serve(datalist, tmp_path, allow_modality=True)) == 2
+
+
+def test_modalities_are_compared_whatever_the_case_of_their_letters(datalist, tmp_path) -> None:
+    datalist.cases[1].modality = "mr "
+    assert len(serve(datalist, tmp_path)) == 2
+
+
+def test_a_missing_list_of_supports_is_named(datalist, tmp_path) -> None:
+    with pytest.raises(UserError, match="there is no such data list; check --support_list"):
+        supports.load_supports(tmp_path / "none.json", tmp_path / "toy.json")
+
+
+def test_the_values_that_a_support_holds_are_named(datalist, tmp_path) -> None:
+    for support in ("a0", "a0:2"):
+        with pytest.raises(UserError, match=r"shows no liver \(value 255; it holds 0, 1, 4\).*correct the value"):
+            supports.serve_cases(
+                datalist.model_copy(update={"labels": {"liver": 255}}),
+                {"liver": 255},
+                tmp_path / "run",
+                support,
+                datalist.model_copy(update={"labels": {"liver": 255}}),
+            )
 
 
 def test_mistakes(datalist, tmp_path) -> None:

@@ -43,6 +43,12 @@ def test_reference_and_clicks_are_in_the_meta():
     assert done["result"] == {"labels": {"disc": 1}, "reference": ["visit0"]}
 
 
+def test_references_have_a_modality_of_their_own():
+    found = {**FOUND, "reference_modality": ["MR"]}
+    assert answer(found)["image"].meta[REQUEST]["reference_modality"] == ["MR"]
+    assert answer(found, modality="PET")["image"].meta[REQUEST]["reference_modality"] is None
+
+
 def test_what_the_request_says_itself_stays():
     done = answer(FOUND, modality="MR", result_dtype="uint16", foreground=[1, 2, 3])
     assert (done["modality"], done["result_dtype"]) == ("MR", "uint16")
