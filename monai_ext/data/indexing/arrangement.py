@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from monai_ext.data.images import FRAME_SUFFIXES, VOLUME_SUFFIXES, is_frame
-from monai_ext.data.indexing.index import stem
+from monai_ext.data.indexing.index import label_values, stem
 from monai_ext.data.indexing.parts import Parts, add_part, structure_called
-from monai_ext.data.indexing.visits import words
+from monai_ext.data.indexing.visits import names_a_visit, words
 from monai_ext.errors import UserError
 
 SUFFIXES = VOLUME_SUFFIXES + FRAME_SUFFIXES
@@ -101,14 +101,15 @@ def arrange(
     Raises:
         UserError: images or label maps of a folder that cannot be told apart; the sentence names the option.
     """
-    paths, parts, skipped = _gather_parts(paths, root, structures, label_pattern)
-    roles = _roles(paths, root, {name.lower() for name in structures}, label_pattern, set(parts))
+    gathered = _gather_parts(paths, root, structures, label_pattern)
+    parts = gathered.parts
+    roles = _roles(gathered.left, root, {name.lower() for name in structures}, label_pattern, parts)
     folders: dict[str, _Folder] = {}
     for path, role in roles.items():
         below = path.relative_to(root)
         if role != "image" or image_pattern is None or image_pattern.search(below.as_posix()):
             _add(folders.setdefault(_home(below), _Folder(_home(below))), path, role)
-    found = Found(parts={str(path): of_image for path, of_image in parts.items()}, skipped=skipped)
+    found = Found(parts={str(path): of_image for path, of_image in parts.items()}, skipped=gathered.skipped)
     kinds = {is_frame(path) for folder in folders.values() for path in folder.labels.values()}
     if not kinds:  # nothing is annotated
         return found
@@ -158,53 +159,118 @@ def _role(path: Path, structures: set[str]) -> str:
     return "label" if is_label or stem(path).lower() in structures else "image"
 
 
+@dataclass
+class _Gathered:
+    """Masks of one structure each.
+
+    Args:
+        left: the other files, and a path for each label map that masks make, where there is no file.
+        parts: the masks of each such path.
+        skipped: masks of other structures, which are left out.
+    """
+
+    left: list[Path]
+    parts: dict[Path, Parts] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
 def _gather_parts(
     paths: Sequence[Path], root: Path, structures: Collection[str], label_pattern: re.Pattern[str] | None
-) -> tuple[list[Path], dict[Path, Parts], list[tuple[str, str]]]:
-    """Replace masks of one structure each by the label map that they make, a path where there is no file.
+) -> _Gathered:
+    """Replace masks of one structure each by the label map that they make.
 
     ``segmentations/liver`` and ``liver`` belong to the image of the folder, ``ct_liver`` to ``ct``. A folder that holds
-    nothing but such masks counts as one of label maps: ``p1/ct``, ``p1/organs/liver``.
-
-    Returns:
-        The paths, the masks of each label map, and masks of other structures in folders of label maps, which are left
-        out.
+    nothing but such masks counts as one of label maps (``p1/ct``, ``p1/organs/liver``), unless it is called as a visit.
     """
     if len(structures) < 2:
-        return list(paths), {}, []
-    chosen = [p for p in paths if label_pattern is None or label_pattern.search(p.relative_to(root).as_posix())]
+        return _Gathered(list(paths))
     called: dict[Path, tuple[str, str]] = {}
-    for path in sorted(chosen):
+    for path in sorted(paths):
         said = structure_called(stem(path), structures, LABEL_WORDS)
         if said is not None and _role_of_folder(path.relative_to(root)) in ("label", None):
             called[path] = said
     homes = {path: _home(path.relative_to(root)) for path in paths}
-    images: dict[str, set[str]] = {}
+    images: dict[str, dict[str, str]] = {}
     for path in paths:
         if path not in called and _role(path.relative_to(root), set()) == "image":
-            images.setdefault(homes[path], set()).add(_shared(stem(path)).lower())
+            images.setdefault(homes[path], {}).setdefault(_shared(stem(path)).lower(), _shared(stem(path)))
     with_others = {home for path, home in homes.items() if path not in called}
-    parts: dict[Path, Parts] = {}
+    of_images: dict[tuple[str, str], Parts] = {}
+    taken: set[Path] = set()
     for path, (image, structure) in called.items():
-        home = homes[path] if homes[path] in with_others else homes[path].rpartition("/")[0]
-        if not image or image.lower() in images.get(home, set()):
-            name = (f"{image}_label" if image else "label") + (".png" if is_frame(path) else ".nii.gz")
-            add_part(parts.setdefault(root / home / name, {}), structure, path)
-    taken = {path for of_image in parts.values() for path in of_image.values()}
-    left, skipped = [path for path in paths if path not in taken], []
-    for path in [path for path in chosen if path not in taken and _role(path.relative_to(root), set()) == "label"]:
-        shared = _shared(stem(path)).lower()
-        beside = {_shared(stem(j)).lower(): of for j, of in parts.items() if _home(j.relative_to(root)) == homes[path]}
-        if shared in beside:
+        home, (above, _, folder) = homes[path], homes[path].rpartition("/")
+        if home not in with_others and not names_a_visit(folder):
+            home = above
+        theirs = images.get(home, {})
+        name = image.lower()
+        if not name and len(theirs) == 1 and any((home, only) in of_images for only in theirs):
+            (name,) = theirs
+        if name and name not in theirs:
+            continue
+        taken.add(path)
+        if label_pattern is None or label_pattern.search(path.relative_to(root).as_posix()):
+            if name and len(theirs) == 1 and (home, "") in of_images:
+                of_images[home, name] = of_images.pop((home, ""))
+            add_part(of_images.setdefault((home, name), {}), structure, path)
+    found = _Gathered([path for path in paths if path not in taken])
+    for (home, name), of_image in of_images.items():
+        shared = images.get(home, {}).get(name, "")
+        suffix = ".png" if is_frame(next(iter(of_image.values()))) else ".nii.gz"
+        found.parts[root / home / ((f"{shared}_label" if shared else "label") + suffix)] = of_image
+    _leave_other_structures(found, root, of_images, images, label_pattern)
+    found.left += found.parts
+    return found
+
+
+def _leave_other_structures(
+    found: _Gathered,
+    root: Path,
+    of_images: Mapping[tuple[str, str], Parts],
+    images: Mapping[str, Mapping[str, str]],
+    label_pattern: re.Pattern[str] | None,
+) -> None:
+    """Leave out masks that are called as none of the structures, beside those that are.
+
+    Raises:
+        UserError: a label map stands beside masks of the same image.
+    """
+    for path in list(found.left):
+        below = path.relative_to(root)
+        home, shared, role = _home(below), _shared(stem(path)).lower(), _role(below, set())
+        beside = {name: of_image for (of_home, name), of_image in of_images.items() if of_home == home}
+        theirs = images.get(home, {})
+        if not shared and len(theirs) == 1 and (only := next(iter(theirs))) in beside:
+            beside[""] = beside[only]
+        is_chosen = label_pattern is None or label_pattern.search(below.as_posix()) is not None
+        why = None
+        if role == "label" and is_chosen and shared in beside:
             listed = ", ".join(part.name for part in beside[shared].values())
             raise UserError(
                 f"{path}: of the same image as masks of one structure each ({listed}); choose with --label_pattern"
             )
-        in_folder = _role_of_folder(path.relative_to(root)) == "label"
-        if beside and in_folder and shared not in images.get(homes[path], set()):
-            left.remove(path)
-            skipped.append((str(path), "called as no structure of --labels, where others are"))
-    return [*left, *parts], parts, skipped
+        if role == "label" and is_chosen and beside and _role_of_folder(below) == "label" and shared not in theirs:
+            why = "called as no structure of --labels, where others are"
+        elif role == "image" and _stands_among(shared, beside, theirs) and _holds_a_mask(path):
+            why = "a mask (it holds two values at most), called as no structure of --labels, where others are"
+        if why is not None:
+            found.left.remove(path)
+            found.skipped.append((str(path), why))
+
+
+def _stands_among(name: str, beside: Collection[str], images: Collection[str]) -> bool:
+    """Whether a file that is called as an image may be a mask of it: ``ct_aorta`` or ``aorta`` beside ``ct_liver``."""
+    if name in beside:
+        return False
+    return ("" in beside and len(images) > 1) or any(
+        image and re.match(re.escape(image) + "[ ._-]", name) for image in beside
+    )
+
+
+def _holds_a_mask(path: Path) -> bool:
+    try:
+        return len(label_values(path) | {0}) <= 2
+    except UserError:  # other values than whole numbers
+        return False
 
 
 def _role_of_folder(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from monai_ext.data.folders import files_below, natural
 from monai_ext.data.indexing.folder import name_labels
 from monai_ext.data.indexing.index import CaseEntry, Index, Options, stem
-from monai_ext.data.indexing.parts import PartJoiner, Parts, add_part
+from monai_ext.data.indexing.parts import PartJoiner, Parts, add_part, skip_misnamed
 from monai_ext.data.indexing.sessions import is_known, order_sessions, read_table
 from monai_ext.errors import UserError
 
@@ -50,7 +50,7 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
     index = Index({"dataset": root.name, "modality": options.modality or "MR", "labels": {}, "cases": []})
     groups, order = _groups(root), order_sessions(root, _sessions(images), options.sessions)
     contrasts = {entities(image)["suffix"] for image in images}
-    candidates, parts = defaultdict(list), dict[str, Parts]()
+    candidates, parts, unnamed = defaultdict(list), dict[str, Parts](), set[Path]()
     for path in maps:
         candidates[entities(path)["sub"]].append(path)
     for image in images:
@@ -58,16 +58,22 @@ def index_bids(root: Path, files: Path, options: Options) -> Index:
         entry: CaseEntry = {"case": stem(image), "patient": f"sub-{own['sub']}", "image": str(image)}
         entry |= {"visit": order.visits.get((own["sub"], own.get("ses", ""))), "group": groups.get(f"sub-{own['sub']}")}
         serving = [path for path in candidates[own["sub"]] if _serves(path, image, contrasts)]
-        if of_image := _parts(serving, options.labels or {}):
-            parts[str(serving[0])] = of_image
-        elif len(serving) > 1:
+        serving, others = _named(serving, options.labels or {})
+        unnamed |= others
+        of_image = _parts(serving, options.labels or {})
+        if of_image is None:
             names = ", ".join(path.name for path in serving[:4])
             index.skipped.append((image.name, f"has several label maps ({names}); choose with --label_pattern"))
             continue
-        entry["label"] = str(serving[0]) if serving else None
+        if of_image:
+            parts[str(image)] = of_image
+        entry["label"] = str(image) if of_image else str(serving[0]) if serving else None
         index.datalist["cases"].append(entry)
-    if parts and options.labels is not None:
-        PartJoiner(files, options.labels, index).join_all(parts)
+    index.skipped += [(str(path), "names no structure of --labels (label-...)") for path in sorted(unnamed)]
+    if options.labels is not None and len(options.labels) > 1:
+        PartJoiner(files, options.labels, index, options.ignore).join_all(parts)
+        if not options.headers_only:
+            skip_misnamed(index, options.labels, options.ignore)
     index.notes += order.notes
     sessions = Counter((case["patient"], case["visit"]) for case in index.datalist["cases"])
     if several := sum(number > 1 for number in sessions.values()):
@@ -94,17 +100,43 @@ def entities(path: Path) -> dict[str, str]:
     return {**found, "suffix": parts[-1]}
 
 
-def _parts(maps: Sequence[Path], structures: Collection[str]) -> Parts:
-    """Return the masks of an image by the structure that each names (``label-liver``); {} unless all name one."""
-    by_name = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in structures}
+def _named(maps: Sequence[Path], structures: Collection[str]) -> tuple[list[Path], set[Path]]:
+    """Tell masks that name another structure (``label-aorta``) than the several ones from the other label maps."""
+    if len(structures) < 2:
+        return list(maps), set()
+    others = {
+        path
+        for path in maps
+        if stem(path).endswith("_mask") and "label" in entities(path) and _structure(path, structures) is None
+    }
+    return [path for path in maps if path not in others], others
+
+
+def _parts(maps: Sequence[Path], structures: Collection[str]) -> Parts | None:
+    """Return the masks of an image by the structure that each names, {} of a label map, None where it is not clear."""
     found: Parts = {}
-    if len(structures) > 1 and all(stem(path).endswith("_mask") for path in maps):
-        named = [(by_name.get(entities(path).get("label", "").lower()), path) for path in maps]
-        for name, path in named:
-            if name is None:
-                return {}
-            add_part(found, name, path)
+    named = [_structure(path, structures) for path in maps] if len(structures) > 1 else [None] * len(maps)
+    if None in named or not all(stem(path).endswith("_mask") for path in maps):
+        return None if len(maps) > 1 else {}
+    try:
+        for name, path in zip(named, maps, strict=True):
+            add_part(found, str(name), path)
+    except UserError:  # of two observers, say
+        return None
     return found
+
+
+def _structure(path: Path, structures: Collection[str]) -> str | None:
+    """Return the structure that a mask names (``label-liver``).
+
+    Raises:
+        UserError: it may be one of several.
+    """
+    label = entities(path).get("label", "").lower()
+    same = [name for name in structures if label and re.sub(r"[^a-z0-9]", "", name.lower()) == label]
+    if len(same) > 1:
+        raise UserError(f"{path}: may be the mask of {same[0]!r} or of {same[1]!r}; give them other names in --labels")
+    return same[0] if same else None
 
 
 def _is_label(path: Path) -> bool:

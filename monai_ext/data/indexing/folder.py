@@ -14,7 +14,7 @@ from monai_ext.data.folders import files_below
 from monai_ext.data.images import is_frame
 from monai_ext.data.indexing.arrangement import IMAGE_FOLDERS, LABEL_FOLDERS, SCRIBBLE_FOLDERS, SUFFIXES, Found, arrange
 from monai_ext.data.indexing.index import CaseEntry, Index, Options, label_values, parse_visit_or_date, stem
-from monai_ext.data.indexing.parts import PartJoiner, Parts, add_part, structure_called
+from monai_ext.data.indexing.parts import PartJoiner, Parts, add_part, skip_misnamed, structure_called
 from monai_ext.data.indexing.pictures import MaskCleaner
 from monai_ext.data.indexing.visits import patients_and_visits
 from monai_ext.data.text import read_json
@@ -48,7 +48,7 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
     """
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder; correct its name")
-    found = find_files(root, options)
+    found = find_files(root, files, options)
     images, labels, scribbles = found.images, found.labels, found.scribbles
     if not images:
         if _holds_dicom(root):
@@ -84,16 +84,21 @@ def index_folder(root: Path, files: Path, options: Options) -> Index:
         if has_tests:
             entry["split"] = "test" if name.startswith(TEST) else "train"
         index.datalist["cases"].append(entry)
-    _report_lonely({name: path for name, path in labels.items() if str(path) not in found.parts}, channels, index)
-    if found.parts and options.labels is not None and options.threshold is None:
-        PartJoiner(files, options.labels, index).join_all(found.parts)
-    if labels and not any(entry["label"] for entry in index.datalist["cases"]):
-        image, label = (stem(next(iter(found.values()))) for found in (images, labels))
+    maps = {name: path for name, path in labels.items() if str(path) not in found.parts}
+    _report_lonely(maps, channels, index)
+    described = _nnunet(root)
+    if options.labels is not None and len(options.labels) > 1 and options.threshold is None:
+        ignore = options.ignore if options.ignore is not None else described.get("ignore")
+        if found.parts:
+            PartJoiner(files, options.labels, index, ignore).join_all(found.parts)
+        if not options.headers_only:
+            skip_misnamed(index, options.labels, ignore)
+    if maps and not any(entry["label"] for entry in index.datalist["cases"]):
+        image, label = (stem(next(iter(files_found.values()))) for files_found in (images, maps))
         index.notes.append(
             f"no label map has the name of an image (such as {label!r} and {image!r}): cases are listed without; give "
             "both the same name, a label's with _label at its end if you like"
         )
-    described = _nnunet(root)
     index.datalist |= {key: value for key, value in described.items() if value is not None}
     name_labels(index, files, options)
     index.notes += [*told, *_shared_visits(index.datalist["cases"])]
@@ -152,15 +157,21 @@ def patient_of(case: str, pattern: re.Pattern[str] | None) -> CaseEntry:
 # Files
 
 
-def find_files(root: Path, options: Options) -> Found:
-    """Return the images, labels and scribbles below a folder by name; patterns choose among them."""
+def find_files(root: Path, written: Path, options: Options) -> Found:
+    """Return the images, labels and scribbles below a folder by name; patterns choose among them.
+
+    Args:
+        root: the folder.
+        written: the folder of label maps that indexing writes, which may lie below; what it holds is left out.
+        options: of the command line.
+    """
     folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
 
     def there(*names: str) -> list[Path]:
         return [folders[name.lower()] for name in names if name.lower() in folders]
 
     if not there(*IMAGE_FOLDERS):
-        paths = files_below(root, SUFFIXES)
+        paths = [path for path in files_below(root, SUFFIXES) if not path.is_relative_to(written)]
         return arrange(paths, root, options.labels or (), options.image_pattern, options.label_pattern)
     images, labels, scribbles = (_below(there(*names)) for names in (IMAGE_FOLDERS, LABEL_FOLDERS, SCRIBBLE_FOLDERS))
     for found, name in ((images, "imagesTs"), (labels, "labelsTs")):

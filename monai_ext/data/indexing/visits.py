@@ -20,6 +20,7 @@ SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 FIRST = ("pre", "before", "baseline", "base", "bl", "initial", "first", "screening", "native")
 LATER = ("post", "after", "followup", "follow", "fu", "late", "last", "final")
 
+_TIMES = frozenset(("day", "week", "month", "year", "visit", "session", "ses", "timepoint", "tp", "scan", "exam"))
 _DATE = re.compile(r"(?<![0-9])((?:19|20)[0-9]{2})[-_.]?([01][0-9])[-_.]?([0-3][0-9])(?![0-9])")
 _ONE_NUMBER = re.compile(r"([^0-9]*)([0-9]+)([^0-9]*)")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
@@ -28,6 +29,12 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 def words(name: str) -> list[str]:
     """Return the words of a name in small letters: "LesionMask_02" gives lesion and mask."""
     return [word.lower() for word in _WORD.findall(name)]
+
+
+def names_a_visit(folder: str) -> bool:
+    """Whether a folder is called as a time: a date, a number, "week 6", "baseline"."""
+    of_time = not _TIMES.isdisjoint(words(folder)) and re.search("[0-9]", folder) is not None
+    return of_time or parse_visit_or_date(folder) is not None or _date_in(folder) is not None or _rank(folder) != 0
 
 
 def patients_and_visits(folders: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:

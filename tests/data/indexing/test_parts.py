@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from monai_ext.data.images import read_label
-from monai_ext.data.indexing.parts import structure_called
+from monai_ext.data.indexing.parts import structure_called, structures_in
 from monai_ext.errors import UserError
 
 LABELS = {"liver": 1, "left kidney": 2}
@@ -33,6 +34,8 @@ def masks(shapes: Any) -> dict[str, np.ndarray]:
         ("ct_liver", ("ct", "liver")),
         ("ct_liver_seg", ("ct", "liver")),
         ("mask_liver", ("", "liver")),
+        ("mask_ct_liver", ("ct", "liver")),
+        ("seg_1-liver-mask", ("", "liver")),
         ("p1.Left-Kidney", ("p1", "left kidney")),
         ("leftkidney", ("", "left kidney")),
         ("oliver", None),
@@ -46,6 +49,32 @@ def test_what_a_name_says(name: str, expected: tuple[str, str] | None) -> None:
 
 def test_the_longest_structure_is_meant() -> None:
     assert structure_called("left_kidney", ["kidney", "left kidney"], []) == ("", "left kidney")
+
+
+def test_names_of_macos_are_those_that_are_typed() -> None:
+    assert structure_called(unicodedata.normalize("NFD", "Läsion"), ["läsion"], []) == ("", "läsion")
+
+
+def test_a_name_of_two_structures_is_not_guessed() -> None:
+    with pytest.raises(UserError, match="may be the mask of 'left kidney' or of 'Left_Kidney'"):
+        structure_called("left_kidney", ["left kidney", "Left_Kidney"], [])
+
+
+def test_numbers_are_no_names_of_files() -> None:
+    assert structure_called("p1_2", ["1", "2"], []) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("spleen_p1_mask", {"spleen"}),
+        ("LEFT-kidney_2", {"left kidney"}),
+        ("kidney and spleen", {"kidney", "spleen"}),
+        ("kidneys", set()),
+    ],
+)
+def test_structures_that_a_name_names(name: str, expected: set[str]) -> None:
+    assert structures_in(name, ["spleen", "kidney", "left kidney"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -224,3 +253,173 @@ def test_masks_of_bids_name_their_structure(
     datalist, _ = indexed("bids", root, labels=LABELS)
     assert np.array_equal(read_label(datalist.cases[0].label), shapes.rings((1, 2)))
     assert np.array_equal(read_label(datalist.cases[1].label), 2 * masks["left_kidney"])
+
+
+def test_masks_of_bids_of_several_images_stay_apart(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any
+) -> None:
+    root = tmp_path / "bids"
+    folder = root / "derivatives" / "manual" / "sub-01" / "anat"
+    for contrast in ("T1w", "T2w"):
+        shapes.save_volume(root / "sub-01" / "anat" / f"sub-01_{contrast}.nii.gz")
+    shapes.save_volume(folder / "sub-01_label-liver_mask.nii.gz", masks["liver"])
+    shapes.save_volume(folder / "sub-01_space-T1w_label-leftkidney_mask.nii.gz", masks["left_kidney"])
+    datalist, report = indexed("bids", root, labels=LABELS)
+    assert np.array_equal(read_label(datalist.cases[0].label), shapes.rings((1, 2)))
+    assert np.array_equal(read_label(datalist.cases[1].label), masks["liver"])
+    assert "none of left kidney (sub-01_T2w): it counts as not there" in report
+
+
+def test_masks_of_bids_that_name_another_structure_are_none_of_these(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any
+) -> None:
+    root = tmp_path / "bids"
+    for subject in ("01", "02"):
+        shapes.save_volume(root / f"sub-{subject}" / "anat" / f"sub-{subject}_T1w.nii.gz")
+    folder = root / "derivatives" / "manual"
+    shapes.save_volume(folder / "sub-01" / "sub-01_label-aorta_mask.nii.gz", masks["liver"])
+    for label in ("liver", "leftkidney", "aorta"):
+        array = masks["left_kidney" if label == "leftkidney" else "liver"]
+        shapes.save_volume(folder / "sub-02" / f"sub-02_label-{label}_mask.nii.gz", array)
+    datalist, report = indexed("bids", root, labels=LABELS)
+    assert datalist.cases[0].label is None
+    assert np.array_equal(read_label(datalist.cases[1].label), shapes.rings((1, 2)))
+    assert "and 1 more: names no structure of --labels" in report
+
+
+def test_two_masks_of_one_structure_leave_out_their_image_alone(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any
+) -> None:
+    root = tmp_path / "bids"
+    for subject in ("01", "02"):
+        shapes.save_volume(root / f"sub-{subject}" / "anat" / f"sub-{subject}_T1w.nii.gz")
+    folder = root / "derivatives" / "manual"
+    for name in ("sub-01_desc-a", "sub-01_desc-b", "sub-02_desc-a"):
+        shapes.save_volume(folder / name[:6] / f"{name}_label-liver_mask.nii.gz", masks["liver"])
+    datalist, report = indexed("bids", root, labels=LABELS)
+    assert [case.case for case in datalist.cases] == ["sub-02_T1w"]
+    assert "has several label maps" in report
+
+
+def test_a_mask_of_bids_without_a_name_is_of_no_structure_in_other_letters(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any
+) -> None:
+    root = tmp_path / "bids"
+    shapes.save_volume(root / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    label = root / "derivatives" / "manual" / "sub-01_desc-brain_mask.nii.gz"
+    shapes.save_volume(label, masks["liver"])
+    datalist, _ = indexed("bids", root, labels={"liver": 1, "печень": 2})
+    assert Path(datalist.cases[0].label) == label
+
+
+@pytest.mark.parametrize("names", [("ct_liver", "left_kidney"), ("liver", "CT_left_kidney")])
+def test_masks_of_the_only_image_are_its_own_however_they_are_called(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any, names: tuple[str, str]
+) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "p1" / "1" / "ct.nii.gz")
+    for name, array in zip(names, masks.values(), strict=True):
+        shapes.save_volume(root / "p1" / "1" / f"{name}.nii.gz", array)
+    datalist, _ = indexed("folder", root, labels=LABELS)
+    assert np.array_equal(read_label(datalist.cases[0].label), shapes.rings((1, 2)))
+
+
+@pytest.mark.parametrize("name", ["{}.nii.gz", "p1/1/{}.nii.gz"])
+def test_masks_of_other_structures_are_no_images(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any, name: str
+) -> None:
+    root = tmp_path / "mine"
+    image, prefix = ("p1", "p1_") if name == "{}.nii.gz" else ("ct", "")
+    shapes.save_volume(root / name.format(image))
+    for structure in (*masks, "aorta", "liver_2"):
+        shapes.save_volume(root / name.format(f"{prefix}{structure}"), masks.get(structure, masks["liver"]))
+    datalist, report = indexed("folder", root, labels=LABELS)
+    assert len(datalist.cases) == 1
+    assert np.array_equal(read_label(datalist.cases[0].label), shapes.rings((1, 2)))
+    assert "and 1 more: a mask (it holds two values at most)" in report
+
+
+def test_an_image_called_as_another_one_and_more_stays_an_image(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any
+) -> None:
+    root = tmp_path / "mine"
+    for name in ("p1", "p1_2"):
+        shapes.save_volume(root / f"{name}.nii.gz")
+    for name, array in masks.items():
+        shapes.save_volume(root / f"p1_{name}.nii.gz", array)
+    datalist, _ = indexed("folder", root, labels=LABELS)
+    assert [case.case for case in datalist.cases] == ["p1", "p1_2"]
+
+
+def test_masks_that_the_pattern_passes_over_are_no_images(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any
+) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "p1.nii.gz")
+    for name, array in masks.items():
+        shapes.save_volume(root / f"p1_{name}.nii.gz", array)
+    datalist, _ = indexed("folder", root, labels=LABELS, label_pattern=re.compile("kidney"))
+    assert [case.case for case in datalist.cases] == ["p1"]
+    assert np.array_equal(read_label(datalist.cases[0].label), 2 * masks["left_kidney"])
+
+
+@pytest.mark.parametrize("visit", ["followup", "week 6", "2024-03-01"])
+def test_masks_of_a_visit_without_image_are_not_those_of_the_image_above(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any, visit: str
+) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "p1" / "ct.nii.gz")
+    for name, array in masks.items():
+        shapes.save_volume(root / "p1" / visit / f"{name}.nii.gz", array)
+    datalist, report = indexed("folder", root, labels=LABELS)
+    assert datalist.cases[0].label is None
+    assert "and 1 more: a mask without an image that it belongs to" in report
+
+
+def test_one_mask_of_two_values_leaves_the_others_masks(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any
+) -> None:
+    root = tmp_path / "mine"
+    for patient in ("p1", "p2", "p3"):
+        shapes.save_volume(root / patient / "1" / "ct.nii.gz")
+    for name, array in masks.items():
+        shapes.save_volume(root / "p1" / "1" / f"{name}.nii.gz", array)
+    shapes.save_volume(root / "p2" / "1" / "left_kidney.nii.gz", masks["left_kidney"])
+    shapes.save_volume(root / "p3" / "1" / "left_kidney.nii.gz", shapes.rings((1, 2)))
+    datalist, report = indexed("folder", root, labels=LABELS)
+    assert [case.case for case in datalist.cases] == ["p1_1", "p2_1"]
+    assert np.array_equal(read_label(datalist.cases[1].label), 2 * masks["left_kidney"])
+    assert "but holds the values 1, 2" in report
+
+
+def test_a_broken_mask_alone_skips_its_case(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any
+) -> None:
+    root = tmp_path / "mine"
+    for patient in ("p1", "p2"):
+        shapes.save_volume(root / patient / "1" / "ct.nii.gz")
+        shapes.save_volume(root / patient / "1" / "liver.nii.gz", masks["liver"])
+    (root / "p2" / "1" / "liver.nii.gz").write_bytes(b"broken")
+    datalist, report = indexed("folder", root, labels=LABELS)
+    assert [case.case for case in datalist.cases] == ["p1_1"]
+    assert "not a sound gzip file" in report
+
+
+@pytest.mark.parametrize("name", ["left_kidney_p1_mask", "p1_left_kidney_2_mask"])
+def test_a_label_map_called_as_another_structure_than_it_holds_is_refused(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any, name: str
+) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "p1.nii.gz")
+    shapes.save_volume(root / f"{name}.nii.gz", masks["left_kidney"])  # of ones, and 1 is the liver
+    with pytest.raises(UserError, match="is called left kidney, but holds the value 1 alone, which is liver"):
+        indexed("folder", root, labels=LABELS)
+
+
+def test_the_ignore_value_is_no_structure(tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "p1.nii.gz")
+    for name, array in masks.items():
+        shapes.save_volume(root / f"p1_{name}.nii.gz", array * 255)
+    with pytest.raises(UserError, match="holds the value 255 of --ignore"):
+        indexed("folder", root, labels=LABELS, ignore=255)
