@@ -98,11 +98,13 @@ def two_images(given: TwoImages, modality: str | None, labels: list[str]) -> dic
     Raises:
         UserError: one of the files is not there, or no structures can be told from the mask's values.
     """
+    from monai_ext.data.indexing.__main__ import parse_labels
+
     for option, name in vars(given).items():
         if not Path(name).expanduser().is_file():
             raise UserError(f"--{option} {name}: there is no such file; correct its name.")
     paths = {option: str(Path(name).expanduser().absolute()) for option, name in vars(given).items()}
-    values = dict(map(_label, labels)) if labels else _values(paths["mask"])
+    values = parse_labels(labels) if labels else _values(paths["mask"])
     first = {"case": "baseline", "patient": "patient", "visit": 0, "image": paths["baseline"], "label": paths["mask"]}
     later = {"case": "target", "patient": "patient", "visit": 1, "image": paths["target"]}
     return {"dataset": "follow-up", "modality": modality, "labels": values, "cases": [first, later]}
@@ -133,10 +135,3 @@ def _values(mask: str) -> dict[str, int]:
     if len(found) > 1:
         return {f"label_{value}": value for value in found}
     return {"structure": found[0] if found else 1}  # an empty mask is the doctor's to refuse
-
-
-def _label(pair: str) -> tuple[str, int]:
-    name, _, value = pair.rpartition("=")
-    if not name or not value.isdecimal() or int(value) < 1:
-        raise UserError(f"--labels: {pair!r} is not NAME=VALUE with a whole number above 0, such as tumour=1.")
-    return name, int(value)

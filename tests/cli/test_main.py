@@ -39,6 +39,7 @@ MISTAKES = {
     "pair and folder": ([*PAIR[:1], "images", *PAIR[1:]], "not both"),
     "file of the pair": ([*PAIR[:6], "c.nii", *PAIR[7:]], "--target c.nii: there is no such file"),
     "labels": ([*PAIR, "--labels", "tumour"], "'tumour' is not NAME=VALUE"),
+    "labels twice": ([*PAIR, "--labels", "tumour=1", "tumour=2"], "'tumour' is given twice"),
     "mask to keep": ([*PAIR, "--keep", "liver"], "'liver' is not NAME=MASK"),
     "mask to keep that is not there": ([*PAIR, "--keep", "liver=no.nii"], "--keep liver: there is no no.nii"),
     "config": ([*PAIR, "--with", "evalute"], "has no config 'evalute', did you mean evaluate?"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ def _check_options(dataset: str, options: Options) -> None:
         if not taken and getattr(options, option.name) != option.default:
             whose = "the card says it" if dataset in INDEXERS else "it is for other data"
             raise UserError(f"--{option.name} does not apply to {dataset} ({whose}); leave it out")
+    _check_labels(options.labels or {}, options.ignore)
+
+
+def _check_labels(labels: Mapping[str, int], ignore: int | None) -> None:
+    """Refuse values of which a list would be refused, before files of a former list are written over."""
+    of_value: dict[int, str] = {}
+    for name, value in labels.items():
+        if (other := of_value.setdefault(value, name)) != name:
+            raise UserError(f"--labels: {other!r} and {name!r} have the same value {value}; give each its own")
+    if ignore in of_value:
+        raise UserError(f"--ignore {ignore}: this is the value of {of_value[ignore]!r}; use another value")
 
 
 def _check_paths(root: Path, output: Path) -> None:

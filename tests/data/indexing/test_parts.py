@@ -423,3 +423,23 @@ def test_the_ignore_value_is_no_structure(tmp_path: Path, indexed: Callable[...,
         shapes.save_volume(root / f"p1_{name}.nii.gz", array * 255)
     with pytest.raises(UserError, match="holds the value 255 of --ignore"):
         indexed("folder", root, labels=LABELS, ignore=255)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"labels": {"liver": 1, "left kidney": 1}}, "'liver' and 'left kidney' have the same value 1"),
+        ({"labels": LABELS, "ignore": 2}, "--ignore 2: this is the value of 'left kidney'"),
+    ],
+)
+def test_values_that_a_list_cannot_have_leave_the_former_label_maps(
+    tmp_path: Path, indexed: Callable[..., Any], shapes: Any, masks: Any, options: Any, sentence: str
+) -> None:
+    root = tmp_path / "mine"
+    shapes.save_volume(root / "p1.nii.gz")
+    for name, array in masks.items():
+        shapes.save_volume(root / f"p1_{name}.nii.gz", array)
+    datalist, _ = indexed("folder", root, labels=LABELS)
+    with pytest.raises(UserError, match=sentence):
+        indexed("folder", root, **options)
+    assert np.array_equal(read_label(datalist.cases[0].label), shapes.rings((1, 2)))
