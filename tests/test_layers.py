@@ -18,7 +18,7 @@ CONFIGS = sorted((ROOT / "bundles").glob("*/configs/*.yaml"))
 
 PARTS = {"networks", "losses", "metrics", "transforms", "data"}  # what things are made of; none imports another
 RUNS = {"engines", "inferers", "handlers", "evaluation", "session"}  # what runs
-BOTTOM = {"configuration", "errors", "files", "grey_values", "processes", "__version__"}
+BOTTOM = {"configuration", "errors", "files", "grey_values", "made", "processes", "__version__"}
 LAYERS: dict[str, set[str]] = {
     **{part: set() for part in BOTTOM},
     "prompts": BOTTOM,
@@ -26,6 +26,7 @@ LAYERS: dict[str, set[str]] = {
     **{run: {*BOTTOM, "prompts", *PARTS} for run in RUNS},
 }
 LAYERS["files"] |= {"errors"}
+LAYERS["made"] |= {"files"}
 LAYERS["engines"] |= {"inferers"}
 LAYERS["handlers"] |= {"evaluation"}
 LAYERS["session"] |= {"handlers", "inferers"}

@@ -16,6 +16,7 @@ from monai_ext.data.slice_axis import stored_slice_axis
 from monai_ext.data.supports import parse_support
 from monai_ext.errors import UserError
 from monai_ext.files import PathLike, sha256_of
+from monai_ext.made import note_file
 
 FRAME_SIDE = 256
 """Pixels along the longer side of the smallest input frame; a dot has to cover one of them."""
@@ -68,6 +69,7 @@ def draw_support(
     key = content_key([sha256_of(case.image), places.tolist(), points is None, datalist.labels[organ], slice_axis])
     path = Path(folder) / f"{case.case}_drawn_{key[:10]}{'.png' if mask.ndim == 2 else '.nii.gz'}"
     if not path.is_file():
+        note_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mask(path, mask, like=case.image)
     drawn = case.model_copy(update={"label": str(path.absolute())})

@@ -21,6 +21,7 @@ from monai_ext.data.slice_store import StoredCase
 from monai_ext.data.text import read_json
 from monai_ext.errors import UserError
 from monai_ext.files import PathLike, atomic_path
+from monai_ext.made import note_file
 
 
 class _Slice(BaseModel):
@@ -82,6 +83,7 @@ def write_episodes(path: PathLike, episodes: Sequence[Episode], **notes: Any) ->
         entries.append({**what, "support": asdict(episode.support), "query": asdict(episode.query)})
     text = ",\n  ".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     head = "".join(f" {json.dumps(key)}: {json.dumps(value)},\n" for key, value in notes.items())
+    note_file(path)
     with atomic_path(path) as temporary:
         temporary.write_text(f'{{\n{head} "episodes": [\n  {text}\n ]\n}}\n', encoding="utf-8")
 

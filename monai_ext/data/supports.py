@@ -20,6 +20,7 @@ from monai_ext.data.pairs import Pair, make_pair
 from monai_ext.data.slice_axis import stored_slice_axis
 from monai_ext.errors import UserError
 from monai_ext.files import PathLike, sha256_of
+from monai_ext.made import note_file
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ def write_support_mask(
     key = content_key([sha256_of(label), list(support.slices), value, written, slice_axis, place])[:10]
     path = Path(folder) / f"{case.case}_{key}{'.png' if mask.ndim == 2 else '.nii.gz'}"
     if not path.is_file():
+        note_file(path)
         write_mask(path, mask * written, like=case.image)
     return path.absolute()
 

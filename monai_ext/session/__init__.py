@@ -16,8 +16,8 @@ from monai_ext.session.cases import (
 )
 from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, share, try_out
 from monai_ext.session.default_weights import choose_weights, scope_note
-from monai_ext.session.launch import choose_device, finish, run_cases, start
-from monai_ext.session.made import make_folder
+from monai_ext.session.launch import choose_device, finish, run_cases, run_training, start
+from monai_ext.made import make_folder
 from monai_ext.session.options import check_options
 from monai_ext.session.preflight import look_at_headers, prepare
 from monai_ext.session.prompts import (
@@ -81,6 +81,7 @@ __all__ = [
     "refuse_phantom",
     "run_cases",
     "run_folder",
+    "run_training",
     "sam_of_prompts",
     "scope_note",
     "seen_by",

@@ -17,7 +17,7 @@ from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.data.shards import parse_shard
 from monai_ext.data.studies import DATALIST, served_folder
 from monai_ext.errors import UserError
-from monai_ext.session.made import making
+from monai_ext.made import making
 
 NO_LABELS = "--labels is empty: name the structures to segment, or leave it out for all."
 

@@ -16,7 +16,7 @@ from monai.utils import set_determinism
 from monai_ext import processes
 from monai_ext.configuration import running_parser
 from monai_ext.errors import UserError, find_user_error, report_user_errors
-from monai_ext.session.made import keep_made, remove_made
+from monai_ext.made import keep_made, remove_made
 from monai_ext.session.options import check_options
 
 
@@ -119,6 +119,16 @@ def run_cases(evaluator: Engine) -> None:
         return
     for event in (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
         evaluator.fire_event(event)
+
+
+def run_training(trainer: Any) -> None:
+    """Run a training, whose folder keeps from now on what is in it, for a start that goes on with it.
+
+    Args:
+        trainer: a MONAI trainer, or another with a method ``run``.
+    """
+    keep_made()
+    trainer.run()
 
 
 def _report_mistakes() -> None:

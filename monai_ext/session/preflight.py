@@ -13,7 +13,7 @@ from monai_ext.data.checks import check_pairs
 from monai_ext.data.doctor import examine, warn_and_stop
 from monai_ext.data.manifest import FILE_KEYS, DataList
 from monai_ext.inferers.slice_match import refuse_volumes_apart
-from monai_ext.session.made import make_folder
+from monai_ext.made import make_folder
 
 
 def prepare(

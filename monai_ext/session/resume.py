@@ -21,9 +21,10 @@ from monai_ext.configuration import deciding_config, first_difference, running_p
 from monai_ext.data.contents import case_contents
 from monai_ext.data.manifest import DataList
 from monai_ext.data.provenance import read_record
-from monai_ext.data.training_settings import as_text, read_settings, write_settings
+from monai_ext.data.training_settings import SETTINGS_FILE, as_text, read_settings, write_settings
 from monai_ext.errors import UserError
 from monai_ext.files import sha256_of, source_sha256
+from monai_ext.made import note_file
 
 NOT_OF_A_CASE = frozenset({"run_record", "finished", "split", "mean_of", "pooled_iou", "allow_overlap"})
 """Entries of an inference or evaluation that leave the result of a case as it is."""
@@ -117,6 +118,7 @@ def _keep_training(
         "accepted": [],
     }
     if not _has_begun(folder):
+        note_file(folder / SETTINGS_FILE)
         write_settings(folder, settings)
         return
     kept, now = read_settings(folder), json.loads(as_text(settings))

@@ -136,9 +136,10 @@ def test_each_loss_stands_in_tensorboard(whole) -> None:
         ({"novel": "kidney", "base": "['lesion','kidney']"}, "kidney is novel and among the base classes"),
         ({"novel": "kidney"}, "the training needs two base classes"),
         ({"prototypes": "few"}, "prototypes 'few' is unknown"),
+        ({"select": "val_dice"}, "--select val_dice"),
     ],
 )
 def test_mistakes_end_the_run_with_one_sentence(tmp_path, options, sentence) -> None:
     printed = finish(start(tmp_path, **options), code=1)
     assert printed.splitlines()[-1].startswith(f"error: {sentence}")
-    assert not list(tmp_path.glob("out/*.pt"))
+    assert not list(tmp_path.glob("out/*.*"))

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 
 from forked import BundleCommand
 from monai_ext.errors import find_user_error
-from monai_ext.session import made
+from monai_ext import made
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 SLOW = (

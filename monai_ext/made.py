@@ -1,4 +1,7 @@
-"""Folders and files that a run makes before its first case; they are removed where a mistake ends the run."""
+"""Folders and files that a run makes before its first case or step; they are removed where a mistake ends the run.
+
+Stored slices stay: they are whole, and the next start takes them over.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from monai_ext.files import ensure_writable_folder
 
 _folders: list[Path] = []  # removed if they are empty
 _contents: list[Path] = []  # removed with all that is in them
+_files: list[Path] = []
 
 
 def make_folder(path: str | os.PathLike) -> Path:
@@ -34,14 +38,26 @@ def making(folder: Path) -> Iterator[Path]:
     yield folder
 
 
+def note_file(path: str | os.PathLike) -> None:
+    """Say that a file is about to be written; one that is there already is left alone by :func:`remove_made`."""
+    file = Path(path).expanduser().absolute()
+    if not file.exists():
+        _files.append(file)
+        _folders.extend(one for one in file.parents if not one.exists())
+
+
 def keep_made() -> None:
-    """Keep what has been made: the first case begins."""
+    """Keep what has been made: the first case or step begins."""
     _folders.clear()
     _contents.clear()
+    _files.clear()
 
 
 def remove_made() -> None:
     """Remove what has been made since the process began or :func:`keep_made`."""
+    for file in _files:
+        with suppress(OSError):
+            file.unlink()
     for folder in _contents:
         shutil.rmtree(folder, ignore_errors=True)
     for folder in sorted(_folders, key=lambda path: len(path.parts), reverse=True):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from monai_ext.errors import UserError
-from monai_ext.session import made
+from monai_ext import made
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +45,13 @@ def test_folders_made_on_the_way_to_one_that_cannot_be_made_are_removed(tmp_path
         made.make_folder(tmp_path / "a" / ("x" * 300))
     made.remove_made()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_file_is_removed_and_an_old_one_is_not(tmp_path):
+    (tmp_path / "old.json").write_text("")
+    for name in ("old.json", "new.json", "supports/mask.png"):
+        made.note_file(tmp_path / name)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    made.remove_made()
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
