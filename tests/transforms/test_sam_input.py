@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
+from scipy import ndimage
 
 from monai_ext.errors import UserError
 from monai_ext.prompts.masks import paper_tokens
@@ -426,6 +427,32 @@ def test_no_dot_of_painted_points_is_lost(size):
     assert 12 <= len(cells) <= 4 * 12
     nearest = resize_planes(torch.as_tensor(plane)[None, ..., None], size, "nearest", antialias=False)[0, ..., 0]
     assert np.array_equal(found == 8, nearest.numpy() == 8)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 41), (100, 90), (30, 30)])
+def test_no_part_of_a_line_of_one_pixel_is_lost(size):
+    rng, plane = np.random.default_rng(size[0]), np.zeros((128, 128), np.int64)
+    top, left, bottom, right = *rng.integers(5, 30, 2), *rng.integers(60, 90, 2)
+    plane[top, left : right + 1] = plane[bottom, left : right + 1] = 3
+    plane[top : bottom + 1, left] = plane[top : bottom + 1, right] = 3
+    plane[np.arange(95, 125), np.arange(20, 50)] = 4  # a scribble
+    plane[100:, :5] = 8  # another structure, which is no line
+    found = reduced(plane, size)
+    for value in (3, 4):
+        cells, places = np.argwhere(found == value), np.argwhere(plane == value)
+        touched = {tuple(place) for place in (places + 0.5) * np.array(size) // 128}
+        assert touched <= {tuple(cell) for cell in cells}
+        assert ndimage.label(found == value, np.ones((3, 3)))[1] == 1
+    nearest = resize_planes(torch.as_tensor(plane)[None, ..., None], size, "nearest", antialias=False)[0, ..., 0]
+    assert np.array_equal(found == 8, nearest.numpy() == 8)
+
+
+def test_a_short_piece_of_an_organ_is_no_line():
+    plane = np.zeros((64, 64), np.int64)
+    plane[21, 20:39], plane[40:50, 30:50] = 1, 2
+    plane[10:12, 20:50] = 3  # nor is one of two rows
+    nearest = resize_planes(torch.as_tensor(plane)[None, ..., None], (32, 32), "nearest", antialias=False)[0, ..., 0]
+    assert np.array_equal(reduced(plane, (32, 32)), nearest.numpy())
 
 
 def test_slices_and_channels_are_judged_one_by_one():
