@@ -38,6 +38,10 @@ SHARES = {"certainty": 1, "self_check": 1, "cycle": 1, "jump": -1, "shift": -1, 
 """Features in [0, 1] that are good when high (1) or low (-1), whatever made them."""
 
 
+NOT_SOUGHT = {"reference_absent", "outside_reference"}
+"""What is told of a structure on a slice where no reference that serves shows it."""
+
+
 MEAN_OF_SHARES = "shares"
 """Name of the mean of the :data:`SHARES` as the one feature of a calibration, for few patients."""
 
@@ -226,17 +230,23 @@ def worst_first(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     return sorted((list(row) for row in rows), key=lambda row: float(row[column]))
 
 
-def review_rows(names: Sequence[str], slices: Sequence[tuple[str, int, Features]], scorer: Scorer) -> list[list[str]]:
+def review_rows(
+    names: Sequence[str],
+    slices: Sequence[tuple[str, int, Features]],
+    scorer: Scorer,
+    missing: Mapping[str, str] | None = None,
+) -> list[list[str]]:
     """Return a case's rows of ``review.csv``: of its slices, of each structure and of the case.
 
-    A structure's score is the mean of its slices', the case's the lowest of its structures. ``slice`` is empty for
-    a structure, ``label`` too for the case; ``flag`` where the scorer has no threshold. Masks of which nothing is
-    known have no row.
+    A structure's score is the mean of its slices', the case's the lowest of its structures; that of a structure without
+    any mask is 0, since it may have been missed. ``slice`` is empty for a structure, ``label`` too for the case;
+    ``flag`` where the scorer has no threshold. Masks of which nothing is known have no row.
 
     Args:
         names: of the case: ``case, patient, visit``.
         slices: label, slice and features of each mask that was made.
         scorer: turns features into scores.
+        missing: structures without a mask on any slice -> reason.
     """
     rows, scores = [], dict[str, dict[int, float]]()
     for label, k, features in slices:
@@ -245,12 +255,36 @@ def review_rows(names: Sequence[str], slices: Sequence[tuple[str, int, Features]
             scores.setdefault(label, {})[k] = score
             rows.append(_row(names, label, str(k), score, scorer, scorer.reason(features)))
     means = {label: sum(own.values()) / len(own) for label, own in scores.items()}
+    means.update(dict.fromkeys(missing or {}, 0.0))
     for label, mean in means.items():
-        rows.append(_row(names, label, "", mean, scorer, _reason_of_structure(scores[label], scorer)))
+        reason = missing[label] if missing and label in missing else _reason_of_structure(scores[label], scorer)
+        rows.append(_row(names, label, "", mean, scorer, reason))
     if means:
         lowest = min(means, key=lambda label: means[label])
         rows.append(_row(names, "", "", means[lowest], scorer, f"lowest: {lowest}"))
     return rows
+
+
+def missing_structures(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the structures of which a method has no mask on any slice, and why.
+
+    >>> missing_structures([{"label": "LV", "status": "no_foreground"}, {"label": "RV", "status": "ok"}])
+    {'LV': 'found on no slice'}
+
+    Args:
+        rows: of a case's details, with ``status`` as in :class:`monai_ext.inferers.reference_inferer.SliceResult`; of
+            structures with another status nothing is said.
+    """
+    told: dict[str, set[Any]] = {}
+    for row in rows:
+        told.setdefault(row["label"], set()).add(row.get("status"))
+    missing = {}
+    for label, statuses in told.items():
+        if statuses <= NOT_SOUGHT:
+            missing[label] = "sought on no slice"
+        elif statuses <= {*NOT_SOUGHT, "no_foreground"}:
+            missing[label] = "found on no slice"
+    return missing
 
 
 def _reason_of_structure(scores: Mapping[int, float], scorer: Scorer) -> str:

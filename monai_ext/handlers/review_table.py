@@ -25,6 +25,7 @@ from monai_ext.evaluation.review import (
     Calibration,
     Scorer,
     Uncalibrated,
+    missing_structures,
     read_calibration,
     review_rows,
     worst_first,
@@ -69,9 +70,9 @@ class ReviewTable:
     The rows of a case's details hold ``label``, ``slice`` and, of masks that were sought, ``features``.
     ``review_features.csv`` has all features that the method hands over, long form, for
     :mod:`monai_ext.evaluation.calibrate_review`; ``review.csv`` has ``case, patient, visit, label, slice, score, flag,
-    reason, method``, lowest score first, and a line on the console names the worst case. Both are written only where
-    the method hands over features; where it does not, those of an earlier run go. With a calibration the details' rows
-    get ``score`` and ``flagged``, for pictures.
+    reason, method``, lowest score first, and a line on the console names the worst case; a structure without a mask on
+    any slice has the score 0. Both are written only where the method hands over features; where it does not, those of
+    an earlier run go. With a calibration the details' rows get ``score`` and ``flagged``, for pictures.
 
     A feature of the calibration that the method does not hand over counts as the mean of those that it was calibrated
     on. A warning names it; a calibration of which the method hands over none is refused.
@@ -126,7 +127,7 @@ class ReviewTable:
             ]
             self._features.add(names[0], features)
             self._check_features({name for _, _, known in slices for name in known}, names[0])
-            rows = review_rows(names, slices, self.scorer)
+            rows = review_rows(names, slices, self.scorer, missing_structures(output[DETAILS].rows))
             self._review.add(names[0], rows)
             if self.scorer.threshold is not None:
                 _note_scores(output[DETAILS].rows, rows)

@@ -30,6 +30,7 @@ from monai_ext.inferers.reference_inferer import (
     SliceResult,
     TargetSlice,
     segment_present,
+    serving,
 )
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_shots
@@ -82,8 +83,8 @@ class ProsamInferer(ReferenceInferer):
     The details of a case have a map ``variance``, of the K probabilities, [L, H, W, D] in the input frame, zero where
     nothing was sought; none without ``uncertainty``. Rows have the further entries ``sigma``, ``predicted_iou``,
     ``agreement``, ``entropy`` and ``variance_ratio``. These but ``sigma`` are features of the review score, as are
-    those of the views, ``view_agreement`` and so on. The answer to a MONAI Label request has ``agreement``: of each
-    structure the mean over the slices on which it was found.
+    those of the views, ``view_agreement`` and so on; of masks that are all empty they are None. The answer to a MONAI
+    Label request has ``agreement``: of each structure the mean over the slices on which it was found.
 
     Raises:
         UserError: for unknown options, an impossible K, or draws from prompts without a distribution (VRP-SAM).
@@ -179,7 +180,7 @@ class ProsamInferer(ReferenceInferer):
         """Collect what the references that show a structure tell of it, and on which slices; None: none shows it."""
         value = list(self.labels.values())[channel]
         shots, served = [], []
-        for m in matched:
+        for m in serving(matched, value):
             index = self._serving_slice(m, value)
             if index is not None:
                 shots.append(self._shot(network, m.reference, index, value))
@@ -227,7 +228,7 @@ class ProsamInferer(ReferenceInferer):
         if self.uncertainty or self.strategy != MEAN_PROMPT:
             drawn = _decode(network, embeddings, self._draw(prompts, target.index, channel))[0]
         logits, quality = self._merge(network, embeddings, prompts, drawn)
-        features = {"predicted_iou": quality}
+        features: dict[str, float | None] = {"predicted_iou": quality}
         if self.uncertainty and drawn is not None:
             found = mask_uncertainty(drawn)
             self._variances[channel, target.index] = found.variance.cpu()
@@ -285,14 +286,16 @@ def _decode(network: PromptableNetwork, embeddings: Embeddings, tokens: Tensor) 
     return torch.cat(logits), torch.cat(quality)
 
 
-def _features(found: MaskUncertainty, prefix: str = "") -> dict[str, float]:
-    numbers = {"agreement": found.agreement, "entropy": found.entropy, "variance_ratio": found.variance_ratio}
-    return {prefix + name: value for name, value in numbers.items()}
+def _features(told: MaskUncertainty, prefix: str = "") -> dict[str, float | None]:
+    """Name the numbers of K masks; None where none of them holds a pixel, lest an empty mask look like the surest."""
+    numbers = {"agreement": told.agreement, "entropy": told.entropy, "variance_ratio": told.variance_ratio}
+    return {prefix + name: value if told.found else None for name, value in numbers.items()}
 
 
 def _mean_agreement(rows: Sequence[dict[str, Any]], name: str) -> float | None:
     """Return a structure's mean agreement over the slices on which it was found; None: on none."""
-    found = [row["agreement"] for row in rows if row["label"] == name and row["status"] == "ok"]
+    ok = (row["agreement"] for row in rows if row["label"] == name and row["status"] == "ok")
+    found = [agreement for agreement in ok if agreement is not None]
     return sum(found) / len(found) if found else None
 
 

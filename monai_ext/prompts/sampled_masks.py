@@ -82,12 +82,15 @@ class MaskUncertainty:
         agreement: expected Dice of two of the masks, the mean over all pairs; two empty masks agree (1).
         variance_ratio: the summed variance by the summed mean probability, so that a large structure is not less sure
             than a small one; 0 where there is none.
+        found: whether any of the masks holds a pixel. Where none does, the three numbers say nothing of how sure that
+            is: a structure that was missed by all looks like one that is not there.
     """
 
     variance: Tensor
     entropy: float
     agreement: float
     variance_ratio: float
+    found: bool
 
 
 def mask_uncertainty(logits: Tensor) -> MaskUncertainty:
@@ -106,7 +109,7 @@ def mask_uncertainty(logits: Tensor) -> MaskUncertainty:
     held = (logits > 0).any(dim=0)
     entropy = float(_binary_entropy(mean)[held].mean()) if bool(held.any()) else 0.0
     ratio = float(variance.sum() / mean.sum().clamp(min=1e-6)) if bool(held.any()) else 0.0
-    return MaskUncertainty(variance, entropy, _mean_pair_dice(logits > 0), ratio)
+    return MaskUncertainty(variance, entropy, _mean_pair_dice(logits > 0), ratio, bool(held.any()))
 
 
 def _binary_entropy(probability: Tensor) -> Tensor:

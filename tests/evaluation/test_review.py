@@ -13,6 +13,7 @@ from monai_ext.evaluation.review import (
     auroc,
     calibrate,
     calibration_text,
+    missing_structures,
     read_calibration,
     review_rows,
     worst_first,
@@ -89,6 +90,22 @@ def test_without_a_calibration_the_shares_count_alike():
     assert Uncalibrated().score(features) == pytest.approx((0.9 + 0.7) / 2)
     assert Uncalibrated().reason(features) == "jump 0.3"
     assert Uncalibrated().score({"distance": 7.0, "spread": math.nan}) is None
+
+
+def test_a_structure_without_any_mask_comes_first():
+    """However sure its empty slices look: it may have been missed."""
+    details = [{"label": "LV", "status": "ok"}, {"label": "LV", "status": "no_foreground"}]
+    details += [{"label": "RV", "status": "no_foreground"}, {"label": "RV", "status": "outside_reference"}]
+    details += [{"label": "MYO", "status": "reference_absent"}, {"label": "LA"}]
+    missing = missing_structures(details)
+    assert missing == {"RV": "found on no slice", "MYO": "sought on no slice"}
+    slices = [("LV", 3, {"distance": 0.4}), ("RV", 3, {"distance": 0.1})]
+    rows = review_rows(["c", "p", "1"], slices, KNOWN, missing)
+    whole = {row[3]: row[5:8] for row in rows if row[4] == ""}
+    assert whole["RV"] == ["0.0000", "1", "found on no slice"]
+    assert whole["MYO"] == ["0.0000", "1", "sought on no slice"]
+    assert whole[""] == ["0.0000", "1", "lowest: RV"]
+    assert whole["LV"][0] != "0.0000"
 
 
 def test_rows_without_a_calibration_are_not_flagged():

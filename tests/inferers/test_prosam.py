@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from monai_ext.errors import UserError
-from monai_ext.inferers.prosam import ProsamInferer
+from monai_ext.evaluation.review import read_calibration
+from monai_ext.inferers.prosam import ProsamInferer, _features
 from monai_ext.inferers.reference_inferer import BACKGROUND
 from monai_ext.networks.prompt_distribution import PromptDistributionNet, join_shots
 from monai_ext.networks.reference_encoder import EncoderReference
@@ -16,6 +19,7 @@ from monai_ext.prompts.sampled_masks import MERGES, mask_uncertainty, merge_logi
 from monai_ext.transforms.request import REQUEST
 from monai_ext.transforms.views import View
 
+BUNDLES = Path(__file__).parents[2] / "bundles"
 SIZE = (40, 64)
 LABELS = {"lesion": 1, "organ": 2}
 
@@ -156,11 +160,25 @@ def test_features_of_the_review_score_are_those_of_the_table(network, make_infer
     assert all("features" not in r for r in details.rows if r["slice"] == 2), "nothing was sought there"
 
 
+def test_empty_masks_of_all_draws_do_not_look_like_the_surest():
+    """Two empty masks agree, and so the shipped calibration took a structure that was missed by all for a good mask."""
+    told = mask_uncertainty(torch.full((3, 8, 8), -5.0))
+    assert (told.agreement, told.entropy, told.variance_ratio, told.found) == (1.0, 0.0, 0.0, False)
+    features = _features(told)
+    assert set(features.values()) == {None}
+    calibration = read_calibration(BUNDLES / "prosam" / "configs" / "review_prompts.json")
+    assert calibration.score(features) < calibration.threshold
+    held = torch.full((3, 8, 8), -5.0)
+    held[:, 2:5, 2:5] = 5.0
+    assert calibration.score(_features(mask_uncertainty(held))) > calibration.threshold
+
+
 def test_the_answer_to_a_request_tells_how_far_drawn_masks_agree(network, make_inferer, target):
     answer: dict = {}
     target.meta[REQUEST] = {"labels": LABELS, "answer": answer}
     _, details = make_inferer(samples=3).segment_case(target, network, "a", "a")
-    found = [row["agreement"] for row in details.rows if row["label"] == "organ" and row["status"] == "ok"]
+    ok = [row["agreement"] for row in details.rows if row["label"] == "organ" and row["status"] == "ok"]
+    found = [agreement for agreement in ok if agreement is not None]
     assert answer["agreement"].keys() == LABELS.keys()
     assert answer["agreement"]["organ"] == (pytest.approx(np.mean(found)) if found else None)
 
