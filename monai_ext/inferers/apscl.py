@@ -17,7 +17,6 @@ from monai_ext.inferers.panet import classes_to_results
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.reference_inferer import MatchedSlice, ReferenceInferer, SliceResult, TargetSlice
 from monai_ext.inferers.slice_features import dice
-from monai_ext.inferers.slice_match import middle_slice
 from monai_ext.networks.backbone import PromptableNetwork
 from monai_ext.networks.prototype_net import PrototypeNet, Support
 from monai_ext.prompts.ties import TOLERANCE
@@ -65,7 +64,6 @@ class ApsclInferer(ReferenceInferer):
         self.z_samples, self.seed = z_samples, seed
         self._loaded: list[Reference] = []
         self._supports: dict[tuple[Any, ...], Support | None] = {}
-        self._middles: dict[tuple[int, int], int | None] = {}
 
     def segment_slice(
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
@@ -74,7 +72,7 @@ class ApsclInferer(ReferenceInferer):
         few_shot = cast(PrototypeNet, network)
         if self.z_samples and not few_shot.options.fem:
             raise UserError(f"--z_samples {self.z_samples}: these weights have no FEM, so no z to draw; leave it out.")
-        serving = [self._serving(matched, value) for value in self.labels.values()]
+        serving = [[m for m in matched if m.shows(value)] for value in self.labels.values()]
         values = self.labels.values()
         supports = [self._support(few_shot, own, value) for own, value in zip(serving, values, strict=True)]
         if all(support is None for support in supports):
@@ -97,32 +95,9 @@ class ApsclInferer(ReferenceInferer):
             results.append(result)
         return results
 
-    def _matches_of(
-        self, value: int, references: Sequence[Reference], matches: Sequence[Sequence[int | None]]
-    ) -> Sequence[Sequence[int | None]]:
-        """Return which slices serve one structure; see :class:`ReferenceInferer`."""
-        if self.slice_match != "middle":
-            return matches
-        return [[self._middle(r, value)] * len(m) for r, m in zip(references, matches, strict=True)]
-
-    def _serving(self, matched: Sequence[MatchedSlice], value: int) -> list[MatchedSlice]:
-        """Return the slices of the references that show a structure; by the rule ``middle`` its own middle ones."""
-        if self.slice_match == "middle":
-            middle = [(m.reference, self._middle(m.reference, value)) for m in matched]
-            return [MatchedSlice(reference, index) for reference, index in middle if index is not None]
-        return [m for m in matched if bool((m.label == value).any())]
-
-    def _middle(self, reference: Reference, value: int) -> int | None:
-        """Return the middle slice of those of a reference that show a structure; None where none does."""
-        self._forget_other_references()
-        key = (id(reference), value)
-        if key not in self._middles:
-            self._middles[key] = middle_slice(reference.held_slices([value]))
-        return self._middles[key]
-
     def _forget_other_references(self) -> None:
         if self._loaded is not self.load_reference.loaded:  # another list: other references
-            self._loaded, self._supports, self._middles = self.load_reference.loaded, {}, {}
+            self._loaded, self._supports = self.load_reference.loaded, {}
 
     def _support(self, network: PrototypeNet, showing: Sequence[MatchedSlice], value: int) -> Support | None:
         """Return the prototypes of one structure, computed once for its supports; None where there is none."""

@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from monai_ext.data.case_details import CaseDetails
 from monai_ext.errors import UserError
 from monai_ext.inferers.reference import ReferenceLoader, plain
-from monai_ext.inferers.reference_inferer import BACKGROUND, MatchedSlice, ReferenceInferer, SliceResult, TargetSlice
+from monai_ext.inferers.reference_inferer import (
+    BACKGROUND,
+    MatchedSlice,
+    ReferenceInferer,
+    SliceResult,
+    TargetSlice,
+    serving,
+)
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.prompt import Prompt
 from monai_ext.prompts.sampling import centre_click
@@ -35,7 +42,7 @@ class CopyReferenceInferer(ReferenceInferer):
         size = (target.image.shape[-2], target.image.shape[-1])
         results = []
         for value in self.labels.values():
-            masks = [_resize(m.label == value, size) for m in matched]
+            masks = [_resize(m.label == value, size) for m in serving(matched, value)]
             if any(bool(mask.any()) for mask in masks):
                 votes = torch.stack(masks).mean(dim=0) - 0.5
                 results.append(SliceResult(votes * -2 * BACKGROUND, "ok", {}))
@@ -55,7 +62,7 @@ class NoPromptInferer(ReferenceInferer):
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: Any
     ) -> list[SliceResult]:
         """Decode once without a prompt."""
-        present = [any(bool((m.label == v).any()) for m in matched) for v in self.labels.values()]
+        present = [any(m.shows(v) for m in matched) for v in self.labels.values()]
         absent = SliceResult(None, "reference_absent", {})
         if not any(present):
             return [absent] * len(present)

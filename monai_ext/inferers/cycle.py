@@ -35,7 +35,7 @@ def cycle_dice(
     image: MetaTensor,
     logits: Tensor,
     values: Sequence[int],
-    served: Mapping[int, MatchedSlice],
+    served: Mapping[int, Sequence[MatchedSlice]],
 ) -> dict[tuple[int, int], float]:
     """Segment reference slices back from the slices that they served, and compare with what was annotated.
 
@@ -45,7 +45,7 @@ def cycle_dice(
         image: the target ``[C, H, W, D]`` in the input frame.
         logits: ``[L, H, W, D]``, its segmentation.
         values: of the structures in the references' labels, one a channel.
-        served: slice of the target -> slice of the reference.
+        served: slice of the target -> slices of a reference.
 
     Returns:
         Channel and slice of the target -> Dice on the reference slice, where the structure was annotated; 0 where none
@@ -54,9 +54,9 @@ def cycle_dice(
     highest, channel_of = logits.max(dim=0)
     label = torch.where(highest > 0, torch.as_tensor(list(values))[channel_of], 0)[None]
     predicted, found = Reference(image, label), {}
-    for k, matched in served.items():
+    for k, matched in ((k, one) for k, slices in served.items() for one in slices):
         source, there = matched.reference, matched.label.cpu()
-        asked = [channel for channel, value in enumerate(values) if bool((there == value).any())]
+        asked = [channel for channel, value in enumerate(values) if matched.shows(value)]
         if not asked:
             continue
         plane = source.image.as_tensor()[..., matched.index]

@@ -95,7 +95,7 @@ class FinetunePriorInferer(ReferenceInferer):
         shared = None
         results = []
         for value in self.labels.values():
-            if not any(bool((m.label == value).any()) for m in matched):
+            if not any(m.shows(value) for m in matched):
                 results.append(SliceResult(None, "reference_absent", {}))
                 continue
             if value not in self._networks:

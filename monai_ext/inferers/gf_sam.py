@@ -26,6 +26,7 @@ from monai_ext.inferers.reference_inferer import (
     SliceResult,
     TargetSlice,
     segment_present,
+    serving,
 )
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.gating import (
@@ -63,7 +64,7 @@ class GfSamInferer(ReferenceInferer):
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`ReferenceInferer`."""
-        references = [self._cells(network, matched, value) for value in self.labels.values()]
+        references = [self._cells(network, serving(matched, value), value) for value in self.labels.values()]
         return segment_present(network, target, references, partial(self._segment, network))
 
     def _cells(self, network: PromptableNetwork, matched: Sequence[MatchedSlice], value: int) -> ReferenceCells | None:
@@ -79,7 +80,7 @@ class GfSamInferer(ReferenceInferer):
             outside = background_cells(inside, valid_cells(embeddings.size, network.stride, grid))
             foreground.append(foreground_features(features, inside.to(features.device)))
             background.append(foreground_features(features, outside.to(features.device)))
-        tokens = torch.cat(foreground)
+        tokens = torch.cat(foreground) if foreground else torch.zeros(0)
         return ReferenceCells(tokens, torch.cat(background), recovered) if len(tokens) else None
 
     def _segment(self, network: PromptableNetwork, embeddings: Embeddings, reference: ReferenceCells) -> SliceResult:

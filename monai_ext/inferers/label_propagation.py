@@ -57,7 +57,7 @@ class LabelPropagationInferer(ReferenceInferer):
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         values = list(self.labels.values())
-        present = [any(bool((m.label == v).any()) for m in matched) for v in values]
+        present = [any(m.shows(v) for m in matched) for v in values]
         if not any(present):
             return [SliceResult(None, "reference_absent", {}) for _ in values]
         embeddings = target.encode(network)

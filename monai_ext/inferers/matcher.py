@@ -28,6 +28,7 @@ from monai_ext.inferers.reference_inferer import (
     SliceResult,
     TargetSlice,
     segment_present,
+    serving,
 )
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.prompts.masks import valid_cells
@@ -100,7 +101,7 @@ class MatcherInferer(ReferenceInferer):
         self, network: PromptableNetwork, target: TargetSlice, matched: Sequence[MatchedSlice], **extra: object
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`ReferenceInferer`."""
-        references = [self._patches(network, matched, value) for value in self.labels.values()]
+        references = [self._patches(network, serving(matched, value), value) for value in self.labels.values()]
         return segment_present(network, target, references, partial(self._segment, network))
 
     def _patches(

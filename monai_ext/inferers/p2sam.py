@@ -258,7 +258,7 @@ class P2SamInferer(ReferenceInferer):
         self._place: Place | None = None
         self._links: dict[tuple[int, int], Link] = {}
         self.cycle_check = cycle_check
-        self._served: dict[int, MatchedSlice] = {}
+        self._served: dict[int, list[MatchedSlice]] = {}
         self.distance = distance
         self.previous_box = _box_use(previous_box)
         self.run_dir = None if run_dir is None else Path(run_dir)
@@ -356,7 +356,7 @@ class P2SamInferer(ReferenceInferer):
         parts = [self._reference_parts(network, matched, value) for value in self.labels.values()]
         absent = "reference_absent" if matched else "outside_reference"
         if matched:
-            self._served[target.index] = matched[-1]
+            self._served[target.index] = [m for m in matched if m.reference is matched[-1].reference]
         if not any(parts) and not target.clicks:
             return [SliceResult(None, absent, {}) for _ in parts]
         embeddings = target.encode(network)
@@ -497,7 +497,7 @@ class P2SamInferer(ReferenceInferer):
         """Cluster the references of one structure, once for the slices they serve; None where it is absent."""
         if self._loaded is not self.load_reference.loaded:
             self._loaded, self._parts = self.load_reference.loaded, {}
-        held = [m for m in matched if bool((m.label == value).any())]
+        held = [m for m in matched if m.shows(value)]
         if held and self.reference_slices == "all":
             held = _all_slices([m.reference for m in matched], value)
         key = (value, self.place, *(m.key for m in held))

@@ -72,11 +72,13 @@ class PanetInferer(ReferenceInferer):
     ) -> list[SliceResult]:
         """Segment every structure on one slice; see :class:`ReferenceInferer`."""
         values = list(self.labels.values())
-        present = [any(bool((m.label == v).any()) for m in matched) for v in values]
+        present = [any(m.shows(v) for m in matched) for v in values]
         if not any(present):
             return [SliceResult(None, "reference_absent", {}) for _ in values]
         shots = [self._prototypes(network, m.reference.embed(network, m.index), m.label, values) for m in matched]
-        means = [_mean([shot[k] for shot in shots]) for k in range(1 + len(values))]
+        means = [_mean([shot[0] for shot in shots])]
+        for k, v in enumerate(values, start=1):
+            means.append(_mean([shot[k] for shot, m in zip(shots, matched, strict=True) if m.shows(v)]))
         embeddings = target.encode(network)
         prototypes = torch.stack([mean for mean in means if mean is not None])
         scores = prototype_scores(prototypes, embeddings.features[0])

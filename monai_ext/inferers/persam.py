@@ -101,9 +101,9 @@ class PersamInferer(ReferenceInferer):
         """Mean foreground feature [1, C], not normalised, and whether a mask was recovered; None: no foreground."""
         tokens, recovered = [], False
         for m in matched:
-            mask = m.label == value
-            if not bool(mask.any()):
+            if not m.shows(value):
                 continue
+            mask = m.label == value
             features = m.reference.embed(network, m.index).features[0]
             inside, small = persam_tokens(mask, network.image_size, (network.grid, network.grid))
             tokens.append(foreground_features(features, inside.to(features.device)))

@@ -24,7 +24,7 @@ from monai_ext.inferers.encoding import encode_slice
 from monai_ext.inferers.nearest import nearest_reference
 from monai_ext.inferers.reference import Paths, Reference, ReferenceLoader
 from monai_ext.inferers.slice_features import dice, mask_features
-from monai_ext.inferers.slice_match import check_rule, match_slices
+from monai_ext.inferers.slice_match import check_rule, match_slices, middle_slice
 from monai_ext.networks.backbone import Embeddings, PromptableNetwork
 from monai_ext.transforms.request import REQUEST
 from monai_ext.transforms.sam_input import choose_extent, frame_extent, frame_size, input_points, plane_size
@@ -37,15 +37,26 @@ BACKGROUND = -20.0
 
 @dataclass(frozen=True)
 class MatchedSlice:
-    """A slice of a reference that serves a slice of the target."""
+    """A slice of a reference that serves a slice of the target.
+
+    Attributes:
+        reference: the annotated image.
+        index: along its D.
+        values: of the structures that it serves; None: all.
+    """
 
     reference: Reference
     index: int
+    values: frozenset[int] | None = None
 
     @property
     def label(self) -> Tensor:
         """[H, W] integer, in the reference's input frame."""
         return self.reference.label[0, :, :, self.index]
+
+    def shows(self, value: int) -> bool:
+        """Tell whether it serves a structure and shows it."""
+        return (self.values is None or value in self.values) and bool((self.label == value).any())
 
     @property
     def key(self) -> tuple[int, int]:
@@ -103,7 +114,7 @@ class SliceResult:
             the matched reference slice), ``outside_reference`` (no reference slice matches).
         details: further columns of the prompt table: counts, distance, margin, points; ``features``, if any, are what
             the method adds to :func:`monai_ext.inferers.slice_features.mask_features`.
-        served: the reference slices that served, where these are not the matched ones.
+        served: the reference slices that served, where these are not the matched ones that serve the structure.
     """
 
     logits: Tensor | None
@@ -118,7 +129,8 @@ class ReferenceInferer(CaseInferer):
     Args:
         labels: name -> value of the structures.
         load_reference: loads references; see :class:`ReferenceLoader`.
-        slice_match: rule of :func:`monai_ext.inferers.slice_match.match_slices`.
+        slice_match: rule of :func:`monai_ext.inferers.slice_match.match_slices`; by ``middle`` each structure is served
+            by the middle one of the slices that show it.
         reference_image: the reference of every call that brings none (MONAI Label hands over the image alone).
         reference_label: its label.
 
@@ -154,6 +166,7 @@ class ReferenceInferer(CaseInferer):
         self.labels = labels  # of the current case
         self.reference_image, self.reference_label = reference_image, reference_label
         self._checked: tuple[Any, dict[str, float]] = (None, {})
+        self._middles: tuple[Any, dict[tuple[int, int], int | None]] = (None, {})
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **entries: Any) -> MetaTensor:
         """Return the logits of a case, without a check of its references; see :meth:`segment_case`."""
@@ -227,7 +240,7 @@ class ReferenceInferer(CaseInferer):
         height, width, depth = image.shape[1:]
         logits = torch.full((len(self.labels), height, width, depth), BACKGROUND)
         for k in range(depth):
-            matched = [MatchedSlice(r, m[k]) for r, m in zip(references, matches, strict=True) if m[k] is not None]  # type: ignore[arg-type]
+            matched = self._matched(k, references, matches)
             target = TargetSlice(planes[..., k], plane_size(image), k, clicks.get(k, ()), frame_size(image))
             for channel, result in enumerate(self._results(network, target, matched, extra)):
                 if result.logits is not None:
@@ -247,11 +260,38 @@ class ReferenceInferer(CaseInferer):
         """
         return entries
 
+    def _matched(
+        self, k: int, references: Sequence[Reference], matches: Sequence[Sequence[int | None]]
+    ) -> list[MatchedSlice]:
+        """Return the slices of the references that serve slice ``k`` of the target, each once."""
+        if self.slice_match != "middle":
+            found = [(r, m[k]) for r, m in zip(references, matches, strict=True)]
+            return [MatchedSlice(reference, index) for reference, index in found if index is not None]
+        matched = []
+        for reference in references:
+            own: dict[int, set[int]] = {}
+            for value in self.labels.values():
+                if (index := self._middle(reference, value)) is not None:
+                    own.setdefault(index, set()).add(value)
+            matched += [MatchedSlice(reference, index, frozenset(own[index])) for index in sorted(own)]
+        return matched
+
     def _matches_of(
         self, value: int, references: Sequence[Reference], matches: Sequence[Sequence[int | None]]
     ) -> Sequence[Sequence[int | None]]:
-        """Return which slices serve one structure, as a method chooses them; here those that serve all."""
-        return matches
+        """Return which slices serve one structure."""
+        if self.slice_match != "middle":
+            return matches
+        return [[self._middle(r, value)] * len(m) for r, m in zip(references, matches, strict=True)]
+
+    def _middle(self, reference: Reference, value: int) -> int | None:
+        """Return the middle slice of those of a reference that show a structure; None where none does."""
+        if self._middles[0] is not self.load_reference.loaded:  # another list: other references
+            self._middles = self.load_reference.loaded, {}
+        key = (id(reference), value)
+        if key not in self._middles[1]:
+            self._middles[1][key] = middle_slice(reference.held_slices([value]))
+        return self._middles[1][key]
 
     def _lay(self, image: MetaTensor, references: Sequence[Reference]) -> None:
         """Lay references elsewhere in space before slices are matched; here they stay as their files say."""
@@ -343,7 +383,8 @@ class ReferenceInferer(CaseInferer):
         names: Sequence[str],
     ) -> dict[str, Any]:
         """Tell of a structure on a slice, and of the references that served there: some may not reach that far."""
-        matched = result.served or matched
+        value = list(self.labels.values())[channel]
+        matched = result.served or serving(matched, value)
         numbers = [next(n for n, reference in enumerate(references) if reference is m.reference) for m in matched]
         return {
             "label": list(self.labels)[channel],
@@ -371,6 +412,11 @@ def warn_of_self_check(found: dict[str, float], file: str) -> None:
             file,
             low,
         )
+
+
+def serving(matched: Sequence[MatchedSlice], value: int) -> list[MatchedSlice]:
+    """Return the matched slices that serve a structure; those that do not show it tell of the background."""
+    return [m for m in matched if m.values is None or value in m.values]
 
 
 Known = TypeVar("Known")

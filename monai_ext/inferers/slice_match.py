@@ -254,17 +254,18 @@ def with_oracle_slices(
         labels: name -> value of the structures that count; None: all.
 
     Raises:
-        UserError: for a label without these; or, with ``labels``, for several, each of which has a range of its own.
+        UserError: for a label without these; or, with ``labels``, for several, each of which has a range of its own,
+            and for a support that shows the structure on fewer than :data:`CHUNKS` slices.
     """
     if labels is not None and len(labels) > 1:
         raise UserError(
             f"the protocol EP1 is of one structure, and {len(labels)} are asked for: name one, --labels \"['NAME']\"."
         )
+    if labels is not None:
+        _refuse_few_slices(pairs, slice_axis, labels)
     known = []
     for pair in pairs:
-        label = to_display(read_label(pair["label"]), read_geometry(pair["label"]).affine, slice_axis)
-        shown = label > 0 if labels is None else np.isin(label, list(labels.values()))
-        held = np.flatnonzero(shown.any(axis=(0, 1)))
+        held = _held(pair["label"], slice_axis, labels)
         if not len(held):
             what = "is empty" if labels is None else f"holds no {' or '.join(labels)}"
             raise UserError(
@@ -272,3 +273,26 @@ def with_oracle_slices(
             )
         known.append({**pair, "oracle_slices": [int(held[0]), int(held[-1])]})
     return known
+
+
+def _refuse_few_slices(pairs: Sequence[Mapping[str, Any]], slice_axis: str | None, labels: Mapping[str, int]) -> None:
+    """Refuse supports of which one slice would serve several chunks: that is not the protocol."""
+    counted: dict[str, int] = {}
+    for pair in pairs:
+        for path in pair.get("reference_label", ()):
+            if path not in counted:
+                counted[path] = len(_held(path, slice_axis, labels))
+            if 0 < counted[path] < CHUNKS:
+                slices = "1 slice" if counted[path] == 1 else f"{counted[path]} slices"
+                raise UserError(
+                    f"case {pair['case']}: its support {path} shows {' or '.join(labels)} on {slices}, and the "
+                    f"protocol EP1 takes {CHUNKS}: name {CHUNKS}, --support CASE:9,14,19, or a CASE with more "
+                    "annotated slices."
+                )
+
+
+def _held(label: str, slice_axis: str | None, labels: Mapping[str, int] | None) -> np.ndarray:
+    """Return the slices of a label, as the network cuts them, that show any of the structures; None: any value."""
+    upright = to_display(read_label(label), read_geometry(label).affine, slice_axis)
+    shown = upright > 0 if labels is None else np.isin(upright, list(labels.values()))
+    return np.flatnonzero(shown.any(axis=(0, 1)))

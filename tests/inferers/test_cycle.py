@@ -34,7 +34,7 @@ def test_what_comes_back_is_compared_with_the_annotation(make_image, reference, 
         truth = there.label[0, ..., target.index] == 3
         return [SliceResult(torch.where(truth, 1.0, -1.0), "ok", {}), SliceResult(None, "no_foreground", {})]
 
-    served = {0: MatchedSlice(there, 1), 1: MatchedSlice(there, 0)}
+    served = {0: [MatchedSlice(there, 1)], 1: [MatchedSlice(there, 0)]}
     found = cycle_dice(segment, tiny_network(0), make_image(2, (*SIZE, 2)), logits, [3, 5], served)
     assert found == {(0, 0): 1.0, (1, 0): 0.0, (0, 1): 1.0}  # the organ is on slice 1 of the reference alone
     assert seen == [(1, 0, [0, 3, 5]), (0, 1, [0, 3, 5])]
@@ -63,5 +63,5 @@ def test_a_perfect_copy_of_the_visit_comes_back_as_the_self_check_does(tiny_netw
     there = Reference(image, torch.as_tensor(label)[None])
     own = inferer.check_reference(network, there)["lesion"]
     logits = torch.where(torch.as_tensor(label == 1), 5.0, -5.0)[None]
-    found = cycle_dice(inferer.segment_slice, network, image, logits, [1], {0: MatchedSlice(there, 0)})
+    found = cycle_dice(inferer.segment_slice, network, image, logits, [1], {0: [MatchedSlice(there, 0)]})
     assert found[0, 0] == pytest.approx(own, abs=1e-6)

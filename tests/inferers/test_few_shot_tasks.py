@@ -16,6 +16,9 @@ from scipy import ndimage
 
 from monai_ext.data.manifest import Case, DataList
 from monai_ext.data.supports import pair_with_support
+from monai_ext.inferers.baselines import CopyReferenceInferer
+from monai_ext.inferers.gf_sam import GfSamInferer
+from monai_ext.inferers.label_propagation import LabelPropagationInferer
 from monai_ext.inferers.matcher import MatcherInferer
 from monai_ext.inferers.p2sam import P2SamInferer
 from monai_ext.inferers.panet import PanetInferer
@@ -90,3 +93,27 @@ def test_no_other_organ_of_the_support_is_looked_at(method, datalist, tmp_path, 
     nib.save(nib.Nifti1Image(np.where(label == 1, 0, label), image.affine), datalist.cases[0].label)
     (without,) = pair_with_support(datalist, "case0:2", "spleen", tmp_path / "two")
     assert torch.equal(torch.from_numpy(segment(method, network, without)), torch.from_numpy(first))
+
+
+@pytest.mark.parametrize("method", [*METHODS, GfSamInferer, CopyReferenceInferer, LabelPropagationInferer])
+def test_each_structure_is_served_by_its_own_middle_slice(method, tmp_path, tiny_network, caplog):
+    """Two structures that no slice of the reference shows together: neither is lost."""
+    case, target = write_case(tmp_path, 0), write_case(tmp_path, 1)
+    label = np.zeros((40, 48, 4), np.uint8)
+    label[4:16, 6:20, :2], label[22:34, 20:34, 3] = 1, 4
+    nib.save(nib.Nifti1Image(label, np.diag([-2.0, -2.0, 8.0, 1.0])), case.label)
+    names = {"liver": 1, **ORGAN}
+    image = case_preprocessing(64)({"image": target.image, "modality": "MR"})["image"][None]
+    of_each = {}
+    for labels in (names, {"liver": 1}, ORGAN):
+        inferer = method(labels, ReferenceLoader(case_preprocessing(64, masks="label"), labels), slice_match="middle")
+        _, details = inferer.segment_case(image, tiny_network(2), [case.image], [case.label], "MR")
+        of_each[tuple(labels)] = details.rows
+    together = of_each[tuple(names)]
+    assert {(row["label"], row["reference_slice"]) for row in together} == {("liver", "1"), ("spleen", "3")}
+    assert {row["status"] for row in together} <= {"ok", "no_foreground"}
+    assert "was not sought" not in caplog.text
+    if method in (PanetInferer, LabelPropagationInferer):
+        return  # structures compete there
+    assert together[::2] == of_each["liver",]
+    assert together[1::2] == of_each["spleen",]
