@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from monai_ext.errors import UserError
 from monai_ext import made
+from monai_ext.errors import UserError
 
 
 @pytest.fixture(autouse=True)

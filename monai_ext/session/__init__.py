@@ -6,6 +6,7 @@ what must happen once happens in the first of them, and a mistake is shown once:
 
 from monai_ext.data.provenance import as_trained, weights_sha256
 from monai_ext.handlers.review_table import check_review
+from monai_ext.made import make_folder
 from monai_ext.session.cases import (
     bundle_beside,
     count_classes,
@@ -17,7 +18,6 @@ from monai_ext.session.cases import (
 from monai_ext.session.checks import at_least, check_device, multiple_of, one_of, share, try_out
 from monai_ext.session.default_weights import choose_weights, scope_note
 from monai_ext.session.launch import choose_device, finish, run_cases, run_training, start
-from monai_ext.made import make_folder
 from monai_ext.session.options import check_options
 from monai_ext.session.preflight import look_at_headers, prepare
 from monai_ext.session.prompts import (

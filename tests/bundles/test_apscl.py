@@ -16,6 +16,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from torch import nn
 
+from monai_ext import made
 from monai_ext.data.phantoms.writing import write_phantom_patients
 from monai_ext.data.provenance import TrainingData, WeightRecord, write_record
 from monai_ext.engines.apscl_training import build_network
@@ -131,6 +132,10 @@ def test_evaluation_by_both_protocols(options, tmp_path):
     served = [row["reference_slice"] for row in table(ep1["output_dir"], "prompts.csv")]
     assert "" in served  # outside of the structure's range
     assert len(set(served) - {""}) == 3
+    two = sorted(int(k) for k in set(served) - {""})[:2]
+    few = {**ep1, "support": f"{SUPPORT}:{two[0]},{two[1]}", "output_dir": str(tmp_path / "few")}
+    said = sentence_of("inference", "evaluate", "ep1", **few)
+    assert "shows kidney on 2 slices, and the protocol EP1 takes 3: name 3" in said
 
 
 def test_a_named_slice(options):
@@ -223,6 +228,23 @@ def test_mistakes_are_sentences(options, tmp_path, weights):
     said = sentence_of("inference", **{**options, "slice_match": "chunks"})
     assert "ep1.yaml" in said
     assert sorted(path.name for path in Path(options["output_dir"]).rglob("*.nii.gz") if "masks" in str(path)) == []
+
+
+def test_a_run_that_is_refused_leaves_no_mask_of_the_support(options, phantoms, tmp_path):
+    content = json.loads(phantoms.read_text())
+    for case in content["cases"]:
+        case.update({key: str(phantoms.parent / case[key]) for key in ("image", "label")})
+    query = next(case for case in content["cases"] if case["case"] == "phantom1")
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(Path(query["image"]).read_bytes()[:300])
+    query["image"] = str(broken)
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    made.keep_made()
+    said = sentence_of("inference", **{**options, "datalist": str(tmp_path / "list.json")})
+    assert "phantom1" in said
+    assert list(Path(options["output_dir"]).glob("supports/*"))
+    made.remove_made()
+    assert not Path(options["output_dir"]).exists()
 
 
 @pytest.mark.parametrize("overlay", ["chaos_t2", "ms_cmrseg", "synapse", "acdc"])

@@ -12,8 +12,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from forked import BundleCommand
-from monai_ext.errors import find_user_error
 from monai_ext import made
+from monai_ext.errors import find_user_error
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 SLOW = (
