@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -93,6 +94,40 @@ def test_the_command_writes_tables_a_figure_and_a_calibration_for_inference(tmp_
     printed = capsys.readouterr().out
     assert "80 masks of 2 patients" in printed
     assert "bootstrap intervals tend to be too narrow" in printed
+
+
+def write_case_run(folder: Path, patients: str, datalist: Path) -> Path:
+    """A run on cases whose masks are shifted off their labels, and which says so; each patient's last mask is empty."""
+    rng, rows = np.random.default_rng(0), ["case,patient,visit,label,slice,feature,value"]
+    (folder / "masks").mkdir(parents=True)
+    content = json.loads(datalist.read_text()) if datalist.is_file() else {"dataset": "Toy", "labels": {"x": 1}}
+    for patient in patients:
+        label = np.zeros((24, 24, 8), np.uint8)
+        label[4:12, 8:16] = 1
+        mask = np.zeros_like(label)
+        for k, shift in enumerate(rng.permutation(8)):
+            mask[..., k] = np.roll(label[..., k], shift, axis=0) * (k < 7)
+            told = {"agreement": 1 - 0.05 * shift if k < 7 else "", "predicted_iou": rng.normal()}
+            rows += [f"{patient},{patient},,x,{k},{name},{value}" for name, value in told.items()]
+        files = {name: str(datalist.parent / f"{patient}_{name}.nii.gz") for name in ("image", "label")}
+        for path in files.values():
+            nib.save(nib.Nifti1Image(label, np.diag([-1.0, -1, 5, 1])), path)
+        nib.save(nib.Nifti1Image(mask, np.diag([-1.0, -1, 5, 1])), folder / "masks" / f"{patient}.nii.gz")
+        content.setdefault("cases", []).append({"case": patient, "patient": patient, **files})
+    (folder / "review_features.csv").write_text("\n".join(rows) + "\n")
+    datalist.write_text(json.dumps(content))
+    return folder
+
+
+def test_runs_on_cases_are_measured_with_their_data_list(tmp_path, capsys):
+    runs = [write_case_run(tmp_path / name, name, tmp_path / "list.json") for name in ("ab", "cde")]
+    words = ["--datalist", str(tmp_path / "list.json"), "--output_dir", str(tmp_path / "out"), "--draws", "20"]
+    module.main([str(runs[1]), "--on", str(runs[0]), *words])
+    assert "24 masks of 3 patients" in capsys.readouterr().out
+    with open(tmp_path / "out" / "calibration.csv", newline="") as file:
+        rows = {row["score"]: row for row in csv.DictReader(file)}
+    assert float(rows["agreement"]["auroc"]) > 0.9
+    assert (tmp_path / "out" / "reliability.png").is_file()
 
 
 def test_a_calibration_tells_which_prompts_and_sam_it_is_for(tmp_path):
