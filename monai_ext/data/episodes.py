@@ -428,9 +428,10 @@ class EpisodeDataset(Dataset):
             mask, valid = np.asarray(self._load(case, str(self.superpixels))[row]) == episode.region, label >= 0
         else:
             mask, valid = label == 1 + case.classes.index(episode.name), label != IGNORE
-        planes = (image, _plane(mask), _plane(valid))
-        image, mask, valid = (self._square(plane.flip(mirrored) if mirrored else plane) for plane in planes)
-        return image, mask, valid
+        first, second, third = (
+            self._square(plane.flip(mirrored) if mirrored else plane) for plane in (image, _plane(mask), _plane(valid))
+        )
+        return first, second, third
 
     def _load(self, case: StoredCase, what: str) -> np.ndarray:
         key = (case.dataset, case.case, what)
