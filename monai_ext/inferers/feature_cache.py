@@ -27,7 +27,8 @@ class FeatureCache:
     """Keeps one file an image, ``<sha256 of networks and image>.npz``, in half precision.
 
     An image whose values are no whole numbers in [0, 255] has been augmented; it is not kept. What is returned has gone
-    through half precision also when it was just computed, so that a run that goes on computes with the same numbers.
+    through half precision and lies in memory in the order of its axes also when it was just computed, so that a run
+    that goes on computes with the same numbers, and sums them in the same order.
 
     Args:
         folder: of the files; None: nothing is kept.
@@ -47,9 +48,9 @@ class FeatureCache:
             with np.load(path) as file:
                 arrays = [file[name] for name in sorted(file.files)]
         else:
-            arrays = [features.half().cpu().numpy() for features in self.make(image[None])]
+            arrays = [features.half().cpu().contiguous().numpy() for features in self.make(image[None])]
             if path is not None:
-                named: dict[str, Any] = {f"f{k}": np.ascontiguousarray(a) for k, a in enumerate(arrays)}
+                named: dict[str, Any] = {f"f{k}": a for k, a in enumerate(arrays)}
                 with atomic_path(path) as temporary:
                     np.savez(temporary, **named)
         return tuple(torch.from_numpy(array).float().to(image.device) for array in arrays)

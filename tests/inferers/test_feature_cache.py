@@ -25,6 +25,15 @@ def test_an_image_is_made_once(tmp_path):
     assert torch.equal(first[0], (image[None].mean(dim=(2, 3)) / 7).half().float()), "through half precision"
 
 
+def test_features_lie_in_memory_as_they_do_when_read_again(tmp_path):
+    def make(image):  # an encoder whose features are channels last
+        return (image.repeat(1, 4, 1, 1).contiguous(memory_format=torch.channels_last),)
+
+    image = torch.randint(0, 256, (3, 8, 6)).float()
+    first, again, unkept = (FeatureCache(folder, make, "a").of_image(image)[0] for folder in (tmp_path, tmp_path, None))
+    assert first.stride() == again.stride() == unkept.stride() == torch.empty(1, 12, 8, 6).stride()
+
+
 def test_another_image_or_network_is_made_anew(tmp_path):
     calls: list = []
     image = torch.randint(1, 256, (1, 8, 6)).float()
