@@ -365,11 +365,11 @@ def _find_dots(mask: Tensor, pixel: float) -> list[Tensor]:
     """Return the pieces of a mask [H, W] where all are of about one size and cover at most ``pixel``; else nothing."""
     if int(mask.sum()) > MOST_DOTS * pixel:
         return []
-    pieces, _ = ndimage.label(mask.numpy(), np.ones((3, 3)))
+    pieces, _ = ndimage.label(mask.cpu().numpy(), np.ones((3, 3)))
     sizes = np.bincount(pieces.ravel())[1:]
     if not 2 <= len(sizes) <= MOST_DOTS or sizes.max() > pixel or 2 * sizes.min() < sizes.max():
         return []
-    return [torch.from_numpy(pieces == number + 1) for number in range(len(sizes))]
+    return [torch.from_numpy(pieces == number + 1).to(mask.device) for number in range(len(sizes))]
 
 
 LEAST_LINE = 20
